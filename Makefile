@@ -1,0 +1,47 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test ci bench lint fmt deps clean
+
+CARGO ?= cargo
+# A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
+LOCKED := $(if $(wildcard Cargo.lock),--locked)
+SCRIPTS := .ci/run $(wildcard tests/*.sh tests/clients/*.sh tests/clients/*/*.sh bench/*.sh perf/*.sh)
+SKIPPED := $(CURDIR)/target/skipped-tests.txt
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## Start a server on port 22201, data in ./ringq-data; ARGS='-p 11311 -N' adds options
+	$(CARGO) run $(LOCKED) --release --bin ringq -- $(ARGS)
+
+test: ## Run all tests; those whose client program is missing are named as skipped
+	tests/deps.sh
+	rm -f $(SKIPPED)
+	status=0; \
+	RINGQ_SKIPPED_FILE=$(SKIPPED) $(CARGO) test $(LOCKED) || status=$$?; \
+	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
+	exit $$status
+
+ci: lint ## What continuous integration runs: lint, then all tests with every client present
+	tests/deps.sh --require
+	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
+
+bench: ## Compare with the peers that are installed; QUICK=1 for a short look
+	$(CARGO) build $(LOCKED) --release --bins
+	bench/compare.py $(if $(QUICK),--quick)
+
+lint: ## Check formatting, code, documentation and scripts
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps --document-private-items --lib
+	for script in $(SCRIPTS); do bash -n "$$script"; done
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+deps: ## Install the memcache clients that tests use (as root; otherwise say what to install)
+	tests/deps.sh
+
+clean: ## Remove what was built; the data directory stays
+	$(CARGO) clean

@@ -1,0 +1,39 @@
+//! The daemon's entry: command line, then [`ringq::server`].
+
+use ringq::config::Config;
+use ringq::ring;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let config = match Config::parse(std::env::args_os()) {
+        Ok(config) => config,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    if config.check {
+        return check();
+    }
+    match ringq::server::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringq: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `--check`: what the kernel offers.
+fn check() -> ExitCode {
+    match ring::probe() {
+        Ok(features) => {
+            print!("{features}");
+            if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("ringq: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

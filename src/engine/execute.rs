@@ -1,0 +1,287 @@
+//! Operations on the queues of this shard: each one changes a queue, records the mutation, and says what to answer.
+//!
+//! Invariant: what is changed in memory and what is recorded are the same, in the same order; nothing is changed for a
+//! request that is refused.
+
+use super::{Engine, Notice, Origin, Shelf, Waiter};
+use crate::ids::{MessageId, QueueId, Seq};
+use crate::mutation::{Mutation, Put, checksum};
+use crate::proto::reply;
+use crate::queue::{Entry, Head, Queue};
+use crate::session::replies::Answer;
+use crate::store::{self, Load, Loaded};
+
+/// What became of a put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PutResult {
+    /// What to say.
+    pub reply: &'static [u8],
+    /// What to wait for before saying it.
+    pub seq: Seq,
+}
+
+/// What became of a get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GetResult {
+    /// A message was taken and written; it is of this queue.
+    Hit(QueueId),
+    /// Nothing to take.
+    Miss,
+    /// The head must be loaded first.
+    MustWait(u32),
+}
+
+impl Engine {
+    /// Appends a message to a queue of this shard, which is created if need be.
+    pub(super) fn put(&mut self, name: &[u8], flags: u32, body: &[u8]) -> PutResult {
+        self.stats.set_cmds += 1;
+        if self.refusing_puts {
+            return PutResult { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
+        }
+        let index = match self.find(name) {
+            Some(index) => index,
+            None if self.by_id.len() >= self.config.queues_max => {
+                return PutResult { reply: reply::NOT_STORED, seq: Seq(0) };
+            }
+            None => self.create(name),
+        };
+        let message = MessageId(self.next_id());
+        let queue = self.shelf(index).queue.id;
+        let put_ms = self.now.wall_ms;
+        let crc32c = checksum(queue, message, put_ms, flags, body);
+        let put = Put { queue, message, put_ms, flags, crc32c, body };
+        let place = self.memory.append(&put);
+        self.batch.extend_from_slice(self.memory.encoded(place));
+        let shelf = self.shelf(index);
+        shelf.queue.push(Entry { message, place });
+        shelf.queue.counters.apply(&Mutation::Put(put));
+        self.stats.set_hits += 1;
+        self.stats.curr_items += 1;
+        self.stats.total_items += 1;
+        PutResult { reply: reply::STORED, seq: self.current() }
+    }
+
+    fn create(&mut self, name: &[u8]) -> u32 {
+        let queue = QueueId(self.next_id());
+        self.record(&Mutation::Create { queue, created_ms: self.now.wall_ms, name });
+        self.shelve(Queue::new(queue, name))
+    }
+
+    /// Takes the message at the head of a queue of this shard and writes its `VALUE` block to `out`.
+    pub(super) fn get(&mut self, name: &[u8], cas: bool, out: &mut Vec<u8>) -> GetResult {
+        self.stats.get_cmds += 1;
+        let Some(index) = self.find(name) else {
+            return GetResult::Miss;
+        };
+        let shelf = self.shelf(index);
+        match shelf.queue.head() {
+            Head::Empty => GetResult::Miss,
+            // Gets that wait for a load come first.
+            Head::Ready(entry) if shelf.waiters.is_empty() => {
+                self.take(index, entry, cas, out);
+                GetResult::Hit(self.shelf(index).queue.id)
+            }
+            Head::Ready(_) | Head::Stored => {
+                self.load_ahead(index);
+                GetResult::MustWait(index)
+            }
+        }
+    }
+
+    /// A get waits for the head of its queue to be loaded.
+    pub(super) fn wait_for_load(&mut self, index: u32, origin: Origin, cas: bool) {
+        let shelf = self.shelf(index);
+        shelf.waiters.push_back(Waiter { origin, cas });
+        if let Origin::Remote { shard, token } = origin {
+            let queue = shelf.queue.id;
+            self.remote_waiters.insert((shard, token), queue);
+        }
+    }
+
+    /// Removes the head, which is `entry`, for good.
+    fn take(&mut self, index: u32, entry: Entry, cas: bool, out: &mut Vec<u8>) {
+        let put = self.memory.message(entry.place);
+        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        let cas = cas.then_some(entry.message);
+        reply::value(out, &shelf.queue.name, put.flags, cas, put.body);
+        let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
+        shelf.queue.pop();
+        shelf.queue.counters.apply(&mutation);
+        mutation.encode(&mut self.batch);
+        self.memory.release(entry.place);
+        self.stats.get_hits += 1;
+        self.stats.curr_items -= 1;
+        self.load_ahead(index);
+    }
+
+    /// Asks for more of the queue's middle if its head runs low.
+    fn load_ahead(&mut self, index: u32) {
+        let stored_below = self.stored_below;
+        let (shard, size_max) = (self.config.shard, self.load_size());
+        let shelf = self.shelf(index);
+        if shelf.queue.wants_load() {
+            let (after, below) = shelf.queue.begin_load(stored_below);
+            let load = Load { shard, queue: shelf.queue.id, after, below, size_max };
+            self.effects.loads.push(load);
+            self.stats.loads += 1;
+        }
+    }
+
+    /// The store has read, or could not.
+    pub fn on_loaded(&mut self, queue: QueueId, result: Result<Loaded, store::Error>) {
+        // The queue's life may have ended while its messages were on their way.
+        let Some(&index) = self.by_id.get(&queue) else {
+            return;
+        };
+        if !self.shelf(index).queue.end_load() {
+            return self.load_ahead(index);
+        }
+        let failed = match result {
+            Ok(loaded) => !self.shelve_loaded(index, loaded),
+            Err(error) => {
+                let queue = self.shelf(index).queue.name.to_vec();
+                self.effects.notices.push(Notice::Unreadable { queue, reason: error.to_string() });
+                true
+            }
+        };
+        if failed {
+            return self.fail_waiters(index);
+        }
+        self.serve_waiters(index);
+        self.relieve_memory();
+    }
+
+    /// Puts loaded messages in their place. `false`: they do not fit what the queue's counters say is stored.
+    fn shelve_loaded(&mut self, index: u32, loaded: Loaded) -> bool {
+        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        let mut entries = Vec::new();
+        if !loaded.messages.is_empty() {
+            self.memory.load(loaded.messages, |message, place| entries.push(Entry { message, place }));
+        }
+        let corrupt = loaded.corrupt.len() as u64;
+        let found = !entries.is_empty() || corrupt > 0;
+        if !found || !shelf.queue.append_loaded(&entries, corrupt, loaded.reached) {
+            entries.iter().for_each(|e| self.memory.release(e.place));
+            let queue = shelf.queue.name.to_vec();
+            let reason = format!("counters and stored messages disagree after message {}", loaded.reached);
+            self.effects.notices.push(Notice::Unreadable { queue, reason });
+            return false;
+        }
+        for message in loaded.corrupt {
+            let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
+            shelf.queue.counters.apply(&mutation);
+            mutation.encode(&mut self.batch);
+            self.stats.corrupt += 1;
+            self.stats.curr_items -= 1;
+            self.effects.notices.push(Notice::Corrupt { queue: shelf.queue.name.to_vec(), message });
+        }
+        true
+    }
+
+    /// Serves gets that waited, in order, as far as the head goes.
+    fn serve_waiters(&mut self, index: u32) {
+        while let Some(waiter) = self.next_waiter(index) {
+            let shelf = self.shelf(index);
+            let mut answer = Answer::default();
+            match shelf.queue.head() {
+                Head::Ready(entry) => {
+                    answer.hits.push(shelf.queue.id);
+                    self.take(index, entry, waiter.cas, &mut answer.bytes);
+                    answer.seq = self.current();
+                }
+                Head::Empty => {}
+                Head::Stored => {
+                    shelf.waiters.push_front(waiter);
+                    return self.load_ahead(index);
+                }
+            }
+            self.forget_waiter(waiter);
+            self.answer(waiter.origin, answer);
+        }
+    }
+
+    /// The next get that waits and whose client is still there.
+    fn next_waiter(&mut self, index: u32) -> Option<Waiter> {
+        loop {
+            let waiter = self.shelf(index).waiters.pop_front()?;
+            match waiter.origin {
+                Origin::Local { conn, .. } if self.session(conn).is_none() => {}
+                _ => return Some(waiter),
+            }
+        }
+    }
+
+    fn forget_waiter(&mut self, waiter: Waiter) {
+        if let Origin::Remote { shard, token } = waiter.origin {
+            self.remote_waiters.remove(&(shard, token));
+        }
+    }
+
+    fn fail_waiters(&mut self, index: u32) {
+        while let Some(waiter) = self.next_waiter(index) {
+            self.forget_waiter(waiter);
+            self.answer(waiter.origin, Answer { failure: Some(reply::STORAGE_UNREADABLE), ..Answer::default() });
+        }
+    }
+
+    /// The queue is gone or emptied: who waited for its head missed it.
+    fn dismiss_waiters(&mut self, waiters: impl IntoIterator<Item = Waiter>) {
+        for waiter in waiters {
+            self.forget_waiter(waiter);
+            self.answer(waiter.origin, Answer::default());
+        }
+    }
+
+    /// A client of another shard is gone before its get was served: it takes nothing.
+    pub(super) fn cancel_waiter(&mut self, origin: Origin, queue: QueueId) {
+        let Some(&index) = self.by_id.get(&queue) else {
+            return;
+        };
+        let waiters = &mut self.shelf(index).waiters;
+        if let Some(at) = waiters.iter().position(|w| w.origin == origin) {
+            let waiter = waiters.remove(at).expect("just found");
+            self.forget_waiter(waiter);
+            self.answer(origin, Answer::default());
+        }
+    }
+
+    /// Ends a queue's life. `false`: there is none of that name.
+    pub(super) fn delete(&mut self, name: &[u8]) -> bool {
+        let Some(index) = self.find(name) else {
+            return false;
+        };
+        let Shelf { mut queue, waiters } = self.unshelve(index);
+        self.record(&Mutation::Delete { queue: queue.id });
+        let newest = MessageId(self.ids.next - 1);
+        self.stats.curr_items -= queue.clear(newest, |entry| self.memory.release(entry.place));
+        self.dismiss_waiters(waiters);
+        true
+    }
+
+    /// Empties every queue of this shard.
+    pub(super) fn flush(&mut self) {
+        let below = MessageId(self.ids.next);
+        for index in 0..self.shelves.len() {
+            let Some(shelf) = self.shelves[index].as_mut().filter(|s| !s.queue.is_empty()) else {
+                continue;
+            };
+            let newest = MessageId(below.0 - 1);
+            let count = shelf.queue.clear(newest, |entry| self.memory.release(entry.place));
+            let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
+            shelf.queue.counters.apply(&mutation);
+            mutation.encode(&mut self.batch);
+            self.stats.curr_items -= count;
+            let waiters = std::mem::take(&mut shelf.waiters);
+            self.dismiss_waiters(waiters);
+        }
+    }
+
+    /// A message of this queue was taken for a client that was gone before it could be sent.
+    pub(super) fn unsent(&mut self, queue: QueueId) {
+        if let Some(&index) = self.by_id.get(&queue) {
+            let mutation = Mutation::Unsent { queue };
+            self.shelf(index).queue.counters.apply(&mutation);
+            self.record(&mutation);
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! Requests for queues of other shards, and their answers.
+//!
+//! What a turn has for another shard goes as one piece of mail. A request carries a token under which its sender remembers what
+//! the answer is for; every token is answered exactly once. Requests from one shard to another are executed in order;
+//! answers may come in any order, each only when what it reports is durable.
+//!
+//! Invariant: bytes of requests sent to a shard and not yet answered stay below [`FORWARDED_SIZE_MAX`] plus one request, so
+//! no mailbox grows without bound and nobody blocks on another shard.
+//!
+//! Step 4 and step 8 of a message's path, for queues of other shards.
+
+use super::execute::GetResult;
+use super::{Awaiting, Engine, Origin, push_to_lane};
+use crate::ids::{ConnId, QueueId, Seq, ShardId};
+use crate::limits::{FORWARDED_SIZE_MAX, REQUESTS_PER_TURN};
+use crate::proto::command::SetLine;
+use crate::proto::reply;
+use crate::session::Wait;
+use crate::session::replies::{Answer, Replies, SlotId};
+use std::collections::VecDeque;
+
+/// What one shard sends another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mail {
+    /// Requests, back to back.
+    Requests(Vec<u8>),
+    /// Answers, back to back.
+    Answers(Vec<u8>),
+}
+
+/// Traffic with one other shard.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Requests of this turn.
+    outbox: Vec<u8>,
+    /// Bytes of requests not yet answered.
+    under_way: usize,
+    /// Requests of the other shard still to be executed, with how far the first piece is done.
+    inbound: VecDeque<Vec<u8>>,
+    inbound_done: usize,
+    /// Answers to the other shard, waiting for durability.
+    pub answers: Replies,
+    awaits: Seq,
+}
+
+/// What the answers of other shards are for.
+#[derive(Default)]
+pub(super) struct PendingTable {
+    entries: Vec<Option<Pending>>,
+    free: Vec<u32>,
+}
+
+struct Pending {
+    shard: ShardId,
+    size: usize,
+    what: Expected,
+}
+
+/// What is done with an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Expected {
+    /// Fills a piece of a reply.
+    Part { conn: ConnId, at: SlotId },
+    /// Nobody waits for it; it only returns the credit.
+    Nothing,
+    /// Counts for `stats`.
+    Stats { conn: ConnId },
+    /// The next piece of a listing.
+    Listing { conn: ConnId },
+}
+
+/// A request as it crosses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Request<'a> {
+    Put {
+        flags: u32,
+        name: &'a [u8],
+        body: &'a [u8],
+    },
+    Get {
+        name: &'a [u8],
+        cas: bool,
+    },
+    Delete {
+        name: &'a [u8],
+    },
+    Flush,
+    Barrier,
+    Stats,
+    StatsReset,
+    List {
+        cursor: u32,
+    },
+    StatQueue {
+        name: &'a [u8],
+    },
+    /// The get with this token takes nothing if it has not yet.
+    Cancel {
+        token: u32,
+    },
+    Unsent {
+        queue: QueueId,
+    },
+}
+
+/// Token of a request that wants no answer.
+const NO_TOKEN: u32 = u32::MAX;
+
+impl PendingTable {
+    fn insert(&mut self, pending: Pending) -> u32 {
+        match self.free.pop() {
+            Some(token) => {
+                self.entries[token as usize] = Some(pending);
+                token
+            }
+            None => {
+                self.entries.push(Some(pending));
+                u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 requests under way")
+            }
+        }
+    }
+
+    fn remove(&mut self, token: u32) -> Pending {
+        self.free.push(token);
+        self.entries[token as usize].take().expect("a token is answered once")
+    }
+}
+
+impl Engine {
+    // --- sending requests ---
+
+    /// Whether a request may go to a shard now; if not, the session is entered in the list of those waiting for that.
+    pub(super) fn room_to_forward(&mut self, conn: ConnId, to: ShardId, size: usize) -> Result<(), Wait> {
+        let under_way = self.lanes[usize::from(to.0)].under_way;
+        if under_way > 0 && under_way + size > FORWARDED_SIZE_MAX {
+            self.forward_waiters[usize::from(to.0)].push(conn);
+            return Err(Wait::Forward);
+        }
+        Ok(())
+    }
+
+    pub(super) fn forward_put(
+        &mut self,
+        conn: ConnId,
+        owner: ShardId,
+        set: &SetLine<'_>,
+        body: &[u8],
+    ) -> Result<(), Wait> {
+        self.room_to_forward(conn, owner, body.len())?;
+        let request = Request::Put { flags: set.flags, name: set.key.name, body };
+        let what = self.expected(conn, set.noreply, b"");
+        self.forward(owner, &request, what);
+        Ok(())
+    }
+
+    pub(super) fn forward_get(&mut self, conn: ConnId, owner: ShardId, at: SlotId, name: &[u8], cas: bool) {
+        self.forward(owner, &Request::Get { name, cas }, Expected::Part { conn, at });
+    }
+
+    pub(super) fn forward_delete(
+        &mut self,
+        conn: ConnId,
+        owner: ShardId,
+        name: &[u8],
+        noreply: bool,
+    ) -> Result<(), Wait> {
+        self.room_to_forward(conn, owner, name.len())?;
+        let what = self.expected(conn, noreply, b"");
+        self.forward(owner, &Request::Delete { name }, what);
+        Ok(())
+    }
+
+    /// The place for a whole reply that comes from elsewhere.
+    pub(super) fn expected(&mut self, conn: ConnId, noreply: bool, ending: &'static [u8]) -> Expected {
+        if noreply {
+            return Expected::Nothing;
+        }
+        let slot = self.open_slot(conn, vec![None], ending);
+        Expected::Part { conn, at: SlotId { slot, part: 0 } }
+    }
+
+    /// Puts a request into the outbox of a shard.
+    pub(super) fn forward(&mut self, to: ShardId, request: &Request<'_>, what: Expected) {
+        let lane = &mut self.lanes[usize::from(to.0)];
+        let start = lane.outbox.len();
+        lane.outbox.extend_from_slice(&[0; 4]);
+        encode(request, &mut lane.outbox);
+        let size = lane.outbox.len() - start;
+        lane.under_way += size;
+        let token = self.pending.insert(Pending { shard: to, size, what });
+        lane.outbox[start..start + 4].copy_from_slice(&token.to_le_bytes());
+    }
+
+    /// A request that has no answer and so no credit: small and bounded by what it refers to.
+    fn tell(&mut self, to: ShardId, request: &Request<'_>) {
+        let outbox = &mut self.lanes[usize::from(to.0)].outbox;
+        outbox.extend_from_slice(&NO_TOKEN.to_le_bytes());
+        encode(request, outbox);
+    }
+
+    /// A connection is gone: its requests that wait on other shards shall take nothing.
+    pub(super) fn cancel_forwarded(&mut self, gone: ConnId) {
+        for token in 0..self.pending.entries.len() {
+            let Some(pending) = &self.pending.entries[token] else {
+                continue;
+            };
+            if matches!(pending.what, Expected::Part { conn, .. } if conn == gone) {
+                let to = pending.shard;
+                self.tell(to, &Request::Cancel { token: token as u32 });
+            }
+        }
+    }
+
+    /// What is to be delivered to other shards now.
+    pub fn take_mail(&mut self, mut deliver: impl FnMut(ShardId, Mail)) {
+        for (shard, lane) in self.lanes.iter_mut().enumerate() {
+            let shard = ShardId(shard as u16);
+            if !lane.outbox.is_empty() {
+                deliver(shard, Mail::Requests(std::mem::take(&mut lane.outbox)));
+            }
+            if lane.answers.has_released() {
+                deliver(shard, Mail::Answers(lane.answers.take_released(Vec::new())));
+            }
+        }
+    }
+
+    // --- receiving ---
+
+    /// Mail from another shard.
+    pub fn on_mail(&mut self, from: ShardId, mail: Mail) {
+        match mail {
+            Mail::Requests(bytes) => {
+                self.lanes[usize::from(from.0)].inbound.push_back(bytes);
+                self.run_lane(from);
+            }
+            Mail::Answers(bytes) => self.take_answers(from, &bytes),
+        }
+    }
+
+    pub(super) fn has_inbound(&self) -> bool {
+        // A lane that waits for memory is woken by the store, not by another turn.
+        let stalled = self.unstored_size > self.unstored_size_max();
+        !stalled && self.lanes.iter().any(|lane| !lane.inbound.is_empty())
+    }
+
+    pub(super) fn run_inbound(&mut self) {
+        for shard in 0..self.config.shards {
+            self.run_lane(ShardId(shard));
+        }
+    }
+
+    /// Executes requests of another shard in order, until there are no more, the turn's share is used, or a put must wait
+    /// for memory.
+    fn run_lane(&mut self, from: ShardId) {
+        let lane = usize::from(from.0);
+        let mut left = 4 * REQUESTS_PER_TURN;
+        while let Some(bytes) = self.lanes[lane].inbound.pop_front() {
+            let mut done = std::mem::take(&mut self.lanes[lane].inbound_done);
+            while done < bytes.len() {
+                let mut reader = Reader { rest: &bytes[done..] };
+                let token = reader.u32();
+                let request = decode(&mut reader);
+                let stalled = matches!(request, Request::Put { body, .. } if !self.has_room_for(body.len()));
+                if stalled || left == 0 {
+                    self.lanes[lane].inbound.push_front(bytes);
+                    self.lanes[lane].inbound_done = done;
+                    return;
+                }
+                left -= 1;
+                self.execute_remote(from, token, request);
+                done = bytes.len() - reader.rest.len();
+            }
+        }
+    }
+
+    fn execute_remote(&mut self, from: ShardId, token: u32, request: Request<'_>) {
+        let origin = Origin::Remote { shard: from, token };
+        let mut answer = Answer::default();
+        match request {
+            Request::Put { flags, name, body } => {
+                let result = self.put(name, flags, body);
+                answer.bytes.extend_from_slice(result.reply);
+                answer.seq = result.seq;
+            }
+            Request::Get { name, cas } => match self.get(name, cas, &mut answer.bytes) {
+                GetResult::Hit(queue) => {
+                    answer.hits.push(queue);
+                    answer.seq = self.current();
+                }
+                GetResult::Miss => {}
+                GetResult::MustWait(index) => return self.wait_for_load(index, origin, cas),
+            },
+            Request::Delete { name } => {
+                if self.delete(name) {
+                    answer.bytes.extend_from_slice(reply::DELETED);
+                    answer.seq = self.current();
+                } else {
+                    answer.bytes.extend_from_slice(reply::NOT_FOUND);
+                }
+            }
+            Request::Flush => {
+                self.flush();
+                answer.seq = self.newest();
+            }
+            Request::Barrier => answer.seq = self.newest(),
+            Request::Stats => answer.bytes = self.shard_stats().encode(),
+            Request::StatsReset => self.stats.reset(),
+            Request::List { cursor } => {
+                answer.bytes.extend_from_slice(&[0; 4]);
+                let next = self.list(cursor, &mut answer.bytes);
+                answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
+            }
+            Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
+            Request::Cancel { token } => {
+                if let Some(queue) = self.remote_waiters.get(&(from, token)).copied() {
+                    self.cancel_waiter(Origin::Remote { shard: from, token }, queue);
+                }
+                return;
+            }
+            Request::Unsent { queue } => return self.unsent(queue),
+        }
+        self.answer_remote(from, token, &answer);
+    }
+
+    /// The batch that covers everything that was changed so far; what was never sealed counts too.
+    pub(super) fn newest(&self) -> Seq {
+        if self.batch.is_empty() { self.sealed } else { self.current() }
+    }
+
+    // --- answering ---
+
+    pub(super) fn answer_remote(&mut self, to: ShardId, token: u32, answer: &Answer) {
+        let durable = self.durable;
+        let index = usize::from(to.0);
+        let lane = &mut self.lanes[index];
+        push_to_lane(&mut lane.answers, durable, answer.seq, |out| encode_answer(token, answer, out));
+        if answer.seq > durable && lane.awaits < answer.seq {
+            lane.awaits = answer.seq;
+            self.awaiting.push_back((answer.seq, Awaiting::Lane(to.0)));
+        }
+    }
+
+    fn take_answers(&mut self, from: ShardId, bytes: &[u8]) {
+        let mut reader = Reader { rest: bytes };
+        while !reader.rest.is_empty() {
+            let (token, answer) = decode_answer(&mut reader);
+            let pending = self.pending.remove(token);
+            assert_eq!(pending.shard, from, "an answer comes from where the request went");
+            self.lanes[usize::from(from.0)].under_way -= pending.size;
+            match pending.what {
+                Expected::Part { conn, at } if self.session(conn).is_some() => {
+                    self.answer(Origin::Local { conn, at }, answer);
+                }
+                Expected::Part { .. } => {
+                    answer.hits.iter().for_each(|queue| self.tell(from, &Request::Unsent { queue: *queue }));
+                }
+                Expected::Nothing => {}
+                Expected::Stats { conn } => self.gather_stats(conn, &answer.bytes),
+                Expected::Listing { conn } => self.continue_listing(conn, &answer.bytes),
+            }
+        }
+        let waiters = std::mem::take(&mut self.forward_waiters[usize::from(from.0)]);
+        waiters.into_iter().for_each(|conn| self.go_on(conn, Wait::Forward));
+    }
+}
+
+// --- encoding: token u32 · kind u8 · fields. Both ends are this file, so a malformed request is a bug. ---
+
+fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
+    let name_to = |out: &mut Vec<u8>, kind: u8, name: &[u8]| {
+        out.extend_from_slice(&[kind, name.len() as u8]);
+        out.extend_from_slice(name);
+    };
+    match *request {
+        Request::Put { flags, name, body } => {
+            name_to(out, 1, name);
+            out.extend_from_slice(&flags.to_le_bytes());
+            out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+            out.extend_from_slice(body);
+        }
+        Request::Get { name, cas } => name_to(out, if cas { 3 } else { 2 }, name),
+        Request::Delete { name } => name_to(out, 4, name),
+        Request::Flush => out.push(5),
+        Request::Barrier => out.push(6),
+        Request::Stats => out.push(7),
+        Request::StatsReset => out.push(8),
+        Request::List { cursor } => {
+            out.push(9);
+            out.extend_from_slice(&cursor.to_le_bytes());
+        }
+        Request::StatQueue { name } => name_to(out, 10, name),
+        Request::Cancel { token } => {
+            out.push(11);
+            out.extend_from_slice(&token.to_le_bytes());
+        }
+        Request::Unsent { queue } => {
+            out.push(12);
+            out.extend_from_slice(&queue.0.to_le_bytes());
+        }
+    }
+}
+
+fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
+    match reader.u8() {
+        1 => {
+            let name = reader.name();
+            let flags = reader.u32();
+            let size = reader.u32() as usize;
+            Request::Put { flags, name, body: reader.take(size) }
+        }
+        2 => Request::Get { name: reader.name(), cas: false },
+        3 => Request::Get { name: reader.name(), cas: true },
+        4 => Request::Delete { name: reader.name() },
+        5 => Request::Flush,
+        6 => Request::Barrier,
+        7 => Request::Stats,
+        8 => Request::StatsReset,
+        9 => Request::List { cursor: reader.u32() },
+        10 => Request::StatQueue { name: reader.name() },
+        11 => Request::Cancel { token: reader.u32() },
+        12 => Request::Unsent { queue: QueueId(reader.u64()) },
+        kind => unreachable!("no request of kind {kind}"),
+    }
+}
+
+/// token u32 · failed u8 · queue u64 (0: no message in it) · size u32 · bytes
+fn encode_answer(token: u32, answer: &Answer, out: &mut Vec<u8>) {
+    assert!(answer.hits.len() <= 1, "a forwarded get names one queue");
+    out.extend_from_slice(&token.to_le_bytes());
+    out.push(u8::from(answer.failure.is_some()));
+    out.extend_from_slice(&answer.hits.first().map_or(0, |q| q.0).to_le_bytes());
+    out.extend_from_slice(&(answer.bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(&answer.bytes);
+}
+
+fn decode_answer(reader: &mut Reader<'_>) -> (u32, Answer) {
+    let token = reader.u32();
+    // The only thing that can fail on the other side after a request was understood is reading the store.
+    let failure = (reader.u8() == 1).then_some(reply::STORAGE_UNREADABLE);
+    let queue = QueueId(reader.u64());
+    let size = reader.u32() as usize;
+    let hits = if queue.0 == 0 { Vec::new() } else { vec![queue] };
+    (token, Answer { bytes: reader.take(size).to_vec(), seq: Seq(0), hits, failure })
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, size: usize) -> &'a [u8] {
+        let (head, rest) = self.rest.split_at(size);
+        self.rest = rest;
+        head
+    }
+
+    fn u8(&mut self) -> u8 {
+        self.take(1)[0]
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take(4).try_into().expect("four bytes"))
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take(8).try_into().expect("eight bytes"))
+    }
+
+    fn name(&mut self) -> &'a [u8] {
+        let len = self.u8() as usize;
+        self.take(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_cross_unchanged() {
+        let requests = [
+            Request::Put { flags: 7, name: b"q", body: b"body" },
+            Request::Get { name: b"q", cas: false },
+            Request::Get { name: b"q", cas: true },
+            Request::Delete { name: b"q" },
+            Request::Flush,
+            Request::Barrier,
+            Request::Stats,
+            Request::StatsReset,
+            Request::List { cursor: 9 },
+            Request::StatQueue { name: b"q" },
+            Request::Cancel { token: 5 },
+            Request::Unsent { queue: QueueId(3) },
+        ];
+        let mut bytes = Vec::new();
+        requests.iter().for_each(|r| encode(r, &mut bytes));
+        let mut reader = Reader { rest: &bytes };
+        for request in requests {
+            assert_eq!(decode(&mut reader), request);
+        }
+        assert!(reader.rest.is_empty());
+    }
+
+    #[test]
+    fn answers_cross_without_the_senders_batch_number() {
+        let answer = Answer { bytes: b"x".into(), seq: Seq(4), hits: vec![QueueId(2)], failure: None };
+        let mut bytes = Vec::new();
+        encode_answer(8, &answer, &mut bytes);
+        let (token, there) = decode_answer(&mut Reader { rest: &bytes });
+        assert_eq!((token, there), (8, Answer { seq: Seq(0), ..answer }));
+    }
+}

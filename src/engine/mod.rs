@@ -1,0 +1,546 @@
+//! The engine: a whole shard as one value. Sessions, queues, and what it asks of the world.
+//!
+//! Inputs are `on_*` calls, each told what happened; outputs are values drained after every turn: [`Engine::seal`] gives
+//! the mutations that must become durable, [`Effects`] everything else. `on_durable` closes the circle and releases
+//! replies. There is no I/O, clock, thread or randomness in here, so a test can play the kernel, the store and the other
+//! shards, and play them again.
+//!
+//! ```text
+//!   on_bytes ─▶ serve ─▶ execute ─▶ mutations ─▶ seal ─▶ (made durable elsewhere) ─▶ on_durable ─▶ replies
+//!                  └───▶ forward ─▶ mail to the shard that owns the queue, and back
+//! ```
+//!
+//! Invariant: a reply that reports a mutation leaves only after `on_durable` covered the batch that holds it.
+//!
+//! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`forward`] speaks with other shards,
+//! [`room`] keeps the bounds, [`overview`] answers `stats`.
+//!
+//! Step 4 and step 8 of a message's path.
+
+mod execute;
+mod forward;
+mod overview;
+mod room;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use forward::Mail;
+
+use crate::clock::Now;
+use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
+use crate::limits;
+use crate::mutation::Mutation;
+use crate::queue::{Memory, Queue};
+use crate::session::replies::{Answer, Replies, SlotId};
+use crate::session::{Phase, Session, Wait};
+use crate::stats::{Capacity, ShardStats};
+use crate::store::{Load, QueueRow};
+use hashbrown::{HashMap, HashTable};
+use std::collections::{BinaryHeap, VecDeque};
+use std::hash::BuildHasher;
+
+/// What an engine is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// How many there are.
+    pub shards: u16,
+    /// This shard's part of `-m`, bytes.
+    pub memory_share: usize,
+    /// `-B`, bytes.
+    pub body_size_max: usize,
+    /// This shard's part of `--max-queues`.
+    pub queues_max: usize,
+    /// Seed of the hash table of queue names: random in the daemon, so that no client can choose names that collide.
+    pub hash_seed: u64,
+    /// `--enable-flush-all`.
+    pub flush_all: bool,
+    /// `--enable-shutdown`.
+    pub shutdown: bool,
+    /// What `stats` says of the configuration.
+    pub capacity: Capacity,
+    /// The lines of `stats settings`, without `END`.
+    pub settings: std::sync::Arc<[u8]>,
+}
+
+/// What the engine asks of the world, drained by the shard after every turn.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Connections with something to send: [`Engine::take_output`] gives it.
+    pub sends: Vec<ConnId>,
+    /// Connections whose sending side is to be shut: all was said.
+    pub shutdowns: Vec<ConnId>,
+    /// Connections to close.
+    pub closes: Vec<ConnId>,
+    /// Connections to stop (`true`) or start (`false`) receiving from.
+    pub pauses: Vec<(ConnId, bool)>,
+    /// Messages to read from the store.
+    pub loads: Vec<Load>,
+    /// A connection asked for `stats`: tell [`Engine::on_host`].
+    pub hosts: Vec<ConnId>,
+    /// A client asked for this log level.
+    pub verbosity: Option<u8>,
+    /// A client asked the server to stop.
+    pub shutdown: bool,
+    /// A new range of ids is wanted: tell [`Engine::on_ids`].
+    pub wants_ids: bool,
+    /// What the operator should know.
+    pub notices: Vec<Notice>,
+}
+
+/// Something for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A client speaks the binary protocol, which RingQ does not.
+    BinaryProtocol(ConnId),
+    /// A body made no progress for so long that its connection was closed.
+    BodyStalled(ConnId),
+    /// A stored message failed its checksum and was set aside.
+    Corrupt {
+        /// The queue's name.
+        queue: Vec<u8>,
+        /// The message.
+        message: MessageId,
+    },
+    /// The store could not be read for this queue.
+    Unreadable {
+        /// The queue's name.
+        queue: Vec<u8>,
+        /// Why.
+        reason: String,
+    },
+    /// What a client asked, for `-vv`: the command line, not the body.
+    Command {
+        /// Who.
+        conn: ConnId,
+        /// The line, without its line end.
+        line: Vec<u8>,
+    },
+}
+
+/// Who asked, and so where an answer goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Origin {
+    /// A connection of this shard.
+    Local { conn: ConnId, at: SlotId },
+    /// A connection of another shard, known there by this token.
+    Remote { shard: ShardId, token: u32 },
+}
+
+/// A get that waits until its queue's head is loaded.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    origin: Origin,
+    cas: bool,
+}
+
+/// A queue of this shard and the gets that wait for its head.
+struct Shelf {
+    queue: Queue,
+    waiters: VecDeque<Waiter>,
+}
+
+/// Whose replies wait for a batch.
+#[derive(Clone, Copy)]
+enum Awaiting {
+    Conn(ConnId),
+    Lane(u16),
+}
+
+/// One shard.
+pub struct Engine {
+    config: Config,
+    now: Now,
+    stopping: bool,
+    trace: bool,
+
+    sessions: Vec<Option<Session>>,
+    runnable: VecDeque<ConnId>,
+    memory_waiters: Vec<ConnId>,
+    forward_waiters: Vec<Vec<ConnId>>,
+    body_waiters: VecDeque<ConnId>,
+    bodies_reserved: usize,
+    deadlines: BinaryHeap<std::cmp::Reverse<(u64, u32, u32)>>,
+    gathers: HashMap<u32, overview::Gather>,
+
+    shelves: Vec<Option<Shelf>>,
+    free_shelves: Vec<u32>,
+    names: HashTable<u32>,
+    by_id: HashMap<QueueId, u32, foldhash::fast::FixedState>,
+    hasher: foldhash::fast::FixedState,
+    memory: Memory,
+    remote_waiters: HashMap<(ShardId, u32), QueueId>,
+    refusing_puts: bool,
+
+    ids: IdRange,
+    ids_recorded: bool,
+    next_ids: Option<IdRange>,
+
+    batch: Vec<u8>,
+    /// Reused for the reply of a get.
+    scratch: Vec<u8>,
+    sealed: Seq,
+    durable: Seq,
+    stored: Seq,
+    /// Sealed batches the store has not confirmed: number, size in bytes, first id after it.
+    unstored: VecDeque<(Seq, usize, MessageId)>,
+    unstored_size: usize,
+    /// Ids below are in the store, unless they were taken.
+    stored_below: MessageId,
+    awaiting: VecDeque<(Seq, Awaiting)>,
+
+    lanes: Vec<forward::Lane>,
+    pending: forward::PendingTable,
+
+    stats: ShardStats,
+    /// What the shard must carry out.
+    pub effects: Effects,
+}
+
+impl Engine {
+    /// A shard with the queues that belong to it, all of whose messages are in the store, and its first ids: `ids` is above
+    /// every id ever reserved.
+    pub fn new(config: Config, queues: impl IntoIterator<Item = QueueRow>, ids: IdRange) -> Engine {
+        let shards = usize::from(config.shards);
+        let mut engine = Engine {
+            now: Now::default(),
+            stopping: false,
+            trace: false,
+            sessions: Vec::new(),
+            runnable: VecDeque::new(),
+            memory_waiters: Vec::new(),
+            forward_waiters: vec![Vec::new(); shards],
+            body_waiters: VecDeque::new(),
+            bodies_reserved: 0,
+            deadlines: BinaryHeap::new(),
+            gathers: HashMap::new(),
+            shelves: Vec::new(),
+            free_shelves: Vec::new(),
+            names: HashTable::new(),
+            by_id: HashMap::default(),
+            hasher: foldhash::fast::FixedState::with_seed(config.hash_seed),
+            memory: Memory::new(),
+            remote_waiters: HashMap::new(),
+            refusing_puts: false,
+            ids,
+            ids_recorded: false,
+            next_ids: None,
+            batch: Vec::new(),
+            scratch: Vec::new(),
+            sealed: Seq(0),
+            durable: Seq(0),
+            stored: Seq(0),
+            unstored: VecDeque::new(),
+            unstored_size: 0,
+            stored_below: MessageId(ids.next),
+            awaiting: VecDeque::new(),
+            lanes: (0..shards).map(|_| forward::Lane::default()).collect(),
+            pending: forward::PendingTable::default(),
+            stats: ShardStats::default(),
+            effects: Effects::default(),
+            config,
+        };
+        for row in queues {
+            assert_eq!(engine.owner(&row.name), engine.config.shard, "each queue is given to its shard");
+            engine.stats.curr_items += row.counters.ready();
+            engine.shelve(Queue::stored(row.queue, &row.name, row.counters));
+        }
+        engine
+    }
+
+    /// The shard that a queue of this name belongs to.
+    pub fn owner_of(name: &[u8], shards: u16) -> ShardId {
+        if shards == 1 {
+            return ShardId(0);
+        }
+        ShardId((crc32c::crc32c(name) % u32::from(shards)) as u16)
+    }
+
+    fn owner(&self, name: &[u8]) -> ShardId {
+        Self::owner_of(name, self.config.shards)
+    }
+
+    /// A turn begins: what time it is.
+    pub fn begin_turn(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Whether to give a notice of every command.
+    pub fn set_trace(&mut self, trace: bool) {
+        self.trace = trace;
+    }
+
+    /// The mutations since the last call, to be made durable under the returned number; `spare` is an empty buffer to go on
+    /// with. `None`: there were none.
+    pub fn seal(&mut self, spare: Vec<u8>) -> Result<(Seq, Vec<u8>), Vec<u8>> {
+        if self.batch.is_empty() {
+            return Err(spare);
+        }
+        self.sealed = Seq(self.sealed.0 + 1);
+        self.stats.batches += 1;
+        let batch = std::mem::replace(&mut self.batch, spare);
+        self.unstored.push_back((self.sealed, batch.len(), MessageId(self.ids.next)));
+        self.unstored_size += batch.len();
+        Ok((self.sealed, batch))
+    }
+
+    /// Size of what [`Engine::seal`] would give, bytes.
+    pub fn unsealed_size(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Everything up to `seq` is durable: replies that waited for it may leave.
+    pub fn on_durable(&mut self, seq: Seq) {
+        assert!(seq <= self.sealed, "only what was sealed becomes durable");
+        self.durable = self.durable.max(seq);
+        while let Some((_, who)) = self.awaiting.pop_front_if(|(s, _)| *s <= seq) {
+            match who {
+                Awaiting::Conn(conn) => self.release(conn),
+                Awaiting::Lane(shard) => {
+                    self.lanes[usize::from(shard)].answers.release(seq);
+                }
+            }
+        }
+    }
+
+    /// Everything up to `seq` is in the store: messages may be loaded from there, and their memory used for others.
+    pub fn on_stored(&mut self, seq: Seq) {
+        while let Some((s, size, below)) = self.unstored.pop_front_if(|(s, ..)| *s <= seq) {
+            self.stored = s;
+            self.unstored_size -= size;
+            self.stored_below = below;
+        }
+        self.relieve_memory();
+        for conn in std::mem::take(&mut self.memory_waiters) {
+            self.go_on(conn, Wait::Memory);
+        }
+    }
+
+    /// The batch that mutations made now belong to.
+    fn current(&self) -> Seq {
+        Seq(self.sealed.0 + 1)
+    }
+
+    fn record(&mut self, mutation: &Mutation<'_>) {
+        mutation.encode(&mut self.batch);
+    }
+
+    /// The next id, from a range whose reservation is recorded before its first use.
+    fn next_id(&mut self) -> u64 {
+        if self.ids.next == self.ids.end {
+            self.ids = self.next_ids.take().expect("the shard supplied ids when the range was half used");
+            self.ids_recorded = false;
+        }
+        if !self.ids_recorded {
+            self.ids_recorded = true;
+            self.record(&Mutation::Ids { end: self.ids.end });
+        }
+        let id = self.ids.next;
+        self.ids.next += 1;
+        if self.ids.end - self.ids.next < limits::ID_RANGE_LEN / 2 && self.next_ids.is_none() {
+            self.effects.wants_ids = true;
+        }
+        id
+    }
+
+    /// More ids, above all that were ever reserved.
+    pub fn on_ids(&mut self, range: IdRange) {
+        assert!(range.next >= self.ids.end, "ranges rise");
+        self.next_ids = Some(range);
+    }
+
+    /// Whether free space is so short that puts must be refused.
+    pub fn on_full(&mut self, full: bool) {
+        self.refusing_puts = full;
+    }
+
+    /// The server is stopping: what was received is served, then connections close as their clients have their replies.
+    pub fn on_stop(&mut self) {
+        self.stopping = true;
+        for index in 0..self.sessions.len() {
+            if let Some(conn) = self.conn_at(index) {
+                self.on_eof(conn);
+            }
+        }
+    }
+
+    /// Connections not yet closed.
+    pub fn open_connections(&self) -> usize {
+        self.sessions.iter().flatten().filter(|s| s.phase != Phase::Closed).count()
+    }
+
+    /// When [`Engine::run`] must be called even if nothing happens, monotonic ms.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at)
+    }
+
+    fn conn_at(&self, index: usize) -> Option<ConnId> {
+        let session = self.sessions[index].as_ref()?;
+        (session.phase != Phase::Closed).then_some(ConnId { index: index as u32, generation: session.generation })
+    }
+
+    /// The session of a connection, unless that life of it is over.
+    fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
+        self.sessions
+            .get_mut(conn.index as usize)?
+            .as_mut()
+            .filter(|s| s.generation == conn.generation && s.phase != Phase::Closed)
+    }
+
+    // --- replies ---
+
+    /// Adds a complete reply to a connection.
+    fn reply(&mut self, conn: ConnId, seq: Seq, hits: &[QueueId], write: impl FnOnce(&mut Vec<u8>)) {
+        let durable = self.durable;
+        if let Some(session) = self.session(conn) {
+            session.replies.push(durable, seq, hits, write);
+            self.note_reply(conn, seq);
+        }
+    }
+
+    /// Answers one request, wherever it came from.
+    fn answer(&mut self, origin: Origin, answer: Answer) {
+        match origin {
+            Origin::Local { conn, at } => {
+                let durable = self.durable;
+                let seq = answer.seq;
+                let Some(session) = self.session(conn) else {
+                    return self.count_unsent(&answer);
+                };
+                session.replies.fill(durable, at, answer);
+                self.note_reply(conn, seq);
+                self.go_on(conn, Wait::Replies);
+            }
+            Origin::Remote { shard, token } => self.answer_remote(shard, token, &answer),
+        }
+    }
+
+    /// A reply was added: it is either to be sent or to be released later.
+    fn note_reply(&mut self, conn: ConnId, seq: Seq) {
+        let durable = self.durable;
+        let session = self.session(conn).expect("the caller has it");
+        if session.replies.has_released() {
+            self.mark_sendable(conn);
+        }
+        let session = self.session(conn).expect("the caller has it");
+        if seq > durable && session.awaits < seq {
+            session.awaits = seq;
+            self.awaiting.push_back((seq, Awaiting::Conn(conn)));
+        }
+    }
+
+    fn release(&mut self, conn: ConnId) {
+        let durable = self.durable;
+        if let Some(session) = self.session(conn)
+            && session.replies.release(durable)
+        {
+            self.mark_sendable(conn);
+        }
+    }
+
+    fn mark_sendable(&mut self, conn: ConnId) {
+        let session = self.session(conn).expect("the caller has it");
+        if !session.sendable && !session.sending {
+            session.sendable = true;
+            self.effects.sends.push(conn);
+        }
+    }
+
+    /// What is to be sent to a connection of [`Effects::sends`]; `spare` is an empty buffer. `Err` gives it back when the
+    /// connection has nothing to send any more.
+    pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>) -> Result<Vec<u8>, Vec<u8>> {
+        let Some(session) = self.session(conn) else {
+            return Err(spare);
+        };
+        session.sendable = false;
+        if !session.replies.has_released() {
+            return Err(spare);
+        }
+        session.sending = true;
+        let bytes = session.replies.take_released(spare);
+        self.stats.bytes_written += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// The ring has sent what [`Engine::take_output`] gave.
+    pub fn on_sent(&mut self, conn: ConnId) {
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        session.sending = false;
+        if session.replies.has_released() {
+            self.mark_sendable(conn);
+        }
+        self.go_on(conn, Wait::Replies);
+    }
+
+    /// Counts messages taken for a client that is gone.
+    fn count_unsent(&mut self, answer: &Answer) {
+        for queue in &answer.hits {
+            self.unsent(*queue);
+        }
+    }
+
+    // --- queues ---
+
+    fn find(&self, name: &[u8]) -> Option<u32> {
+        let shelves = &self.shelves;
+        let named = |i: &u32| &*shelves[*i as usize].as_ref().expect("listed").queue.name == name;
+        self.names.find(self.hasher.hash_one(name), named).copied()
+    }
+
+    fn shelf(&mut self, index: u32) -> &mut Shelf {
+        self.shelves[index as usize].as_mut().expect("an index comes from the tables")
+    }
+
+    fn shelve(&mut self, queue: Queue) -> u32 {
+        let hash = self.hasher.hash_one(&*queue.name);
+        let id = queue.id;
+        let shelf = Some(Shelf { queue, waiters: VecDeque::new() });
+        let index = match self.free_shelves.pop() {
+            Some(index) => {
+                self.shelves[index as usize] = shelf;
+                index
+            }
+            None => {
+                self.shelves.push(shelf);
+                u32::try_from(self.shelves.len() - 1).expect("fewer than 2^32 queues")
+            }
+        };
+        let (shelves, hasher) = (&self.shelves, &self.hasher);
+        let rehash = |i: &u32| hasher.hash_one(&*shelves[*i as usize].as_ref().expect("listed").queue.name);
+        self.names.insert_unique(hash, index, rehash);
+        self.by_id.insert(id, index);
+        self.stats.queues += 1;
+        index
+    }
+
+    fn unshelve(&mut self, index: u32) -> Shelf {
+        let shelf = self.shelves[index as usize].take().expect("an index comes from the tables");
+        let hash = self.hasher.hash_one(&*shelf.queue.name);
+        let entry = self.names.find_entry(hash, |i| *i == index);
+        entry.expect("every shelf is listed").remove();
+        self.by_id.remove(&shelf.queue.id);
+        self.free_shelves.push(index);
+        self.stats.queues -= 1;
+        shelf
+    }
+
+    /// Checks everything that must hold between turns. For tests: takes time in the size of the shard.
+    pub fn assert_consistent(&self) {
+        for shelf in self.shelves.iter().flatten() {
+            shelf.queue.assert_consistent();
+        }
+        let ready: u64 = self.shelves.iter().flatten().map(|s| s.queue.len()).sum();
+        assert_eq!(ready, self.stats.curr_items, "curr_items is what all queues hold");
+        let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();
+        assert_eq!(reserved, self.bodies_reserved, "the body budget is what sessions reserved");
+    }
+}
+
+/// Replies that wait behind each other on the way to one receiver: a client's session, or another shard's lane.
+fn push_to_lane(replies: &mut Replies, durable: Seq, seq: Seq, write: impl FnOnce(&mut Vec<u8>)) {
+    replies.push(durable, seq, &[], write);
+}

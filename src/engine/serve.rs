@@ -1,0 +1,591 @@
+//! Running sessions: bytes in, requests executed or forwarded, replies queued, connections ended.
+//!
+//! A request either completes and its bytes leave the input, or it has to wait and stays at the front of the input,
+//! unparsed, until what it waits for may have come; then it is looked at again from the start.
+//!
+//! Invariant: a session that is open and whose input may hold a whole request is either runnable or waiting for something
+//! that will make it so.
+//!
+//! Step 2 to 4 of a message's path.
+
+use super::execute::GetResult;
+use super::{Engine, Notice, Origin};
+use crate::ids::{ConnId, QueueId, Seq};
+use crate::limits::{
+    BODY_STALL_MS_MAX, INPUT_SIZE_MAX, LINGER_MS_MAX, MULTI_GET_SIZE_MAX, OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX,
+    REQUESTS_PER_TURN,
+};
+use crate::proto::command::{Command, Keys, Line, SetLine};
+use crate::proto::reply;
+use crate::session::frame::{Frame, frame};
+use crate::session::replies::{Answer, SlotId};
+use crate::session::{Phase, Session, Wait};
+use std::cmp::Reverse;
+
+/// What a look at the front of the input led to.
+enum Step {
+    /// A request was served; it took this many bytes.
+    Served(usize),
+    /// The request has to wait.
+    Wait(Wait),
+    /// There is no whole request.
+    Partial { need: usize, body_size: usize },
+    /// No more requests are served.
+    Finished,
+}
+
+impl Engine {
+    /// A connection was accepted.
+    pub fn on_open(&mut self, conn: ConnId) {
+        let index = conn.index as usize;
+        if self.sessions.len() <= index {
+            self.sessions.resize_with(index + 1, || None);
+        }
+        assert!(self.sessions[index].is_none(), "a slot is reused only after on_closed");
+        self.sessions[index] = Some(Session::new(conn.generation));
+        self.stats.curr_connections += 1;
+        self.stats.total_connections += 1;
+        if self.stopping {
+            self.on_eof(conn);
+        }
+    }
+
+    /// A connection was refused because there are too many.
+    pub fn on_rejected(&mut self) {
+        self.stats.rejected_connections += 1;
+    }
+
+    /// Bytes were received.
+    pub fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.stats.bytes_read += bytes.len() as u64;
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        if !session.is_serving() {
+            return;
+        }
+        if std::mem::take(&mut session.fresh) && bytes.first() == Some(&0x80) {
+            self.effects.notices.push(Notice::BinaryProtocol(conn));
+            return self.finish(conn);
+        }
+        let bytes = skip(session, bytes);
+        if session.input.is_empty() && session.wait.is_none() {
+            // The usual case: whole requests, served from where they were received.
+            let (served, budget_left) = self.serve(conn, bytes, REQUESTS_PER_TURN);
+            self.keep(conn, &bytes[served..], budget_left);
+        } else {
+            session.input.extend_from_slice(bytes);
+            if session.wait.is_none() && session.input.len() >= session.need {
+                self.make_runnable(conn);
+            } else if session.reserved > 0 {
+                self.set_deadline(conn, BODY_STALL_MS_MAX);
+            }
+        }
+        self.regulate(conn);
+    }
+
+    /// The client sends no more.
+    pub fn on_eof(&mut self, conn: ConnId) {
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        session.eof = true;
+        match session.phase {
+            Phase::Open => {
+                session.phase = Phase::Draining;
+                if session.wait == Some(Wait::Body) {
+                    session.wait = None;
+                }
+                self.make_runnable(conn);
+            }
+            Phase::Lingering => self.close(conn),
+            Phase::Draining | Phase::Finishing | Phase::Closed => {}
+        }
+    }
+
+    /// The connection is broken: nothing can be received or sent any more.
+    pub fn on_lost(&mut self, conn: ConnId) {
+        if self.session(conn).is_some() {
+            self.close(conn);
+        }
+    }
+
+    /// The ring has let go of the connection: its slot may be reused.
+    pub fn on_closed(&mut self, conn: ConnId) {
+        let slot = &mut self.sessions[conn.index as usize];
+        assert!(slot.as_ref().is_some_and(|s| s.generation == conn.generation && s.phase == Phase::Closed));
+        *slot = None;
+        self.stats.curr_connections -= 1;
+    }
+
+    /// Goes on with what waited for its turn. Returns whether there is more to do at once.
+    pub fn run(&mut self) -> bool {
+        self.expire_deadlines();
+        self.run_inbound();
+        for _ in 0..self.runnable.len() {
+            let conn = self.runnable.pop_front().expect("counted");
+            let Some(session) = self.session(conn) else {
+                continue;
+            };
+            session.runnable = false;
+            self.run_session(conn);
+        }
+        self.relieve_memory();
+        !self.runnable.is_empty() || self.has_inbound()
+    }
+
+    fn run_session(&mut self, conn: ConnId) {
+        if self.go_on_listing(conn) {
+            let session = self.session(conn).expect("it runs");
+            if session.is_serving() && session.wait.is_none() && !session.input.is_empty() {
+                let input = std::mem::take(&mut session.input);
+                let (served, budget_left) = self.serve(conn, &input, REQUESTS_PER_TURN);
+                self.put_back(conn, input, served, budget_left);
+            }
+        }
+        self.regulate(conn);
+        self.finish_if_done(conn);
+    }
+
+    /// Serves requests from the front of `bytes`: how many bytes that took, and whether the turn ended before its work.
+    fn serve(&mut self, conn: ConnId, bytes: &[u8], requests_max: usize) -> (usize, bool) {
+        let mut served = 0;
+        for _ in 0..requests_max {
+            let session = self.session(conn).expect("the caller has it");
+            if served == bytes.len() {
+                return (served, false);
+            }
+            if session.replies.size() >= OUTPUT_SIZE_MAX {
+                session.wait = Some(Wait::Replies);
+                return (served, false);
+            }
+            match self.step(conn, &bytes[served..]) {
+                Step::Served(len) => {
+                    served = (served + len).min(bytes.len());
+                    let session = self.session(conn).expect("serving does not close");
+                    if session.skip > 0 {
+                        served = bytes.len() - skip(session, &bytes[served..]).len();
+                    }
+                    if !session.is_serving() {
+                        return (bytes.len(), false);
+                    }
+                    if session.wait.is_some() {
+                        return (served, false);
+                    }
+                }
+                Step::Wait(wait) => {
+                    self.wait_for(conn, wait);
+                    return (served, false);
+                }
+                Step::Partial { need, body_size } => {
+                    self.expect(conn, need, body_size);
+                    return (served, false);
+                }
+                Step::Finished => return (bytes.len(), false),
+            }
+        }
+        (served, served < bytes.len())
+    }
+
+    /// Looks at the front of the input and serves one request if there is one that need not wait.
+    fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
+        let frame = frame(input, self.config.body_size_max);
+        if self.trace && !matches!(frame, Frame::Partial { .. }) {
+            let line = input.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+            self.effects.notices.push(Notice::Command { conn, line: line.to_vec() });
+        }
+        match frame {
+            Frame::Partial { need, body_size } => Step::Partial { need, body_size },
+            Frame::Put { set, body, len } => match self.serve_put(conn, &set, body) {
+                Ok(()) => {
+                    self.free_body(conn);
+                    Step::Served(len)
+                }
+                Err(wait) => Step::Wait(wait),
+            },
+            Frame::Line { line: Line::Command(command), len } => match self.serve_command(conn, command) {
+                Ok(()) => Step::Served(len),
+                Err(wait) => Step::Wait(wait),
+            },
+            Frame::Line { line: Line::Refused { reply, skip }, len } => {
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
+                self.session(conn).expect("serving does not close").skip = skip;
+                Step::Served(len)
+            }
+            Frame::Line { line: Line::Fatal { reply }, .. } => {
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
+                self.finish(conn);
+                Step::Finished
+            }
+            Frame::Line { line: Line::Set(_), .. } => unreachable!("a put's line comes with its body"),
+        }
+    }
+
+    fn serve_put(&mut self, conn: ConnId, set: &SetLine<'_>, body: &[u8]) -> Result<(), Wait> {
+        let owner = self.owner(set.key.name);
+        if owner != self.config.shard {
+            return self.forward_put(conn, owner, set, body);
+        }
+        if !self.has_room_for(body.len()) {
+            return Err(Wait::Memory);
+        }
+        let result = self.put(set.key.name, set.flags, body);
+        if !set.noreply {
+            self.reply(conn, result.seq, &[], |out| out.extend_from_slice(result.reply));
+        }
+        Ok(())
+    }
+
+    fn serve_command(&mut self, conn: ConnId, command: Command<'_>) -> Result<(), Wait> {
+        match command {
+            Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
+            Command::Delete { key, noreply } => return self.serve_delete(conn, key.name, noreply),
+            Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
+                return self.serve_flush(conn, noreply);
+            }
+            Command::FlushAll { is_valid: false, .. } if self.config.flush_all => {
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::BAD_FORMAT));
+            }
+            Command::FlushAll { noreply: true, .. } => {}
+            Command::Stats => return self.serve_stats(conn),
+            Command::StatsReset => return self.serve_reset(conn),
+            Command::StatsSettings => return self.serve_settings(conn),
+            Command::StatsQueues => return self.serve_listing(conn),
+            Command::StatsQueue { key } => return self.serve_stat_queue(conn, key.name),
+            Command::Checkpoint => return self.serve_checkpoint(conn),
+            Command::Version => self.reply(conn, Seq(0), &[], reply::version),
+            Command::Verbosity { level, noreply } => {
+                self.effects.verbosity = Some(level);
+                let text: &[u8] = if noreply { b"" } else { reply::OK };
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(text));
+            }
+            Command::Quit => self.finish(conn),
+            Command::Shutdown if self.config.shutdown => {
+                self.effects.shutdown = true;
+                self.finish(conn);
+            }
+            Command::FlushAll { .. } | Command::Shutdown => {
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::ERROR));
+            }
+        }
+        Ok(())
+    }
+
+    /// `get` of one queue of this shard whose head is in memory is written straight into the reply. Everything else is put
+    /// together from pieces.
+    fn serve_get(&mut self, conn: ConnId, keys: Keys<'_>, cas: bool) -> Result<(), Wait> {
+        let mut rest = keys;
+        let first = rest.next().expect("a get has a key");
+        if rest.next().is_some() {
+            return self.serve_multi_get(conn, keys, cas);
+        }
+        let owner = self.owner(first.name);
+        if owner != self.config.shard {
+            self.room_to_forward(conn, owner, first.name.len())?;
+            let slot = self.open_slot(conn, vec![None], reply::END);
+            self.forward_get(conn, owner, SlotId { slot, part: 0 }, first.name, cas);
+            return Ok(());
+        }
+        let mut block = std::mem::take(&mut self.scratch);
+        let result = self.get(first.name, cas, &mut block);
+        match result {
+            GetResult::Hit(queue) => {
+                let seq = self.current();
+                self.reply(conn, seq, &[queue], |out| {
+                    out.extend_from_slice(&block);
+                    out.extend_from_slice(reply::END);
+                });
+            }
+            GetResult::Miss => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END)),
+            GetResult::MustWait(index) => {
+                let slot = self.open_slot(conn, vec![None], reply::END);
+                self.wait_for_load(index, Origin::Local { conn, at: SlotId { slot, part: 0 } }, cas);
+            }
+        }
+        block.clear();
+        block.shrink_to(POOLED_BUFFER_SIZE_MAX);
+        self.scratch = block;
+        Ok(())
+    }
+
+    /// Takes one message per key, in key order; keys of other shards, or whose head must be loaded, are filled in later.
+    fn serve_multi_get(&mut self, conn: ConnId, keys: Keys<'_>, cas: bool) -> Result<(), Wait> {
+        for key in keys {
+            let owner = self.owner(key.name);
+            if owner != self.config.shard {
+                self.room_to_forward(conn, owner, key.name.len())?;
+            }
+        }
+        let size_max = MULTI_GET_SIZE_MAX.max(self.config.body_size_max);
+        let mut size = 0;
+        let mut parts: Vec<Option<Answer>> = Vec::new();
+        let mut elsewhere: Vec<(SlotId, &[u8])> = Vec::new();
+        let slot = self.session(conn).expect("it is being served").replies.next_slot();
+        for key in keys {
+            let at = SlotId { slot, part: parts.len() as u32 };
+            if size >= size_max {
+                break;
+            }
+            if self.owner(key.name) != self.config.shard {
+                parts.push(None);
+                elsewhere.push((at, key.name));
+                continue;
+            }
+            let mut answer = Answer::default();
+            match self.get(key.name, cas, &mut answer.bytes) {
+                GetResult::Hit(queue) => {
+                    size += answer.bytes.len();
+                    answer.hits.push(queue);
+                    answer.seq = self.current();
+                    parts.push(Some(answer));
+                }
+                GetResult::Miss => {}
+                GetResult::MustWait(index) => {
+                    parts.push(None);
+                    self.wait_for_load(index, Origin::Local { conn, at }, cas);
+                }
+            }
+        }
+        if parts.iter().all(Option::is_some) {
+            self.reply_parts(conn, &parts);
+            return Ok(());
+        }
+        assert_eq!(self.open_slot(conn, parts, reply::END), slot, "nothing else is answered meanwhile");
+        for (at, name) in elsewhere {
+            self.forward_get(conn, self.owner(name), at, name, cas);
+        }
+        Ok(())
+    }
+
+    fn reply_parts(&mut self, conn: ConnId, parts: &[Option<Answer>]) {
+        let hits: Vec<QueueId> = parts.iter().flatten().flat_map(|a| a.hits.iter().copied()).collect();
+        let seq = parts.iter().flatten().map(|a| a.seq).max().unwrap_or_default();
+        self.reply(conn, seq, &hits, |out| {
+            parts.iter().flatten().for_each(|a| out.extend_from_slice(&a.bytes));
+            out.extend_from_slice(reply::END);
+        });
+    }
+
+    fn serve_delete(&mut self, conn: ConnId, name: &[u8], noreply: bool) -> Result<(), Wait> {
+        self.wait_for_own_replies(conn)?;
+        let owner = self.owner(name);
+        if owner != self.config.shard {
+            return self.forward_delete(conn, owner, name, noreply);
+        }
+        let (text, seq) = if self.delete(name) { (reply::DELETED, self.current()) } else { (reply::NOT_FOUND, Seq(0)) };
+        if !noreply {
+            self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+        }
+        Ok(())
+    }
+
+    /// Requests whose effect depends on all earlier ones of the connection wait until those have been executed, on whatever
+    /// shard.
+    pub(super) fn wait_for_own_replies(&mut self, conn: ConnId) -> Result<(), Wait> {
+        let session = self.session(conn).expect("it is being served");
+        if session.replies.waiting() > 0 { Err(Wait::Replies) } else { Ok(()) }
+    }
+
+    pub(super) fn open_slot(&mut self, conn: ConnId, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
+        self.session(conn).expect("it is being served").replies.push_waiting(parts, ending)
+    }
+
+    // --- waiting and going on ---
+
+    fn wait_for(&mut self, conn: ConnId, wait: Wait) {
+        self.session(conn).expect("it is being served").wait = Some(wait);
+        match wait {
+            Wait::Memory => self.memory_waiters.push(conn),
+            Wait::Body => self.body_waiters.push_back(conn),
+            // The forward path enters its own list, per shard; own replies come back to the session by themselves.
+            Wait::Forward | Wait::Replies => {}
+        }
+    }
+
+    /// What the session may have waited for has come.
+    pub(super) fn go_on(&mut self, conn: ConnId, what: Wait) {
+        let has_gather = !self.gathers.is_empty() && self.gathers.contains_key(&conn.index);
+        if let Some(session) = self.session(conn) {
+            if session.wait == Some(what) && session.listing.is_none() && !has_gather {
+                session.wait = None;
+                self.make_runnable(conn);
+            } else if session.phase != Phase::Open || session.listing.is_some() {
+                self.make_runnable(conn);
+            }
+        }
+    }
+
+    pub(super) fn make_runnable(&mut self, conn: ConnId) {
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        if !session.runnable {
+            session.runnable = true;
+            self.runnable.push_back(conn);
+        }
+    }
+
+    /// The front of the input is not a whole request: how much of it there must be, and for a body, room is reserved.
+    fn expect(&mut self, conn: ConnId, need: usize, body_size: usize) {
+        let session = self.session(conn).expect("it is being served");
+        session.need = need;
+        if body_size > session.reserved && session.phase == Phase::Open {
+            if self.reserve_body(conn, body_size) {
+                self.set_deadline(conn, BODY_STALL_MS_MAX);
+            } else {
+                self.wait_for(conn, Wait::Body);
+            }
+        }
+    }
+
+    /// Keeps what was received and not served.
+    fn keep(&mut self, conn: ConnId, rest: &[u8], more_to_do: bool) {
+        let session = self.session(conn).expect("serving does not close");
+        if rest.is_empty() {
+            session.need = 0;
+        } else if session.is_serving() {
+            session.input.extend_from_slice(rest);
+            if more_to_do {
+                self.make_runnable(conn);
+            }
+        }
+        self.finish_if_done(conn);
+    }
+
+    fn put_back(&mut self, conn: ConnId, mut input: Vec<u8>, served: usize, more_to_do: bool) {
+        let session = self.session(conn).expect("serving does not close");
+        debug_assert!(session.input.is_empty());
+        if served == input.len() {
+            input.clear();
+            session.need = 0;
+        } else {
+            input.drain(..served);
+        }
+        if input.is_empty() || input.capacity() > 4 * input.len() + POOLED_BUFFER_SIZE_MAX {
+            input.shrink_to_fit();
+        }
+        session.input = input;
+        if more_to_do {
+            self.make_runnable(conn);
+        }
+    }
+
+    /// Stops receiving from a connection that has enough to be served, and starts again when it has not.
+    fn regulate(&mut self, conn: ConnId) {
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        let waits = session.wait.is_some() || session.runnable;
+        let pause =
+            waits && session.input.len() >= INPUT_SIZE_MAX.max(session.need) || session.wait == Some(Wait::Body);
+        if pause != session.paused && session.phase == Phase::Open {
+            session.paused = pause;
+            self.effects.pauses.push((conn, pause));
+        }
+    }
+
+    // --- ending ---
+
+    /// No more requests are served; the connection closes when its replies are sent.
+    fn finish(&mut self, conn: ConnId) {
+        let session = self.session(conn).expect("the caller has it");
+        session.phase = Phase::Finishing;
+        session.input = Vec::new();
+        self.free_body(conn);
+        self.make_runnable(conn);
+    }
+
+    /// Moves a session on that has nothing left to do but end.
+    fn finish_if_done(&mut self, conn: ConnId) {
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        let said_all = session.replies.is_empty() && !session.sending && session.listing.is_none();
+        let idle = said_all && !session.runnable && session.wait.is_none();
+        match session.phase {
+            Phase::Draining if idle => self.close(conn),
+            Phase::Finishing if said_all => {
+                session.phase = Phase::Lingering;
+                let at_once = session.eof;
+                if at_once || self.stopping {
+                    self.close(conn);
+                } else {
+                    self.effects.shutdowns.push(conn);
+                    self.set_deadline(conn, LINGER_MS_MAX);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the session and asks the ring to close the connection.
+    fn close(&mut self, conn: ConnId) {
+        self.free_body(conn);
+        let session = self.session(conn).expect("the caller has it");
+        session.phase = Phase::Closed;
+        session.input = Vec::new();
+        let mut replies = std::mem::take(&mut session.replies);
+        let waited = replies.waiting() > 0 || session.listing.is_some();
+        let mut lost = Vec::new();
+        replies.abandon(|queue, hits| lost.push((queue, hits)));
+        for (queue, hits) in lost {
+            (0..hits).for_each(|_| self.unsent(queue));
+        }
+        self.gathers.remove(&conn.index);
+        if waited {
+            self.cancel_forwarded(conn);
+        }
+        self.effects.closes.push(conn);
+    }
+
+    // --- time ---
+
+    fn set_deadline(&mut self, conn: ConnId, after_ms: u64) {
+        let at = self.now.mono_ms + after_ms;
+        let session = self.session(conn).expect("the caller has it");
+        session.deadline_ms = at;
+        if !session.timed {
+            session.timed = true;
+            self.deadlines.push(Reverse((at, conn.index, conn.generation)));
+        }
+    }
+
+    /// Deadlines move without touching the heap: an entry that comes up early is entered again.
+    fn expire_deadlines(&mut self) {
+        let now = self.now.mono_ms;
+        while let Some(Reverse((at, index, generation))) = self.deadlines.peek().copied()
+            && at <= now
+        {
+            self.deadlines.pop();
+            let conn = ConnId { index, generation };
+            let Some(session) = self.session(conn) else {
+                continue;
+            };
+            session.timed = false;
+            match session.deadline_ms {
+                0 => {}
+                due if due > now => self.set_deadline(conn, due - now),
+                _ => self.give_up(conn),
+            }
+        }
+    }
+
+    fn give_up(&mut self, conn: ConnId) {
+        let session = self.session(conn).expect("the caller has it");
+        match session.phase {
+            Phase::Lingering => self.close(conn),
+            Phase::Open | Phase::Draining if session.reserved > 0 && session.wait.is_none() => {
+                self.effects.notices.push(Notice::BodyStalled(conn));
+                self.close(conn);
+            }
+            _ => session.deadline_ms = 0,
+        }
+    }
+}
+
+/// Throws away the part of `bytes` that belongs to a refused body; returns the rest.
+fn skip<'a>(session: &mut Session, bytes: &'a [u8]) -> &'a [u8] {
+    let skipped = session.skip.min(bytes.len() as u64);
+    session.skip -= skipped;
+    &bytes[skipped as usize..]
+}

@@ -1,0 +1,25 @@
+//! RingQ: a durable message queue that speaks the memcache protocol.
+//!
+//! The library is the server's parts; the binaries put them together. Pure parts (no I/O, clock, thread or unsafe):
+//! [`ids`], [`limits`], [`clock`], [`mutation`], [`proto`], [`session`], [`queue`], [`stats`], [`engine`]. Impure ones: [`ring`],
+//! [`store`], [`mailbox`], [`shard`], [`server`], [`config`]; and [`client`], with which `ringqctl` speaks to a server.
+//! docs/ARCHITECTURE.md walks a message's path through them.
+
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod host;
+pub mod ids;
+pub mod limits;
+pub mod log;
+pub mod mailbox;
+pub mod mutation;
+pub mod proto;
+pub mod queue;
+pub mod ring;
+pub mod server;
+pub mod session;
+pub mod shard;
+pub mod stats;
+pub mod store;

@@ -1,0 +1,86 @@
+//! Every bound in one place, each with the reason for its value.
+//!
+//! Invariant: the relations at the end hold at compile time. What an operator may change is in `config`; these may not
+//! be changed without thinking.
+
+/// Longest queue name, bytes: memcache's key limit, which every client library enforces.
+pub const NAME_LEN_MAX: usize = 250;
+
+/// Longest command line without its line end, bytes. A `get` of 32 names of the longest kind fits; a client that sends
+/// more without a line end is not speaking this protocol.
+pub const LINE_LEN_MAX: usize = 8192;
+
+/// Largest length that a body may announce and still be skipped, bytes. Past it the end of the body cannot be trusted.
+pub const BODY_ANNOUNCED_MAX: u64 = i32::MAX as u64;
+
+/// Largest `-B`, bytes.
+pub const BODY_SIZE_MAX: usize = 128 << 20;
+
+/// Requests of one connection served before the next connection has its turn. Large enough that a pipelining client is served
+/// from one receive, small enough that 64 such clients wait for each other less than a millisecond.
+pub const REQUESTS_PER_TURN: usize = 128;
+
+/// Replies a connection may have unsent before its requests wait, bytes. One reply may exceed it, not two.
+pub const OUTPUT_SIZE_MAX: usize = 256 << 10;
+
+/// Requests of a connection kept before it is no longer read, bytes, beyond what the request at the front needs.
+pub const INPUT_SIZE_MAX: usize = 64 << 10;
+
+/// Requests under way from one shard to another, bytes (one may exceed it when there is no other).
+pub const FORWARDED_SIZE_MAX: usize = 1 << 20;
+
+/// All messages one multi-get may return, bytes, unless `-B` is larger.
+pub const MULTI_GET_SIZE_MAX: usize = 16 << 20;
+
+/// Messages share memory segments of this size; a larger message has its own. A segment is returned when its last message
+/// is gone, so larger ones are held longer by stragglers, smaller ones cost more bookkeeping.
+pub const SEGMENT_SIZE: usize = 256 << 10;
+
+/// A body that makes no progress for this long closes its connection, ms: it holds part of the body budget.
+pub const BODY_STALL_MS_MAX: u64 = 30_000;
+
+/// How long a connection that is being closed for an error may take to read the error, ms.
+pub const LINGER_MS_MAX: u64 = 1_000;
+
+/// One piece of a queue listing, bytes: what a shard does for it in one turn.
+pub const LISTING_SIZE_MAX: usize = 16 << 10;
+
+/// Queues looked at for one piece of a listing.
+pub const LISTING_QUEUES_MAX: usize = 1024;
+
+/// Ids a shard reserves at once: days of messages, and enough ranges in a u64 for a restart every second of a century.
+pub const ID_RANGE_LEN: u64 = 1 << 32;
+
+/// A batch is handed on when it has this size, bytes, even if the turn is not over.
+pub const BATCH_SIZE: usize = 1 << 20;
+
+/// Buffers kept for reuse by connections, each at most this size, bytes.
+pub const POOLED_BUFFER_SIZE_MAX: usize = 64 << 10;
+
+/// Buffers kept for reuse by connections.
+pub const POOLED_BUFFERS_MAX: usize = 256;
+
+/// Queues per server unless configured.
+pub const QUEUES_DEFAULT: usize = 100_000;
+
+/// Connections per server unless the file limit is lower or `-c` says otherwise.
+pub const CONNECTIONS_DEFAULT: usize = 65_536;
+
+/// Default `-B`, bytes.
+pub const BODY_SIZE_DEFAULT: usize = 1 << 20;
+
+/// Default `-m`, MiB.
+pub const MEMORY_MB_DEFAULT: usize = 64;
+
+/// Without `-t`, no more shards than this.
+pub const SHARDS_DEFAULT_MAX: usize = 4;
+
+/// Largest `-t`.
+pub const SHARDS_MAX: usize = 256;
+
+const _: () = assert!(NAME_LEN_MAX <= u8::MAX as usize, "names are encoded with a length of one byte");
+const _: () = assert!(BODY_SIZE_MAX as u64 <= BODY_ANNOUNCED_MAX);
+const _: () = assert!(LISTING_SIZE_MAX < OUTPUT_SIZE_MAX);
+const _: () = assert!(LINE_LEN_MAX < INPUT_SIZE_MAX);
+const _: () = assert!(SHARDS_MAX <= u16::MAX as usize);
+const _: () = assert!(SEGMENT_SIZE < u32::MAX as usize && BODY_SIZE_MAX < u32::MAX as usize / 2);

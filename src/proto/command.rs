@@ -1,0 +1,490 @@
+//! One command line → one [`Line`]: the command, or how to refuse it and where the next command begins.
+//!
+//! Invariant: whatever a refused line says about a body, that body is skipped, never read as commands; where its length
+//! cannot be known the connection is closed. Nothing here allocates.
+
+use super::reply;
+use crate::limits::{BODY_ANNOUNCED_MAX, NAME_LEN_MAX};
+
+/// What a line turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Line<'a> {
+    /// A command without a body.
+    Command(Command<'a>),
+    /// `set`: the body follows, `size` bytes and CRLF.
+    Set(SetLine<'a>),
+    /// Say `reply`, skip `skip` bytes, go on.
+    Refused {
+        /// Empty under `noreply`.
+        reply: &'static [u8],
+        /// The announced body and its CRLF, or 0.
+        skip: u64,
+    },
+    /// Say `reply`, if anything, and close: what follows cannot be told from commands.
+    Fatal {
+        /// May be empty.
+        reply: &'static [u8],
+    },
+}
+
+/// The head of a put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetLine<'a> {
+    /// Where to.
+    pub key: Key<'a>,
+    /// Returned as sent.
+    pub flags: u32,
+    /// Size of the body, bytes.
+    pub size: usize,
+    /// The client wants no answer.
+    pub noreply: bool,
+}
+
+/// A command that is complete with its line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Command<'a> {
+    Get {
+        keys: Keys<'a>,
+        cas: bool,
+    },
+    Delete {
+        key: Key<'a>,
+        noreply: bool,
+    },
+    /// `is_valid`: without a delay. A server that does not offer the command does not judge it.
+    FlushAll {
+        is_valid: bool,
+        noreply: bool,
+    },
+    Stats,
+    StatsReset,
+    StatsSettings,
+    StatsQueues,
+    StatsQueue {
+        key: Key<'a>,
+    },
+    Version,
+    Verbosity {
+        level: u8,
+        noreply: bool,
+    },
+    Checkpoint,
+    Quit,
+    Shutdown,
+}
+
+/// A valid queue name as the client wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key<'a> {
+    /// 1 to 250 bytes, none of them a control byte, a space or `/`.
+    pub name: &'a [u8],
+}
+
+/// The keys of a get, all of them valid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keys<'a> {
+    words: &'a [u8],
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = Key<'a>;
+
+    fn next(&mut self) -> Option<Key<'a>> {
+        next_word(&mut self.words).map(|name| Key { name })
+    }
+}
+
+/// Parses one line, without its line end. `body_size_max` is `-B`.
+pub fn parse_line(line: &[u8], body_size_max: usize) -> Line<'_> {
+    match parse_words(line, body_size_max) {
+        Line::Refused { .. } if is_http(line) => Line::Fatal { reply: b"" },
+        parsed => parsed,
+    }
+}
+
+fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
+    let mut words = line;
+    let Some(first) = next_word(&mut words) else {
+        return ERROR;
+    };
+    // The two commands that carry the load come first and cost no folding of case.
+    match first {
+        b"get" => return get(words, false),
+        b"set" => return set(words, body_size_max),
+        _ => {}
+    }
+    let mut folded = [0u8; 16];
+    let Some(command) = folded.get_mut(..first.len()) else {
+        return ERROR;
+    };
+    command.copy_from_slice(first);
+    command.make_ascii_lowercase();
+    match &*command {
+        b"get" => get(words, false),
+        b"gets" => get(words, true),
+        b"set" => set(words, body_size_max),
+        // add k flags exptime bytes [noreply] and its kin: no meaning for a queue, but their bodies must not become commands.
+        b"add" | b"replace" | b"append" | b"prepend" => without_meaning(words, 3, 4),
+        // cas k flags exptime bytes unique [noreply]
+        b"cas" => without_meaning(words, 3, 5),
+        // ms k datalen flags*
+        b"ms" => meta_set(words),
+        // They mean nothing to a queue either, and have no body.
+        b"incr" | b"decr" | b"touch" => refused_line(words),
+        b"delete" => delete(words),
+        b"flush_all" => flush_all(words),
+        b"stats" => stats(words),
+        b"version" => bare(words, Command::Version),
+        b"verbosity" => verbosity(words),
+        b"quit" => bare(words, Command::Quit),
+        b"shutdown" => bare(words, Command::Shutdown),
+        b"db_checkpoint" | b"db_archive" => bare(words, Command::Checkpoint),
+        _ => ERROR,
+    }
+}
+
+const ERROR: Line<'static> = Line::Refused { reply: reply::ERROR, skip: 0 };
+const BAD_FORMAT: Line<'static> = Line::Refused { reply: reply::BAD_FORMAT, skip: 0 };
+
+/// `get key+` | `gets key+`
+fn get(words: &[u8], cas: bool) -> Line<'_> {
+    let mut rest = words;
+    let mut count = 0;
+    while let Some(word) = next_word(&mut rest) {
+        if let Err(refusal) = key(word) {
+            return Line::Refused { reply: refusal, skip: 0 };
+        }
+        count += 1;
+    }
+    if count == 0 {
+        return ERROR;
+    }
+    Line::Command(Command::Get { keys: Keys { words }, cas })
+}
+
+/// `set key flags exptime bytes [noreply]`
+fn set(mut words: &[u8], body_size_max: usize) -> Line<'_> {
+    let (Some(name), Some(flags), Some(exptime), Some(size)) =
+        (next_word(&mut words), next_word(&mut words), next_word(&mut words), next_word(&mut words))
+    else {
+        return ERROR;
+    };
+    let noreply = match next_word(&mut words) {
+        None => Some(false),
+        Some(word) if is_noreply(word) && next_word(&mut words).is_none() => Some(true),
+        Some(_) => None,
+    };
+    let Some(size) = body_size(size) else {
+        return Line::Fatal { reply: reply::BAD_FORMAT };
+    };
+    let refused = |reply| Line::Refused { reply, skip: size + 2 };
+    let Some(noreply) = noreply else {
+        return refused(reply::BAD_FORMAT);
+    };
+    let Some(flags) = number(flags).and_then(|n| u32::try_from(n).ok()) else {
+        return refused(reply::BAD_FORMAT);
+    };
+    if !is_exptime(exptime) {
+        return refused(reply::BAD_FORMAT);
+    }
+    let key = match key(name) {
+        Ok(key) => key,
+        Err(refusal) => return refused(refusal),
+    };
+    match usize::try_from(size) {
+        Ok(size) if size <= body_size_max => Line::Set(SetLine { key, flags, size, noreply }),
+        _ => refused(if noreply { b"" } else { reply::TOO_LARGE }),
+    }
+}
+
+/// A storage command that RingQ does not have: `size_at` words stand before its body's length, and the word at
+/// `noreply_at` may be `noreply`.
+fn without_meaning(mut words: &[u8], size_at: usize, noreply_at: usize) -> Line<'_> {
+    let mut size = None;
+    let mut silent = false;
+    let mut index = 0;
+    while let Some(word) = next_word(&mut words) {
+        if index == size_at {
+            match body_size(word) {
+                Some(n) => size = Some(n),
+                None => return Line::Fatal { reply: reply::BAD_FORMAT },
+            }
+        }
+        silent |= index == noreply_at && is_noreply(word);
+        index += 1;
+    }
+    match size {
+        Some(size) => Line::Refused { reply: if silent { b"" } else { reply::ERROR }, skip: size + 2 },
+        None => ERROR,
+    }
+}
+
+/// `ms key size flag*`: the meta protocol is not spoken, but its bodies are known.
+fn meta_set(mut words: &[u8]) -> Line<'_> {
+    next_word(&mut words);
+    match next_word(&mut words).and_then(body_size) {
+        Some(size) => Line::Refused { reply: reply::ERROR, skip: size + 2 },
+        None => ERROR,
+    }
+}
+
+/// A command that is not served, but that clients send without waiting for an answer.
+fn refused_line(mut words: &[u8]) -> Line<'_> {
+    let mut last: &[u8] = b"";
+    while let Some(word) = next_word(&mut words) {
+        last = word;
+    }
+    if is_noreply(last) { Line::Refused { reply: b"", skip: 0 } } else { ERROR }
+}
+
+/// `delete key [word] [noreply]`: old clients send a time, which means nothing.
+fn delete(mut words: &[u8]) -> Line<'_> {
+    let Some(name) = next_word(&mut words) else {
+        return ERROR;
+    };
+    let noreply = match (next_word(&mut words), next_word(&mut words)) {
+        (None, _) => false,
+        (Some(word), None) => is_noreply(word),
+        (Some(_), Some(word)) if is_noreply(word) && next_word(&mut words).is_none() => true,
+        _ => return ERROR,
+    };
+    match key(name) {
+        Ok(key) => Line::Command(Command::Delete { key, noreply }),
+        Err(reply) => Line::Refused { reply, skip: 0 },
+    }
+}
+
+/// `flush_all [0] [noreply]`
+fn flush_all(mut words: &[u8]) -> Line<'_> {
+    let (delay, noreply) = match (next_word(&mut words), next_word(&mut words)) {
+        (None, _) => (None, false),
+        (Some(word), None) if is_noreply(word) => (None, true),
+        (Some(delay), None) => (Some(delay), false),
+        (Some(delay), Some(word)) if is_noreply(word) && next_word(&mut words).is_none() => (Some(delay), true),
+        _ => return ERROR,
+    };
+    let is_valid = delay.is_none_or(|delay| number(delay) == Some(0));
+    Line::Command(Command::FlushAll { is_valid, noreply })
+}
+
+/// `stats` | `stats reset` | `stats settings` | `stats queue [key]`
+fn stats(mut words: &[u8]) -> Line<'_> {
+    let Some(what) = next_word(&mut words) else {
+        return Line::Command(Command::Stats);
+    };
+    let is = |name: &[u8]| what.eq_ignore_ascii_case(name);
+    if is(b"reset") {
+        bare(words, Command::StatsReset)
+    } else if is(b"settings") {
+        bare(words, Command::StatsSettings)
+    } else if is(b"queue") {
+        stats_queue(words)
+    } else {
+        ERROR
+    }
+}
+
+/// `stats queue [key]`
+fn stats_queue(mut words: &[u8]) -> Line<'_> {
+    match (next_word(&mut words), next_word(&mut words)) {
+        (None, _) => Line::Command(Command::StatsQueues),
+        (Some(name), None) => match key(name) {
+            Ok(key) => Line::Command(Command::StatsQueue { key }),
+            Err(reply) => Line::Refused { reply, skip: 0 },
+        },
+        _ => ERROR,
+    }
+}
+
+/// `verbosity n [noreply]`
+fn verbosity(mut words: &[u8]) -> Line<'_> {
+    let Some(level) = next_word(&mut words) else {
+        return ERROR;
+    };
+    let noreply = match next_word(&mut words) {
+        None => false,
+        Some(word) if is_noreply(word) && next_word(&mut words).is_none() => true,
+        Some(_) => return ERROR,
+    };
+    match number(level) {
+        Some(n) => Line::Command(Command::Verbosity { level: n.min(2) as u8, noreply }),
+        None => BAD_FORMAT,
+    }
+}
+
+/// A command of one word.
+fn bare<'a>(mut words: &'a [u8], command: Command<'a>) -> Line<'a> {
+    if next_word(&mut words).is_some() { ERROR } else { Line::Command(command) }
+}
+
+/// A queue name, or the reply that says what is wrong with it. `/` introduces options, and there are none yet.
+fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
+    let mut has_options = false;
+    let mut name_len = word.len();
+    for (i, &byte) in word.iter().enumerate() {
+        if byte < 0x20 || byte == 0x7f {
+            return Err(reply::BAD_FORMAT);
+        }
+        if byte == b'/' && !has_options {
+            has_options = true;
+            name_len = i;
+        }
+    }
+    if name_len == 0 || name_len > NAME_LEN_MAX {
+        return Err(reply::BAD_FORMAT);
+    }
+    if has_options {
+        return Err(reply::UNKNOWN_OPTION);
+    }
+    Ok(Key { name: word })
+}
+
+/// A body's length: digits that fit what can be skipped.
+fn body_size(word: &[u8]) -> Option<u64> {
+    number(word).filter(|size| *size <= BODY_ANNOUNCED_MAX)
+}
+
+/// Decimal digits and nothing else, within u64.
+fn number(word: &[u8]) -> Option<u64> {
+    if word.is_empty() {
+        return None;
+    }
+    let mut value = 0u64;
+    for &byte in word {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(value)
+}
+
+/// An exptime is any signed 64-bit integer; it is ignored.
+fn is_exptime(word: &[u8]) -> bool {
+    let digits = word.strip_prefix(b"-").unwrap_or(word);
+    number(digits).is_some_and(|n| n <= i64::MAX as u64 || (n == 1 << 63 && digits.len() < word.len()))
+}
+
+fn is_noreply(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"noreply")
+}
+
+/// A browser, or a page that makes one send requests here: not a client.
+fn is_http(line: &[u8]) -> bool {
+    line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") || line.starts_with(b"Host:")
+}
+
+/// Takes the next word off the front. Words are separated by one or more spaces; a tab is an ordinary (control) byte.
+fn next_word<'a>(words: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let start = words.iter().position(|b| *b != b' ')?;
+    let rest = &words[start..];
+    let end = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
+    *words = &rest[end..];
+    Some(&rest[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[u8]) -> Line<'_> {
+        parse_line(line, 1024)
+    }
+
+    #[test]
+    fn a_set_line_gives_its_words() {
+        let expected = SetLine { key: Key { name: b"q" }, flags: 7, size: 5, noreply: false };
+        assert_eq!(parse(b"set q 7 0 5"), Line::Set(expected));
+        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(expected));
+        assert_eq!(parse(b"set q 7 0 5 noreply"), Line::Set(SetLine { noreply: true, ..expected }));
+    }
+
+    #[test]
+    fn a_refused_set_skips_its_body_or_closes() {
+        for (line, skip) in [
+            (&b"set q -1 0 5"[..], 7),
+            (b"set q 4294967296 0 5", 7),
+            (b"set q 0 x 5", 7),
+            (b"set q 0 9223372036854775808 5", 7),
+            (b"set q 0 0 5 quiet", 7),
+            (b"set q 0 0 5 noreply x", 7),
+            (b"set a\x01b 0 0 5", 7),
+        ] {
+            assert_eq!(parse(line), Line::Refused { reply: reply::BAD_FORMAT, skip }, "{line:?}");
+        }
+        for line in
+            [&b"set q 0 0 -1"[..], b"set q 0 0 2147483648", b"set q 0 0 x", b"set q 0 0 99999999999999999999999"]
+        {
+            assert_eq!(parse(line), Line::Fatal { reply: reply::BAD_FORMAT }, "{line:?}");
+        }
+        assert_eq!(parse(b"set q 0 0 1025"), Line::Refused { reply: reply::TOO_LARGE, skip: 1027 });
+        assert_eq!(parse(b"set q 0 0 1025 noreply"), Line::Refused { reply: b"", skip: 1027 });
+        assert_eq!(parse(b"set q/x 0 0 5"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 7 });
+        assert_eq!(parse(b"set q 0 0"), ERROR);
+    }
+
+    #[test]
+    fn exptime_is_any_signed_64_bit_integer() {
+        assert!(is_exptime(b"0") && is_exptime(b"-1") && is_exptime(b"9223372036854775807"));
+        assert!(is_exptime(b"-9223372036854775808"));
+        assert!(!is_exptime(b"9223372036854775808") && !is_exptime(b"-9223372036854775809"));
+        assert!(!is_exptime(b"") && !is_exptime(b"-") && !is_exptime(b"+1") && !is_exptime(b"--1"));
+    }
+
+    #[test]
+    fn keys_are_checked_before_any_is_used() {
+        let Line::Command(Command::Get { keys, cas: false }) = parse(b"get a  b c ") else { panic!() };
+        assert_eq!(keys.map(|k| k.name.to_vec()).collect::<Vec<_>>(), [b"a", b"b", b"c"]);
+        let long = [b"get a ".to_vec(), vec![b'k'; 251]].concat();
+        assert_eq!(parse(&long), BAD_FORMAT);
+        assert_eq!(parse(b"get a b/open"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+        assert_eq!(parse(b"get /open"), BAD_FORMAT);
+        assert_eq!(parse(b"get a\tb"), BAD_FORMAT);
+        assert_eq!(parse(b"get"), ERROR);
+        assert!(matches!(parse(b"gets \xff\xfe"), Line::Command(Command::Get { cas: true, .. })));
+    }
+
+    #[test]
+    fn storage_commands_without_meaning_skip_their_bodies() {
+        assert_eq!(parse(b"add q 0 0 5"), Line::Refused { reply: reply::ERROR, skip: 7 });
+        assert_eq!(parse(b"append q 0 0 5 noreply"), Line::Refused { reply: b"", skip: 7 });
+        assert_eq!(parse(b"cas q 0 0 5 12 noreply"), Line::Refused { reply: b"", skip: 7 });
+        assert_eq!(parse(b"cas q 0 0 5 12"), Line::Refused { reply: reply::ERROR, skip: 7 });
+        assert_eq!(parse(b"ms q 5 T0"), Line::Refused { reply: reply::ERROR, skip: 7 });
+        assert_eq!(parse(b"add q 0 0 -5"), Line::Fatal { reply: reply::BAD_FORMAT });
+        assert_eq!(parse(b"add q"), ERROR);
+    }
+
+    #[test]
+    fn browsers_are_closed_without_a_word() {
+        for line in [&b"GET / HTTP/1.1"[..], b"POST /x HTTP/1.0", b"Host: localhost:22201"] {
+            assert_eq!(parse(line), Line::Fatal { reply: b"" });
+        }
+    }
+
+    #[test]
+    fn delete_ignores_any_one_word() {
+        for (line, noreply) in [
+            (&b"delete q"[..], false),
+            (b"delete q 0", false),
+            (b"delete q abc", false),
+            (b"delete q noreply", true),
+            (b"delete q 0 noreply", true),
+        ] {
+            assert_eq!(parse(line), Line::Command(Command::Delete { key: Key { name: b"q" }, noreply }));
+        }
+        assert_eq!(parse(b"delete q 0 0"), ERROR);
+        assert_eq!(parse(b"delete q 0 noreply 0"), ERROR);
+    }
+
+    #[test]
+    fn odd_lines_are_errors_and_never_panics() {
+        for line in
+            [&b""[..], b" ", b"\r", b"\0", b"get\tq", b"a-very-long-command-word-indeed", b"stats bogus", b"version x"]
+        {
+            assert_eq!(parse(line), ERROR, "{line:?}");
+        }
+    }
+}

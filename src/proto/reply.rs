@@ -1,0 +1,74 @@
+//! The words RingQ says on the wire, all of them.
+//!
+//! Clients match on these texts (pecl Memcache looks for `SERVER_ERROR out of memory` and the like by prefix), so they
+//! change only together with docs/PROTOCOL.md.
+
+use crate::ids::MessageId;
+
+/// The version that `version` and `stats` report: libmemcached refuses a major version of 0.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[allow(missing_docs)]
+mod text {
+    pub const STORED: &[u8] = b"STORED\r\n";
+    pub const NOT_STORED: &[u8] = b"NOT_STORED\r\n";
+    pub const DELETED: &[u8] = b"DELETED\r\n";
+    pub const NOT_FOUND: &[u8] = b"NOT_FOUND\r\n";
+    pub const END: &[u8] = b"END\r\n";
+    pub const OK: &[u8] = b"OK\r\n";
+    pub const RESET: &[u8] = b"RESET\r\n";
+    pub const ERROR: &[u8] = b"ERROR\r\n";
+    pub const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
+    pub const BAD_DATA_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
+    pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
+    pub const UNKNOWN_OPTION: &[u8] = b"CLIENT_ERROR unknown option\r\n";
+    pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
+    pub const OUT_OF_STORAGE: &[u8] = b"SERVER_ERROR out of storage\r\n";
+    pub const TOO_MANY_CONNECTIONS: &[u8] = b"SERVER_ERROR too many open connections\r\n";
+    pub const STORAGE_UNREADABLE: &[u8] = b"SERVER_ERROR storage cannot be read\r\n";
+}
+pub use text::*;
+
+/// Appends the `VALUE` block of one message. `cas` is for `gets`.
+pub fn value(out: &mut Vec<u8>, key: &[u8], flags: u32, cas: Option<MessageId>, body: &[u8]) {
+    let mut number = itoa::Buffer::new();
+    out.reserve(key.len() + body.len() + 64);
+    out.extend_from_slice(b"VALUE ");
+    out.extend_from_slice(key);
+    out.push(b' ');
+    out.extend_from_slice(number.format(flags).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(number.format(body.len()).as_bytes());
+    if let Some(cas) = cas {
+        out.push(b' ');
+        out.extend_from_slice(number.format(cas.0).as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends `STAT name value`.
+pub fn stat(out: &mut Vec<u8>, name: &str, value: impl std::fmt::Display) {
+    use std::io::Write;
+    write!(out, "STAT {name} {value}\r\n").expect("writing to memory");
+}
+
+/// Appends the line of one queue in the list of all: `STAT name puts/gets`.
+pub fn stat_queue(out: &mut Vec<u8>, name: &[u8], puts: u64, gets: u64) {
+    let mut number = itoa::Buffer::new();
+    out.extend_from_slice(b"STAT ");
+    out.extend_from_slice(name);
+    out.push(b' ');
+    out.extend_from_slice(number.format(puts).as_bytes());
+    out.push(b'/');
+    out.extend_from_slice(number.format(gets).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends `VERSION x.y.z`.
+pub fn version(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"VERSION ");
+    out.extend_from_slice(VERSION.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}

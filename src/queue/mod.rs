@@ -1,0 +1,13 @@
+//! Queues: the order of messages ([`queue`]), the bytes of those in memory ([`memory`]), and what is counted
+//! ([`counters`]). Pure; a queue knows neither connections nor the store.
+//!
+//! Step 5 of a message's path.
+
+pub mod counters;
+pub mod memory;
+#[allow(clippy::module_inception)]
+pub mod queue;
+
+pub use counters::Counters;
+pub use memory::Memory;
+pub use queue::{Entry, Head, Queue};

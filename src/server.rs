@@ -1,0 +1,332 @@
+//! The server: assembles the parts in order, runs them, and takes them down in order.
+//!
+//! Start: lock the data directory → bind → open the database → recover → start the store and the shards → ready. Stop: stop
+//! accepting → answer what was accepted → commit → end. A second signal ends the process at once, which the store makes safe.
+
+use crate::config::{Config, Pin};
+use crate::engine::{self, Engine};
+use crate::host;
+use crate::ids::ShardId;
+use crate::limits;
+use crate::log;
+use crate::mailbox::Mailbox;
+use crate::ring::{self, Ring};
+use crate::shard::{Mail, Report, Shard, Shared};
+use crate::stats::Capacity;
+use crate::store::directory::DataDirectory;
+use crate::store::lmdb::{Lmdb, LmdbConfig};
+use crate::store::thread::{self, ThreadConfig};
+use crate::store::{QueueRow, Store};
+use anyhow::{Context, Result, anyhow, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// With `-N`, how long a commit may wait for more.
+const COMMIT_DELAY: Duration = Duration::from_millis(100);
+
+/// How long a stop waits for clients to take their replies.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a start waits for an address that a server killed a moment ago may still hold.
+const BIND_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Files besides connections: rings, mailboxes, database, listeners, log.
+const OTHER_FILES: usize = 64;
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or what made it stop.
+pub fn run(config: &Config) -> Result<()> {
+    let start = Instant::now();
+    log::start(config.verbosity);
+    let directory = DataDirectory::lock(&config.home)?;
+    let connections_max = reserve_files(config)?;
+    let listeners = bind(config)?;
+    let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
+    let recovered = store.recover()?;
+    let stored: u64 = recovered.queues.iter().map(|q| q.counters.ready()).sum();
+    tracing::info!("{} queues with {stored} messages in {}", recovered.queues.len(), directory.path().display());
+
+    let mailboxes: std::io::Result<Vec<_>> = (0..config.shards).map(|_| Mailbox::new()).collect();
+    let shared = Arc::new(Shared {
+        mailboxes: mailboxes.context("cannot make a mailbox")?,
+        // Id 0 is before every message.
+        ids_next: AtomicU64::new(recovered.ids_end.max(1)),
+        connections: AtomicUsize::new(0),
+        connections_max,
+        draining: AtomicUsize::new(usize::from(config.shards)),
+        accept_paused: AtomicBool::new(false),
+        start,
+        no_sync: config.no_sync,
+    });
+
+    let (report, reports) = mpsc::channel();
+    watch_signals(report.clone())?;
+    let (requests, store_inbox) = mpsc::channel();
+    let store_thread = start_store(config, store, store_inbox, &shared)?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
+    let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
+    let mut threads = Vec::new();
+    let mut sockets = Some(listeners.into_iter().map(|(_, socket)| socket).collect::<Vec<OwnedFd>>());
+    let mut queues = by_owner(recovered.queues, config.shards);
+    for id in (0..config.shards).map(ShardId) {
+        let engine_config = engine_config(config, id, connections_max, settings.clone());
+        let rows = std::mem::take(&mut queues[usize::from(id.0)]);
+        let engine = Engine::new(engine_config, rows, shared.reserve_ids());
+        let sockets = sockets.take().unwrap_or_default();
+        threads.push(start_shard(config, id, engine, sockets, &shared, requests.clone(), report.clone())?);
+    }
+    drop(requests);
+    for address in &addresses {
+        eprintln!("ringq: ready on {address}");
+    }
+
+    serve(&reports, &shared, threads.len())?;
+    for thread in threads {
+        let _ = thread.join();
+    }
+    match store_thread.join() {
+        Ok(result) => result.context("the last commit failed")?,
+        Err(_) => bail!("the store thread panicked"),
+    }
+    tracing::info!("everything is committed");
+    Ok(())
+}
+
+// --- starting ---
+
+fn reserve_files(config: &Config) -> Result<usize> {
+    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, OTHER_FILES).map_err(|hard| {
+        anyhow!(
+            "-c {} needs {} open files, but the hard limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower -c",
+            config.connections.unwrap_or_default(),
+            config.connections.unwrap_or_default() + OTHER_FILES,
+        )
+    })
+}
+
+fn bind(config: &Config) -> Result<Vec<(SocketAddr, OwnedFd)>> {
+    if config.listen.is_empty() {
+        tracing::warn!(
+            "listening on all addresses: anyone who can reach port {} can use the queues; see -l",
+            config.port
+        );
+        let any = SocketAddr::from(([0u16; 8], config.port));
+        let listener = listen(any).or_else(|_| listen(SocketAddr::from(([0u8; 4], config.port))));
+        return Ok(vec![listener.with_context(|| format!("cannot listen on port {}", config.port))?]);
+    }
+    let mut listeners = Vec::new();
+    for name in &config.listen {
+        let resolved = (name.as_str(), config.port).to_socket_addrs();
+        for address in resolved.with_context(|| format!("-l {name}: not an address and not a known host name"))? {
+            listeners.push(listen(address).with_context(|| format!("cannot listen on {address}"))?);
+        }
+    }
+    Ok(listeners)
+}
+
+/// Options set here are inherited by accepted sockets.
+fn listen(address: SocketAddr) -> std::io::Result<(SocketAddr, OwnedFd)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    let give_up = Instant::now() + BIND_DEADLINE;
+    while let Err(error) = socket.bind(&address.into()) {
+        if error.kind() != std::io::ErrorKind::AddrInUse || Instant::now() >= give_up {
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    socket.listen(BACKLOG)?;
+    let address = socket.local_addr()?.as_socket().expect("an IP socket has an IP address");
+    Ok((address, socket.into()))
+}
+
+fn start_store(
+    config: &Config,
+    store: Lmdb,
+    requests: mpsc::Receiver<crate::store::Request>,
+    shared: &Arc<Shared>,
+) -> Result<JoinHandle<Result<(), crate::store::Error>>> {
+    let thread_config = ThreadConfig {
+        shards: config.shards,
+        commit_delay: if config.no_sync { COMMIT_DELAY } else { Duration::ZERO },
+        // Half of what a shard may have unstored before its puts wait.
+        delayed_size_max: config.memory_share() / 4,
+        free_size_min: config.free_size_min,
+    };
+    let mailboxes = shared.clone();
+    let reply = move |shard: ShardId, reply| mailboxes.mailboxes[usize::from(shard.0)].send(Mail::Store(reply));
+    let worker = thread::spawn(store, requests, reply, thread_config)?;
+    // A store that failed must end the process from here: the shards wait for it and acknowledge nothing.
+    let watcher = std::thread::Builder::new().name("ringq-watch".into());
+    Ok(watcher.spawn(move || {
+        let result = worker.join().unwrap_or_else(|_| std::process::abort());
+        if let Err(error) = &result {
+            tracing::error!(
+                "{error}; nothing more is acknowledged and the server stops; restart it when the cause is gone"
+            );
+            eprintln!("ringq: fatal: {error}");
+            std::process::exit(1);
+        }
+        result
+    })?)
+}
+
+fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
+    let mut owned: Vec<Vec<QueueRow>> = (0..shards).map(|_| Vec::new()).collect();
+    for row in queues {
+        owned[usize::from(Engine::owner_of(&row.name, shards).0)].push(row);
+    }
+    owned
+}
+
+fn engine_config(config: &Config, shard: ShardId, connections: usize, settings: Arc<[u8]>) -> engine::Config {
+    engine::Config {
+        shard,
+        shards: config.shards,
+        memory_share: config.memory_share(),
+        body_size_max: config.body_size_max,
+        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        hash_seed: RandomState::new().hash_one(shard),
+        flush_all: config.flush_all,
+        shutdown: config.shutdown,
+        capacity: Capacity {
+            threads: u64::from(config.shards),
+            memory: config.memory as u64,
+            connections: connections as u64,
+        },
+        settings,
+    }
+}
+
+/// The ring is made on the thread that uses it, so a failure comes back through a channel.
+fn start_shard(
+    config: &Config,
+    id: ShardId,
+    engine: Engine,
+    listeners: Vec<OwnedFd>,
+    shared: &Arc<Shared>,
+    store: mpsc::Sender<crate::store::Request>,
+    reports: mpsc::Sender<Report>,
+) -> Result<JoinHandle<()>> {
+    let core = core_of(&config.pin, id);
+    let connections_max = u32::try_from(shared.connections_max).unwrap_or(u32::MAX);
+    let shared = shared.clone();
+    let (started, start) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("ringq-shard-{id}")).spawn(move || {
+        if let Some(core) = core {
+            core_affinity::set_for_current(core);
+        }
+        let ring_config = ring::Config { connections_max, ..ring::Config::default() };
+        let ended = reports.clone();
+        let shard = Ring::new(&ring_config).map_err(anyhow::Error::from).and_then(|ring| {
+            Shard::new(id, engine, ring, listeners, shared, store, reports).context("cannot watch the shard's mailbox")
+        });
+        match shard {
+            Err(error) => drop(started.send(Err(error))),
+            Ok(shard) => {
+                let _ = started.send(Ok(()));
+                let result = shard.run();
+                let _ = ended.send(Report::Ended(id, result));
+            }
+        }
+    })?;
+    start.recv().context("a shard thread ended before it started")??;
+    Ok(thread)
+}
+
+fn core_of(pin: &Pin, shard: ShardId) -> Option<core_affinity::CoreId> {
+    let turn = usize::from(shard.0);
+    match pin {
+        Pin::Off => None,
+        Pin::Auto => core_affinity::get_core_ids().filter(|c| !c.is_empty()).map(|cores| cores[turn % cores.len()]),
+        Pin::Cores(list) => Some(core_affinity::CoreId { id: list[turn % list.len()] }),
+    }
+}
+
+/// The lines of `stats settings`.
+fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let on = |flag: bool| if flag { "yes" } else { "no" };
+    let mut stat = |name, value: &dyn std::fmt::Display| crate::proto::reply::stat(&mut out, name, value);
+    stat("maxbytes", &config.memory);
+    stat("maxconns", &connections_max);
+    stat("tcpport", &addresses.first().map_or(config.port, SocketAddr::port));
+    stat("num_threads", &config.shards);
+    stat("item_size_max", &config.body_size_max);
+    stat("durable", &on(!config.no_sync));
+    stat("inter", &list.join(","));
+    stat("max_queues", &config.queues_max);
+    stat("min_free", &config.free_size_min);
+    stat("flush_enabled", &on(config.flush_all));
+    stat("shutdown_enabled", &on(config.shutdown));
+    stat("home", &config.home.display());
+    out
+}
+
+// --- running and stopping ---
+
+fn watch_signals(reports: mpsc::Sender<Report>) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT]).context("cannot watch signals")?;
+    std::thread::Builder::new().name("ringq-signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let _ = reports.send(Report::Signal(signal));
+        }
+    })?;
+    Ok(())
+}
+
+/// Waits until every shard has ended.
+fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) -> Result<()> {
+    let mut deadline: Option<Instant> = None;
+    while running > 0 {
+        let report = match deadline {
+            None => reports.recv().context("every other thread is gone")?,
+            Some(at) => match reports.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                Ok(report) => report,
+                Err(_) => {
+                    tracing::warn!("clients did not take their replies within {STOP_DEADLINE:?}: they are cut off");
+                    shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
+                    deadline = None;
+                    continue;
+                }
+            },
+        };
+        let is_stopping = shared.draining.load(Ordering::SeqCst) < shared.mailboxes.len() || deadline.is_some();
+        match report {
+            Report::Verbosity(verbosity) => log::set_verbosity(verbosity),
+            Report::Ended(id, result) => {
+                running -= 1;
+                result.with_context(|| format!("shard {id}: the kernel refused its ring"))?;
+            }
+            Report::Signal(signal) if is_stopping => {
+                eprintln!("ringq: signal {signal} again: stopping at once");
+                std::process::exit(1);
+            }
+            Report::Signal(_) | Report::Shutdown => {
+                tracing::info!("stopping: finishing what was accepted");
+                deadline = Some(Instant::now() + STOP_DEADLINE);
+                shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`]; replies wait for their turn
+//! and for durability in [`replies`]. Pure.
+//!
+//! Step 2 and step 8 of a message's path.
+
+pub mod frame;
+pub mod replies;
+
+use crate::ids::Seq;
+use replies::Replies;
+
+/// Where a session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Requests are served.
+    Open,
+    /// The client sends no more (or the server is stopping): what was received is served, then the connection closes.
+    Draining,
+    /// No more requests are served: replies are sent, then the connection closes.
+    Finishing,
+    /// All was said and the sending side is shut; input is thrown away until the client closes or its time is up.
+    Lingering,
+    /// The ring was asked to close; nothing more happens here.
+    Closed,
+}
+
+/// Why a session's next request has to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// For replies of its own that are not in yet, or not sent.
+    Replies,
+    /// For memory, until a checkpoint frees some.
+    Memory,
+    /// For room on the way to another shard.
+    Forward,
+    /// For room in the body budget.
+    Body,
+}
+
+/// One connection's protocol state. Idle, it owns no heap memory.
+pub struct Session {
+    /// Which life of the connection's slot.
+    pub generation: u32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Bytes received and not yet served.
+    pub input: Vec<u8>,
+    /// How many bytes `input` must hold before the request at its front can be complete.
+    pub need: usize,
+    /// Bytes still to be thrown away: the rest of a refused body.
+    pub skip: u64,
+    /// Reserved of the body budget, bytes.
+    pub reserved: usize,
+    /// Replies in order.
+    pub replies: Replies,
+    /// Why the request at the front of `input` waits.
+    pub wait: Option<Wait>,
+    /// In the engine's list of sessions to go on with.
+    pub runnable: bool,
+    /// In the engine's list of sessions with something to send.
+    pub sendable: bool,
+    /// The ring is sending for this connection.
+    pub sending: bool,
+    /// The ring was asked to pause receiving.
+    pub paused: bool,
+    /// Nothing was received yet.
+    pub fresh: bool,
+    /// The client has shut its sending side.
+    pub eof: bool,
+    /// The batch for which this session already waits in the engine's list.
+    pub awaits: Seq,
+    /// When to give up on this connection, monotonic ms; 0: never.
+    pub deadline_ms: u64,
+    /// The deadline is in the engine's heap.
+    pub timed: bool,
+    /// A listing under way.
+    pub listing: Option<Listing>,
+}
+
+/// How far `stats queue` has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listing {
+    /// The shard whose queues are being listed.
+    pub shard: u16,
+    /// Where it goes on; only that shard knows what it means.
+    pub cursor: u32,
+    /// An answer of another shard is awaited.
+    pub asked: bool,
+}
+
+impl Session {
+    /// A new connection.
+    pub fn new(generation: u32) -> Self {
+        Session {
+            generation,
+            phase: Phase::Open,
+            input: Vec::new(),
+            need: 0,
+            skip: 0,
+            reserved: 0,
+            replies: Replies::default(),
+            wait: None,
+            runnable: false,
+            sendable: false,
+            sending: false,
+            paused: false,
+            fresh: true,
+            eof: false,
+            awaits: Seq(0),
+            deadline_ms: 0,
+            timed: false,
+            listing: None,
+        }
+    }
+
+    /// Whether requests in the input may still be served.
+    pub fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Draining)
+    }
+}

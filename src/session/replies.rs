@@ -1,0 +1,323 @@
+//! The replies of one session: in request order, and none before what it reports is durable.
+//!
+//! Replies that are known at once are written straight to `out`. A *mark* remembers up to where `out` depends on which batch;
+//! bytes before the first mark that is not durable may be sent. When an answer has to come from elsewhere (another shard, the
+//! store) its place is a *slot*: later replies are held behind it until it is filled.
+//!
+//! Invariant: bytes leave in the order of requests, and a byte leaves only when every batch marked at or before it is durable.
+
+use crate::ids::{QueueId, Seq};
+use std::collections::VecDeque;
+
+/// Replies on their way to one client.
+#[derive(Default)]
+pub struct Replies {
+    out: Vec<u8>,
+    /// Bytes at the front of `out` that may be sent.
+    released: usize,
+    /// Bytes taken from the front of `out` so far; positions in marks count from the start of the connection.
+    base: u64,
+    marks: VecDeque<Mark>,
+    slots: VecDeque<Slot>,
+    first_slot: u64,
+    waiting: usize,
+    held_size: usize,
+}
+
+/// `out` up to `end` needs `seq` to be durable; `hits` messages of `queue` are in it.
+struct Mark {
+    seq: Seq,
+    end: u64,
+    queue: QueueId,
+    hits: u32,
+}
+
+/// A reply that cannot go to `out` yet.
+enum Slot {
+    /// Complete, behind one that waits.
+    Held(Answer),
+    /// To be filled in `parts.len()` pieces; `missing` of them are not in yet.
+    Waiting { parts: Vec<Option<Answer>>, missing: usize, ending: &'static [u8] },
+}
+
+/// A piece of a reply with what it depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// What to send.
+    pub bytes: Vec<u8>,
+    /// Sent only when this batch is durable; 0 when nothing is waited for.
+    pub seq: Seq,
+    /// The queues of the messages in it.
+    pub hits: Vec<QueueId>,
+    /// A text that replaces the reply's ending: what went wrong with this piece.
+    pub failure: Option<&'static [u8]>,
+}
+
+/// Where an answer belongs: slot and piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotId {
+    /// Number of the slot, counted from the start of the connection.
+    pub slot: u64,
+    /// Piece of it.
+    pub part: u32,
+}
+
+impl Replies {
+    /// Adds a complete reply. `hits` are the queues whose messages `write` writes, the same one for consecutive messages.
+    pub fn push(&mut self, durable: Seq, seq: Seq, hits: &[QueueId], write: impl FnOnce(&mut Vec<u8>)) {
+        if self.slots.is_empty() {
+            write(&mut self.out);
+            self.mark(durable, seq, hits);
+        } else {
+            let mut bytes = Vec::new();
+            write(&mut bytes);
+            self.held_size += bytes.len();
+            self.slots.push_back(Slot::Held(Answer { bytes, seq, hits: hits.to_vec(), failure: None }));
+        }
+    }
+
+    /// Adds the place of a reply that comes in `parts` pieces and is then followed by `ending`. Returns the slot's number.
+    pub fn push_waiting(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
+        let missing = parts.iter().filter(|p| p.is_none()).count();
+        assert!(missing > 0, "a reply with all its parts is not waiting");
+        let slot = self.next_slot();
+        self.waiting += 1;
+        self.held_size += parts.iter().flatten().map(|a| a.bytes.len()).sum::<usize>();
+        self.slots.push_back(Slot::Waiting { parts, missing, ending });
+        slot
+    }
+
+    /// The number that the next slot will have.
+    pub fn next_slot(&self) -> u64 {
+        self.first_slot + self.slots.len() as u64
+    }
+
+    /// Fills one piece of a waiting reply.
+    pub fn fill(&mut self, durable: Seq, at: SlotId, answer: Answer) {
+        let index = usize::try_from(at.slot - self.first_slot).expect("slots are few");
+        let Slot::Waiting { parts, missing, .. } = &mut self.slots[index] else {
+            unreachable!("slot {at:?} is already complete")
+        };
+        assert!(parts[at.part as usize].is_none(), "an answer comes once");
+        self.held_size += answer.bytes.len();
+        parts[at.part as usize] = Some(answer);
+        *missing -= 1;
+        if *missing == 0 {
+            self.waiting -= 1;
+            self.advance(durable);
+        }
+    }
+
+    /// Moves complete slots at the front to `out`.
+    fn advance(&mut self, durable: Seq) {
+        while let Some(slot) = self.slots.front() {
+            if matches!(slot, Slot::Waiting { missing, .. } if *missing > 0) {
+                return;
+            }
+            self.first_slot += 1;
+            match self.slots.pop_front().expect("just seen") {
+                Slot::Held(answer) => self.append(durable, &answer, answer.seq),
+                Slot::Waiting { parts, ending, .. } => self.append_parts(durable, parts, ending),
+            }
+        }
+    }
+
+    /// A reply in pieces is sent when all of them are durable, so every mark of it carries the newest batch.
+    fn append_parts(&mut self, durable: Seq, parts: Vec<Option<Answer>>, ending: &'static [u8]) {
+        let seq = parts.iter().flatten().map(|a| a.seq).max().unwrap_or_default();
+        let mut last_words = ending;
+        for answer in parts.iter().flatten() {
+            last_words = answer.failure.unwrap_or(last_words);
+            self.append(durable, answer, seq);
+        }
+        self.out.extend_from_slice(last_words);
+        self.mark(durable, seq, &[]);
+    }
+
+    fn append(&mut self, durable: Seq, answer: &Answer, seq: Seq) {
+        self.held_size -= answer.bytes.len();
+        self.out.extend_from_slice(&answer.bytes);
+        self.mark(durable, seq, &answer.hits);
+    }
+
+    /// Notes what the bytes just written depend on, and releases them if that is nothing.
+    fn mark(&mut self, durable: Seq, seq: Seq, hits: &[QueueId]) {
+        let end = self.base + self.out.len() as u64;
+        if self.marks.is_empty() && seq <= durable {
+            self.released = self.out.len();
+            return;
+        }
+        let queues = if hits.is_empty() { &[QueueId(0)] } else { hits };
+        for queue in queues {
+            let hit = u32::from(queue.0 != 0);
+            match self.marks.back_mut() {
+                Some(mark) if mark.seq == seq && (mark.queue == *queue || hit == 0 || mark.hits == 0) => {
+                    mark.end = end;
+                    mark.hits += hit;
+                    mark.queue = mark.queue.max(*queue);
+                }
+                _ => self.marks.push_back(Mark { seq, end, queue: *queue, hits: hit }),
+            }
+        }
+    }
+
+    /// Everything up to `durable` is durable: more may be sent. Returns whether there is something to send.
+    pub fn release(&mut self, durable: Seq) -> bool {
+        while self.marks.front().is_some_and(|m| m.seq <= durable) {
+            let mark = self.marks.pop_front().expect("just seen");
+            self.released = usize::try_from(mark.end - self.base).expect("out is in memory");
+        }
+        if self.marks.is_empty() {
+            self.released = self.out.len();
+        }
+        self.released > 0
+    }
+
+    /// Whether there is something to send now.
+    pub fn has_released(&self) -> bool {
+        self.released > 0
+    }
+
+    /// Takes what may be sent; `spare` is an empty buffer to go on with.
+    pub fn take_released(&mut self, mut spare: Vec<u8>) -> Vec<u8> {
+        self.base += self.released as u64;
+        if self.released == self.out.len() {
+            self.released = 0;
+            return std::mem::replace(&mut self.out, spare);
+        }
+        spare.extend_from_slice(&self.out[..self.released]);
+        self.out.drain(..self.released);
+        self.released = 0;
+        spare
+    }
+
+    /// Replies of which some part has not come.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Bytes held for this client, sent or not releasable yet.
+    pub fn size(&self) -> usize {
+        self.out.len() + self.held_size
+    }
+
+    /// Whether nothing is left to say.
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.slots.is_empty()
+    }
+
+    /// The client is gone. Calls `unsent` with each queue and how many of its messages were taken for a reply that was never
+    /// handed to the ring, and forgets everything.
+    pub fn abandon(&mut self, mut unsent: impl FnMut(QueueId, u32)) {
+        for mark in self.marks.drain(..).filter(|m| m.hits > 0) {
+            unsent(mark.queue, mark.hits);
+        }
+        for slot in self.slots.drain(..) {
+            let answers = match slot {
+                Slot::Held(answer) => vec![Some(answer)],
+                Slot::Waiting { parts, .. } => parts,
+            };
+            answers.iter().flatten().flat_map(|a| &a.hits).for_each(|queue| unsent(*queue, 1));
+        }
+        *self = Replies::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn say(replies: &mut Replies, seq: u64, text: &str) {
+        replies.push(Seq(0), Seq(seq), &[], |out| out.extend_from_slice(text.as_bytes()));
+    }
+
+    fn sent(replies: &mut Replies) -> String {
+        String::from_utf8(replies.take_released(Vec::new())).unwrap()
+    }
+
+    #[test]
+    fn a_reply_waits_for_its_batch_and_those_behind_it_wait_too() {
+        let mut replies = Replies::default();
+        say(&mut replies, 0, "a");
+        assert_eq!(sent(&mut replies), "a");
+        say(&mut replies, 1, "b");
+        say(&mut replies, 0, "c");
+        say(&mut replies, 2, "d");
+        assert!(!replies.has_released());
+        assert!(replies.release(Seq(1)));
+        assert_eq!(sent(&mut replies), "bc");
+        assert!(!replies.release(Seq(1)));
+        assert!(replies.release(Seq(2)));
+        assert_eq!(sent(&mut replies), "d");
+        assert!(replies.is_empty());
+    }
+
+    #[test]
+    fn later_replies_are_held_behind_a_slot() {
+        let mut replies = Replies::default();
+        say(&mut replies, 0, "a");
+        let slot = replies.push_waiting(vec![None, None], b"END");
+        say(&mut replies, 0, "z");
+        assert_eq!(sent(&mut replies), "a");
+        let answer = |text: &str| Answer { bytes: text.into(), ..Answer::default() };
+        replies.fill(Seq(0), SlotId { slot, part: 1 }, answer("2"));
+        assert!(!replies.has_released());
+        replies.fill(Seq(0), SlotId { slot, part: 0 }, answer("1"));
+        assert_eq!(sent(&mut replies), "12ENDz");
+        assert_eq!((replies.waiting(), replies.size()), (0, 0));
+    }
+
+    #[test]
+    fn no_piece_is_sent_before_all_are_durable() {
+        let mut replies = Replies::default();
+        let first = Answer { bytes: b"1".into(), seq: Seq(1), ..Answer::default() };
+        let slot = replies.push_waiting(vec![Some(first), None], b"END");
+        let second = Answer { bytes: b"2".into(), seq: Seq(3), ..Answer::default() };
+        replies.fill(Seq(0), SlotId { slot, part: 1 }, second);
+        assert!(!replies.release(Seq(2)));
+        assert!(replies.release(Seq(3)));
+        assert_eq!(sent(&mut replies), "12END");
+    }
+
+    #[test]
+    fn a_failed_piece_replaces_the_ending() {
+        let mut replies = Replies::default();
+        let slot = replies.push_waiting(vec![None, None], b"END");
+        let failed = Answer { failure: Some(b"BAD"), ..Answer::default() };
+        replies.fill(Seq(0), SlotId { slot, part: 0 }, failed);
+        replies.fill(Seq(0), SlotId { slot, part: 1 }, Answer { bytes: b"2".into(), ..Answer::default() });
+        assert_eq!(sent(&mut replies), "2BAD");
+    }
+
+    #[test]
+    fn messages_that_were_never_sent_are_counted_once_each() {
+        let mut replies = Replies::default();
+        let hit = |replies: &mut Replies, queue| {
+            replies.push(Seq(0), Seq(1), &[QueueId(queue)], |out| out.extend_from_slice(b"v"));
+        };
+        hit(&mut replies, 1);
+        hit(&mut replies, 1);
+        hit(&mut replies, 2);
+        say(&mut replies, 1, "s");
+        let slot = replies.push_waiting(vec![None, None], b"END");
+        let answer = Answer { bytes: b"v".into(), hits: vec![QueueId(3)], ..Answer::default() };
+        replies.fill(Seq(0), SlotId { slot, part: 0 }, answer);
+        hit(&mut replies, 4);
+        let mut unsent = Vec::new();
+        replies.abandon(|queue, hits| unsent.push((queue.0, hits)));
+        assert_eq!(unsent, [(1, 2), (2, 1), (3, 1), (4, 1)]);
+        replies.abandon(|_, _| panic!("only once"));
+    }
+
+    #[test]
+    fn a_released_part_can_be_taken_while_the_rest_waits() {
+        let mut replies = Replies::default();
+        say(&mut replies, 1, "one");
+        say(&mut replies, 2, "two");
+        replies.release(Seq(1));
+        assert_eq!(sent(&mut replies), "one");
+        say(&mut replies, 3, "three");
+        replies.release(Seq(3));
+        assert_eq!(sent(&mut replies), "twothree");
+    }
+}

@@ -1,0 +1,411 @@
+//! A shard thread: the loop that joins one ring, one engine, the store and the other shards.
+//!
+//! A turn: take mail and completions, feed them to the engine, let it go on with what waited, hand on the turn's mutations, carry
+//! out its effects, submit, and sleep when there is nothing left to do. All decisions are the engine's; all system calls are
+//! the ring's.
+//!
+//! Invariant: batches go to the store in the order they were sealed, and a reply is sent only when the engine released it.
+//!
+//! Step 1, 6, 7 and 9 of a message's path.
+
+use crate::clock::Now;
+use crate::engine::{Engine, Mail as EngineMail, Notice};
+use crate::host;
+use crate::ids::{ConnId, IdRange, ShardId};
+use crate::limits;
+use crate::log;
+use crate::mailbox::Mailbox;
+use crate::proto::reply;
+use crate::ring::{Event, Ring};
+use crate::store::{self, Batch};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// What arrives in a shard's mailbox.
+#[derive(Debug)]
+pub enum Mail {
+    /// From another shard.
+    Peer(ShardId, EngineMail),
+    /// From the store.
+    Store(store::Reply),
+    /// A connection accepted elsewhere that this shard is to serve.
+    Adopt(OwnedFd),
+    /// A connection was closed while accepting was paused.
+    Resume,
+    /// Finish what was accepted.
+    Stop,
+    /// Every shard has finished: end.
+    Exit,
+}
+
+/// What the main thread hears, from shards and of signals.
+#[derive(Debug)]
+pub enum Report {
+    /// The process got this signal.
+    Signal(i32),
+    /// A client asked for this log level.
+    Verbosity(u8),
+    /// A client asked the server to stop.
+    Shutdown,
+    /// The shard's thread has ended.
+    Ended(ShardId, io::Result<()>),
+}
+
+/// What all shards share.
+pub struct Shared {
+    /// One for each shard.
+    pub mailboxes: Vec<Mailbox<Mail>>,
+    /// First id that no range covers.
+    pub ids_next: AtomicU64,
+    /// Open connections of all shards.
+    pub connections: AtomicUsize,
+    /// Most connections there may be.
+    pub connections_max: usize,
+    /// Shards that still have connections to serve after [`Mail::Stop`].
+    pub draining: AtomicUsize,
+    /// Accepting is paused for lack of files.
+    pub accept_paused: AtomicBool,
+    /// When the process started.
+    pub start: Instant,
+    /// `-N`: replies do not wait for commits.
+    pub no_sync: bool,
+}
+
+impl Shared {
+    /// Reserves a range of ids.
+    pub fn reserve_ids(&self) -> IdRange {
+        let next = self.ids_next.fetch_add(limits::ID_RANGE_LEN, Ordering::Relaxed);
+        IdRange { next, end: next + limits::ID_RANGE_LEN }
+    }
+}
+
+/// How long accepting stays paused for lack of files when no connection closes.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
+/// One shard's loop.
+pub struct Shard {
+    id: ShardId,
+    engine: Engine,
+    ring: Ring,
+    shared: Arc<Shared>,
+    store: mpsc::Sender<store::Request>,
+    reports: mpsc::Sender<Report>,
+    mail: Vec<Mail>,
+    /// Empty buffers for replies.
+    pool: Vec<Vec<u8>>,
+    /// Empty buffers for batches.
+    spent: Vec<Vec<u8>>,
+    /// The next shard to get a connection.
+    next_shard: usize,
+    stopping: bool,
+    drained: bool,
+    exit: bool,
+}
+
+impl Shard {
+    /// Joins the parts. To be called on the thread that will run it.
+    ///
+    /// # Errors
+    /// When the ring cannot watch the mailbox or a listener.
+    pub fn new(
+        id: ShardId,
+        engine: Engine,
+        mut ring: Ring,
+        listeners: Vec<OwnedFd>,
+        shared: Arc<Shared>,
+        store: mpsc::Sender<store::Request>,
+        reports: mpsc::Sender<Report>,
+    ) -> io::Result<Shard> {
+        ring.watch(shared.mailboxes[usize::from(id.0)].wake_fd())?;
+        for listener in listeners {
+            ring.listen(listener)?;
+        }
+        Ok(Shard {
+            id,
+            engine,
+            ring,
+            shared,
+            store,
+            reports,
+            mail: Vec::new(),
+            pool: Vec::new(),
+            spent: Vec::new(),
+            next_shard: 0,
+            stopping: false,
+            drained: false,
+            exit: false,
+        })
+    }
+
+    /// Runs until told to exit.
+    ///
+    /// # Errors
+    /// When the kernel refuses the ring.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.exit {
+            let now = host::now(self.shared.start);
+            self.engine.begin_turn(now);
+            self.engine.set_trace(log::logs_commands());
+            self.take_mail();
+            self.take_events();
+            let busy = self.engine.run();
+            self.hand_on_batch();
+            self.carry_out();
+            self.report_drained();
+            self.set_timer(now);
+            let mailbox = &self.shared.mailboxes[usize::from(self.id.0)];
+            let sleep = !busy && !self.exit && mailbox.prepare_sleep();
+            self.ring.turn(sleep)?;
+            if sleep {
+                mailbox.awake();
+            }
+        }
+        self.hand_on_batch();
+        Ok(())
+    }
+
+    // --- inputs ---
+
+    fn take_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.shared.mailboxes[usize::from(self.id.0)].take(&mut mail);
+        for mail in mail.drain(..) {
+            match mail {
+                Mail::Peer(from, mail) => self.engine.on_mail(from, mail),
+                Mail::Store(reply) => self.take_store_reply(reply),
+                Mail::Adopt(socket) => self.adopt(socket),
+                Mail::Resume => self.ring.resume_accept(),
+                Mail::Stop => self.stop(),
+                Mail::Exit => self.exit = true,
+            }
+        }
+        self.mail = mail;
+    }
+
+    fn take_store_reply(&mut self, reply: store::Reply) {
+        match reply {
+            store::Reply::Checkpointed { seq, spent } => {
+                self.engine.on_durable(seq);
+                self.engine.on_stored(seq);
+                self.spent.extend(spent);
+                self.spent.truncate(limits::POOLED_BUFFERS_MAX);
+            }
+            store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
+            store::Reply::Full(full) => {
+                if full {
+                    tracing::warn!("free space is below --min-free: puts are refused until there is more");
+                } else {
+                    tracing::warn!("there is free space again: puts are accepted");
+                }
+                self.engine.on_full(full);
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.ring.next_event() {
+            match event {
+                Event::Received { conn, bytes } => {
+                    self.engine.on_bytes(conn, bytes);
+                    if self.engine.unsealed_size() >= limits::BATCH_SIZE {
+                        self.hand_on_batch();
+                    }
+                }
+                Event::Sent { conn, buffer, result } => {
+                    recycle(&mut self.pool, buffer);
+                    match result {
+                        Ok(()) => self.engine.on_sent(conn),
+                        Err(_) => self.engine.on_lost(conn),
+                    }
+                }
+                Event::Accepted { socket, .. } => self.assign(socket),
+                Event::AcceptFailed { error, .. } => self.pause_accepting(&error),
+                Event::Ended { conn, error: None } => self.engine.on_eof(conn),
+                Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
+                Event::Closed { conn } => self.closed(conn),
+                Event::Woken => {}
+                Event::Timer => {
+                    if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
+                        self.ring.resume_accept();
+                    }
+                }
+            }
+        }
+    }
+
+    // --- connections ---
+
+    /// Gives a new connection to the shards in turn, so that a few busy connections do not share one by chance.
+    fn assign(&mut self, socket: OwnedFd) {
+        if self.shared.connections.fetch_add(1, Ordering::SeqCst) >= self.shared.connections_max {
+            self.shared.connections.fetch_sub(1, Ordering::SeqCst);
+            return self.reject(&socket);
+        }
+        let shard = self.next_shard;
+        self.next_shard = (shard + 1) % self.shared.mailboxes.len();
+        if shard == usize::from(self.id.0) {
+            self.adopt(socket);
+        } else {
+            self.shared.mailboxes[shard].send(Mail::Adopt(socket));
+        }
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) {
+        match self.ring.adopt(socket) {
+            Ok(conn) => self.engine.on_open(conn),
+            Err(socket) => {
+                self.shared.connections.fetch_sub(1, Ordering::SeqCst);
+                self.reject(&socket);
+            }
+        }
+    }
+
+    fn reject(&mut self, socket: &OwnedFd) {
+        self.engine.on_rejected();
+        // A fresh socket's buffer has room for a line; a client that is gone already needs no answer.
+        let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+        let _ = rustix::net::send(socket, reply::TOO_MANY_CONNECTIONS, flags);
+        tracing::info!("a connection was refused: {} are open", self.shared.connections_max);
+    }
+
+    fn pause_accepting(&mut self, error: &io::Error) {
+        tracing::warn!("accepting is paused: {error}; it goes on when a connection closes, or in a second");
+        self.shared.accept_paused.store(true, Ordering::SeqCst);
+    }
+
+    fn closed(&mut self, conn: ConnId) {
+        self.engine.on_closed(conn);
+        self.shared.connections.fetch_sub(1, Ordering::SeqCst);
+        if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
+            self.shared.mailboxes[0].send(Mail::Resume);
+        }
+    }
+
+    // --- outputs ---
+
+    /// Gives the mutations made so far to the store.
+    fn hand_on_batch(&mut self) {
+        match self.engine.seal(self.spent.pop().unwrap_or_default()) {
+            Err(spare) => self.spent.push(spare),
+            Ok((seq, mutations)) => {
+                let batch = Batch { shard: self.id, seq, mutations };
+                self.ask_store(store::Request::Checkpoint(batch));
+                if self.shared.no_sync {
+                    self.engine.on_durable(seq);
+                }
+            }
+        }
+    }
+
+    /// The store thread ends only after the shards, or with an error that ends the process.
+    fn ask_store(&self, request: store::Request) {
+        let _ = self.store.send(request);
+    }
+
+    fn carry_out(&mut self) {
+        for conn in std::mem::take(&mut self.engine.effects.hosts) {
+            self.engine.on_host(conn, host::facts(self.shared.start));
+        }
+        if std::mem::take(&mut self.engine.effects.wants_ids) {
+            self.engine.on_ids(self.shared.reserve_ids());
+        }
+        let (id, shared) = (self.id, &self.shared);
+        self.engine.take_mail(|to, mail| shared.mailboxes[usize::from(to.0)].send(Mail::Peer(id, mail)));
+        for load in std::mem::take(&mut self.engine.effects.loads) {
+            self.ask_store(store::Request::Load(load));
+        }
+        self.send_replies();
+        self.change_connections();
+        self.report();
+    }
+
+    fn send_replies(&mut self) {
+        let mut sends = std::mem::take(&mut self.engine.effects.sends);
+        for conn in sends.drain(..) {
+            match self.engine.take_output(conn, self.pool.pop().unwrap_or_default()) {
+                Ok(bytes) => self.ring.send(conn, bytes),
+                Err(spare) => recycle(&mut self.pool, spare),
+            }
+        }
+        self.engine.effects.sends = sends;
+    }
+
+    fn change_connections(&mut self) {
+        for (conn, pause) in self.engine.effects.pauses.drain(..) {
+            if pause { self.ring.pause_recv(conn) } else { self.ring.resume_recv(conn) }
+        }
+        for conn in self.engine.effects.shutdowns.drain(..) {
+            self.ring.shutdown_write(conn);
+        }
+        for conn in self.engine.effects.closes.drain(..) {
+            self.ring.close(conn);
+        }
+    }
+
+    fn report(&mut self) {
+        let effects = &mut self.engine.effects;
+        for notice in effects.notices.drain(..) {
+            log_notice(self.id, &notice);
+        }
+        if let Some(verbosity) = effects.verbosity.take() {
+            let _ = self.reports.send(Report::Verbosity(verbosity));
+        }
+        if std::mem::take(&mut effects.shutdown) {
+            let _ = self.reports.send(Report::Shutdown);
+        }
+    }
+
+    fn set_timer(&mut self, now: Now) {
+        let due = self.engine.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
+        let retry = (self.id.0 == 0 && self.shared.accept_paused.load(Ordering::SeqCst)).then_some(ACCEPT_RETRY);
+        self.ring.set_timer(due.into_iter().chain(retry).min());
+    }
+
+    // --- stopping ---
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.ring.stop_listening();
+        self.engine.on_stop();
+    }
+
+    /// A shard without connections may still be needed by others; the last one to finish lets all go.
+    fn report_drained(&mut self) {
+        if self.stopping && !self.drained && self.engine.open_connections() == 0 {
+            self.drained = true;
+            if self.shared.draining.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
+            }
+        }
+    }
+}
+
+fn recycle(pool: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    if buffer.capacity() <= limits::POOLED_BUFFER_SIZE_MAX && pool.len() < limits::POOLED_BUFFERS_MAX {
+        buffer.clear();
+        pool.push(buffer);
+    }
+}
+
+fn log_notice(shard: ShardId, notice: &Notice) {
+    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+    match notice {
+        Notice::BinaryProtocol(conn) => {
+            tracing::warn!(
+                "connection {shard}/{conn} speaks the binary protocol: closed; configure the client for text"
+            );
+        }
+        Notice::BodyStalled(conn) => {
+            tracing::info!("connection {shard}/{conn} stopped in the middle of a body: closed")
+        }
+        Notice::Corrupt { queue, message } => {
+            tracing::error!("message {message} of queue {} failed its checksum and was set aside", text(queue));
+        }
+        Notice::Unreadable { queue, reason } => tracing::error!("queue {} cannot be read: {reason}", text(queue)),
+        Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", text(line)),
+    }
+}

@@ -1,0 +1,589 @@
+//! What every store must do, run against LMDB in a directory of its own and against the store in memory.
+//!
+//! The last test plays random histories against a model of a few plain maps. It prints its seed; `RINGQ_SEED=n cargo test
+//! random_histories` plays that one again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::lmdb::{Lmdb, LmdbConfig};
+use super::memory::MemoryStore;
+use super::{Batch, Error, Load, Loaded, QueueRow, Recovered, Store};
+use crate::ids::{MessageId, QueueId, Seq, ShardId};
+use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put, checksum};
+use crate::queue::Counters;
+
+/// A store and the ways a test can get at it from outside.
+trait Subject {
+    type Store: Store;
+
+    /// Opens what the last store of this subject left, after it was dropped.
+    fn open(&self) -> Self::Store;
+
+    /// Damages a stored message.
+    fn corrupt(store: &mut Self::Store, queue: QueueId, message: MessageId);
+}
+
+struct InLmdb(TempDir);
+
+impl InLmdb {
+    fn new() -> InLmdb {
+        InLmdb(tempfile::tempdir().unwrap())
+    }
+}
+
+impl Subject for InLmdb {
+    type Store = Lmdb;
+
+    fn open(&self) -> Lmdb {
+        open(self.0.path())
+    }
+
+    fn corrupt(store: &mut Lmdb, queue: QueueId, message: MessageId) {
+        // The first byte of the time; any byte will do, and lmdb.rs tries them all.
+        store.flip_byte(queue, message, 1);
+    }
+}
+
+fn open(directory: &Path) -> Lmdb {
+    Lmdb::open(directory, &LmdbConfig::default()).unwrap()
+}
+
+struct InMemory(MemoryStore);
+
+impl InMemory {
+    fn new() -> InMemory {
+        InMemory(MemoryStore::new())
+    }
+}
+
+impl Subject for InMemory {
+    type Store = MemoryStore;
+
+    fn open(&self) -> MemoryStore {
+        self.0.clone()
+    }
+
+    fn corrupt(store: &mut MemoryStore, queue: QueueId, message: MessageId) {
+        store.corrupt(queue, message);
+    }
+}
+
+/// Makes each test of the suite a test of each store.
+macro_rules! suite {
+    ($($test:ident,)*) => {
+        mod lmdb {
+            $(#[test] fn $test() { super::$test(&super::InLmdb::new()); })*
+            #[test] fn random_histories() { super::random_histories(super::InLmdb::new); }
+        }
+        mod memory {
+            $(#[test] fn $test() { super::$test(&super::InMemory::new()); })*
+            #[test] fn random_histories() { super::random_histories(super::InMemory::new); }
+        }
+    };
+}
+
+suite! {
+    an_empty_store_has_nothing,
+    what_was_put_is_loaded_and_counted,
+    a_message_put_and_taken_in_one_call_is_only_counted,
+    takes_reach_messages_of_earlier_calls,
+    loads_keep_their_bounds,
+    a_large_message_is_loaded_though_it_is_larger_than_the_bound,
+    a_purge_hides_messages_at_once_and_for_good,
+    a_deleted_queue_is_gone_and_its_name_is_free,
+    a_queue_created_and_deleted_in_one_call_leaves_nothing,
+    a_reply_may_outlive_its_queue,
+    a_damaged_message_is_reported_and_set_aside,
+    the_end_of_the_ids_only_rises,
+    ten_thousand_queues_are_recovered,
+    batches_of_several_shards_are_applied_together,
+    malformed_bytes_change_nothing,
+    contradictions_change_nothing,
+}
+
+const ONE: QueueId = QueueId(1);
+const TWO: QueueId = QueueId(2);
+const LAST: MessageId = MessageId(u64::MAX);
+
+fn encode(mutations: &[Mutation<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    mutations.iter().for_each(|mutation| mutation.encode(&mut bytes));
+    bytes
+}
+
+fn batch(mutations: &[Mutation<'_>]) -> Batch {
+    Batch { shard: ShardId(0), seq: Seq(1), mutations: encode(mutations) }
+}
+
+fn apply(store: &mut impl Store, mutations: &[Mutation<'_>]) {
+    store.apply(&[batch(mutations)]).unwrap();
+}
+
+fn create(queue: QueueId, name: &[u8]) -> Mutation<'_> {
+    Mutation::Create { queue, created_ms: 100 + queue.0, name }
+}
+
+fn put(queue: QueueId, message: u64, body: &[u8]) -> Mutation<'_> {
+    let (message, put_ms, flags) = (MessageId(message), 1000 + message, message as u32);
+    let crc32c = checksum(queue, message, put_ms, flags, body);
+    Mutation::Put(Put { queue, message, put_ms, flags, crc32c, body })
+}
+
+fn take(queue: QueueId, message: u64) -> Mutation<'static> {
+    Mutation::Take { queue, message: MessageId(message) }
+}
+
+fn tidy(store: &mut impl Store) {
+    while store.tidy().unwrap() {}
+}
+
+fn load(store: &mut impl Store, queue: QueueId, after: u64, below: MessageId, size_max: usize) -> Loaded {
+    store.load(&Load { shard: ShardId(0), queue, after: MessageId(after), below, size_max }).unwrap()
+}
+
+/// Ids of a queue's intact messages, read from its head in one load.
+fn ids(store: &mut impl Store, queue: QueueId) -> Vec<u64> {
+    message_ids(&load(store, queue, 0, LAST, usize::MAX))
+}
+
+fn message_ids(loaded: &Loaded) -> Vec<u64> {
+    Decoder::new(&loaded.messages)
+        .map(|mutation| match mutation.unwrap() {
+            Mutation::Put(put) => put.message.0,
+            other => panic!("a load brought {other:?}"),
+        })
+        .collect()
+}
+
+fn counters(store: &mut impl Store, queue: QueueId) -> Counters {
+    let recovered = store.recover().unwrap();
+    recovered.queues.iter().find(|row| row.queue == queue).expect("the queue is there").counters
+}
+
+fn an_empty_store_has_nothing(subject: &impl Subject) {
+    let mut store = subject.open();
+    assert_eq!(store.recover().unwrap(), Recovered::default());
+    assert_eq!(load(&mut store, ONE, 5, LAST, 1000), Loaded { reached: MessageId(5), ..Loaded::default() });
+    assert!(!store.tidy().unwrap());
+    assert!(store.free_size() > 0);
+    store.apply(&[]).unwrap();
+}
+
+fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
+    let mut store = subject.open();
+    let mutations = [create(ONE, b"one"), put(ONE, 10, b"a"), put(ONE, 11, b""), put(ONE, 12, &[0, 255, b'\n'])];
+    apply(&mut store, &mutations);
+    for _ in 0..2 {
+        let loaded = load(&mut store, ONE, 0, LAST, 1000);
+        let expected = Loaded { messages: encode(&mutations[1..]), corrupt: vec![], reached: MessageId(12) };
+        assert_eq!(loaded, expected);
+        let counters = Counters { puts: 3, ..Counters::default() };
+        let row = QueueRow { name: b"one".to_vec(), queue: ONE, created_ms: 101, counters };
+        assert_eq!(store.recover().unwrap(), Recovered { queues: vec![row], ids_end: 0 });
+        drop(store);
+        store = subject.open();
+    }
+}
+
+fn a_message_put_and_taken_in_one_call_is_only_counted(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(
+        &mut store,
+        &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), take(ONE, 1), Mutation::Unsent { queue: ONE }],
+    );
+    assert_eq!(ids(&mut store, ONE), [2]);
+    drop(store);
+    store = subject.open();
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 2, gets: 1, gets_unsent: 1, ..Counters::default() });
+    assert_eq!(ids(&mut store, ONE), [2]);
+}
+
+fn takes_reach_messages_of_earlier_calls(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c")]);
+    apply(&mut store, &[take(ONE, 2), take(ONE, 1), put(ONE, 4, b"d")]);
+    drop(store);
+    store = subject.open();
+    assert_eq!(ids(&mut store, ONE), [3, 4]);
+    apply(&mut store, &[take(ONE, 3), take(ONE, 4)]);
+    assert_eq!(ids(&mut store, ONE), []);
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 4, gets: 4, ..Counters::default() });
+}
+
+fn loads_keep_their_bounds(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(TWO, b"two"), put(TWO, 1, b"other"), put(TWO, 99, b"other")]);
+    apply(&mut store, &[create(ONE, b"one")]);
+    for message in [10, 20, 30, 40] {
+        apply(&mut store, &[put(ONE, message, b"1234567890")]);
+    }
+    let two = 2 * (PUT_HEADER_SIZE + 10);
+    let mut bounded = |after, below, size_max| {
+        let loaded = load(&mut store, ONE, after, MessageId(below), size_max);
+        (message_ids(&loaded), loaded.reached.0)
+    };
+    assert_eq!(bounded(0, u64::MAX, two), (vec![10, 20], 20));
+    assert_eq!(bounded(0, u64::MAX, two - 1), (vec![10], 10));
+    assert_eq!(bounded(0, u64::MAX, 0), (vec![10], 10));
+    assert_eq!(bounded(10, 40, usize::MAX), (vec![20, 30], 30));
+    assert_eq!(bounded(11, 41, usize::MAX), (vec![20, 30, 40], 40));
+    assert_eq!(bounded(40, u64::MAX, two), (vec![], 40));
+    assert_eq!(bounded(20, 20, two), (vec![], 20));
+    assert_eq!(bounded(30, 10, two), (vec![], 30));
+    assert_eq!(bounded(u64::MAX, u64::MAX, two), (vec![], u64::MAX));
+}
+
+fn a_large_message_is_loaded_though_it_is_larger_than_the_bound(subject: &impl Subject) {
+    let mut store = subject.open();
+    let large: Vec<u8> = (0..5u32 << 20).map(|i| (i ^ (i >> 8)) as u8).collect();
+    let mutations = [create(ONE, b"one"), put(ONE, 1, &large), put(ONE, 2, b"small")];
+    apply(&mut store, &mutations);
+    drop(store);
+    store = subject.open();
+    let loaded = load(&mut store, ONE, 0, LAST, 1000);
+    assert!(loaded.messages == encode(&mutations[1..2]), "the large body came back changed");
+    apply(&mut store, &[take(ONE, 1)]);
+    assert_eq!(ids(&mut store, ONE), [2]);
+}
+
+fn a_purge_hides_messages_at_once_and_for_good(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(ONE, b"one"), create(TWO, b"two"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
+    let purge = Mutation::Purge { queue: ONE, below: MessageId(4), count: 3 };
+    apply(&mut store, &[put(TWO, 5, b"other"), put(ONE, 3, b"c"), purge, put(ONE, 6, b"d")]);
+    assert_eq!(ids(&mut store, ONE), [6]);
+    drop(store);
+    store = subject.open();
+    assert_eq!(ids(&mut store, ONE), [6]);
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 4, deleted: 3, ..Counters::default() });
+    tidy(&mut store);
+    drop(store);
+    store = subject.open();
+    assert_eq!(ids(&mut store, ONE), [6]);
+    assert_eq!(ids(&mut store, TWO), [5]);
+    apply(&mut store, &[take(ONE, 6)]);
+    assert_eq!(counters(&mut store, ONE).ready(), 0);
+}
+
+fn a_deleted_queue_is_gone_and_its_name_is_free(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(ONE, b"name"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
+    let mutations = [put(ONE, 3, b"c"), take(ONE, 1), Mutation::Delete { queue: ONE }, create(TWO, b"name")];
+    apply(&mut store, &mutations);
+    apply(&mut store, &[put(TWO, 4, b"new")]);
+    for _ in 0..2 {
+        assert_eq!(ids(&mut store, ONE), []);
+        assert_eq!(ids(&mut store, TWO), [4]);
+        let queues = store.recover().unwrap().queues;
+        assert_eq!(queues.iter().map(|row| row.queue).collect::<Vec<_>>(), [TWO]);
+        drop(store);
+        store = subject.open();
+        tidy(&mut store);
+    }
+    assert!(!store.tidy().unwrap());
+}
+
+fn a_queue_created_and_deleted_in_one_call_leaves_nothing(subject: &impl Subject) {
+    let mut store = subject.open();
+    let mutations = [create(ONE, b"name"), put(ONE, 1, b"a"), Mutation::Delete { queue: ONE }, create(TWO, b"name")];
+    apply(&mut store, &mutations);
+    assert!(!store.tidy().unwrap());
+    assert_eq!(counters(&mut store, TWO), Counters::default());
+    assert_eq!(store.recover().unwrap().queues.len(), 1);
+}
+
+fn a_reply_may_outlive_its_queue(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), take(ONE, 1), Mutation::Delete { queue: ONE }]);
+    apply(&mut store, &[Mutation::Unsent { queue: ONE }, create(TWO, b"two")]);
+    assert_eq!(counters(&mut store, TWO), Counters::default());
+}
+
+fn a_damaged_message_is_reported_and_set_aside<S: Subject>(subject: &S) {
+    let mut store = subject.open();
+    let mutations = [create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c")];
+    apply(&mut store, &mutations);
+    S::corrupt(&mut store, ONE, MessageId(2));
+    let loaded = load(&mut store, ONE, 0, LAST, usize::MAX);
+    assert_eq!(message_ids(&loaded), [1, 3]);
+    assert_eq!(loaded.corrupt, [MessageId(2)]);
+    assert_eq!(loaded.reached, MessageId(3));
+    // Alone, it still lets the load get on.
+    let loaded = load(&mut store, ONE, 1, LAST, 0);
+    assert_eq!((loaded.messages, loaded.corrupt, loaded.reached), (vec![], vec![MessageId(2)], MessageId(2)));
+    apply(&mut store, &[Mutation::Corrupt { queue: ONE, message: MessageId(2) }]);
+    drop(store);
+    store = subject.open();
+    let loaded = load(&mut store, ONE, 0, LAST, usize::MAX);
+    assert_eq!((message_ids(&loaded), loaded.corrupt), (vec![1, 3], vec![]));
+    let counters = counters(&mut store, ONE);
+    assert_eq!(counters, Counters { puts: 3, corrupt: 1, ..Counters::default() });
+    assert_eq!(counters.ready(), 2);
+    apply(&mut store, &[Mutation::Delete { queue: ONE }]);
+    tidy(&mut store);
+}
+
+fn the_end_of_the_ids_only_rises(subject: &impl Subject) {
+    let mut store = subject.open();
+    apply(&mut store, &[Mutation::Ids { end: 2000 }, Mutation::Ids { end: 1000 }]);
+    apply(&mut store, &[Mutation::Ids { end: 1500 }]);
+    drop(store);
+    store = subject.open();
+    assert_eq!(store.recover().unwrap().ids_end, 2000);
+}
+
+fn ten_thousand_queues_are_recovered(subject: &impl Subject) {
+    let mut store = subject.open();
+    let mut mutations = Vec::new();
+    for queue in 1..=10_000 {
+        create(QueueId(queue), format!("queue-{queue}").as_bytes()).encode(&mut mutations);
+        put(QueueId(queue), 20_000 + queue, b"x").encode(&mut mutations);
+    }
+    store.apply(&[Batch { shard: ShardId(0), seq: Seq(1), mutations }]).unwrap();
+    drop(store);
+    store = subject.open();
+    let recovered = store.recover().unwrap();
+    assert_eq!(recovered.queues.len(), 10_000);
+    for (row, queue) in recovered.queues.iter().zip(1..) {
+        assert_eq!(row.queue, QueueId(queue));
+        assert_eq!(row.name, format!("queue-{queue}").as_bytes());
+        assert_eq!(row.counters.ready(), 1);
+    }
+    assert_eq!(ids(&mut store, QueueId(7777)), [27_777]);
+}
+
+fn batches_of_several_shards_are_applied_together(subject: &impl Subject) {
+    let mut store = subject.open();
+    let of = |shard, mutations: &[Mutation<'_>]| Batch { shard: ShardId(shard), ..batch(mutations) };
+    let batches = [
+        of(0, &[create(TWO, b"two"), put(TWO, 1, b"a")]),
+        of(1, &[create(ONE, b"one"), put(ONE, 5, b"b")]),
+        of(0, &[put(TWO, 2, b"c"), take(TWO, 1)]),
+        of(1, &[]),
+    ];
+    store.apply(&batches).unwrap();
+    assert_eq!(ids(&mut store, ONE), [5]);
+    assert_eq!(ids(&mut store, TWO), [2]);
+}
+
+/// Applies what must be refused to a store with one message, and looks whether anything of it stayed.
+fn assert_refused<S: Subject>(subject: &S, store: S::Store, bad: &[Batch]) -> S::Store {
+    let mut store = store;
+    let before = (store.recover().unwrap(), ids(&mut store, ONE));
+    let error = store.apply(bad).expect_err("the batches contradict the store");
+    assert!(matches!(error, Error::Damaged(_)), "{error}");
+    drop(store);
+    let mut store = subject.open();
+    assert_eq!((store.recover().unwrap(), ids(&mut store, ONE)), before);
+    assert_eq!(ids(&mut store, TWO), []);
+    store
+}
+
+fn malformed_bytes_change_nothing<S: Subject>(subject: &S) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a")]);
+    let good = batch(&[create(TWO, b"two"), put(TWO, 2, b"b"), Mutation::Ids { end: 50 }, take(ONE, 1)]);
+    for cut in [1, 2, PUT_HEADER_SIZE] {
+        let mut bad = batch(&[put(ONE, 3, b"c")]);
+        bad.mutations.truncate(bad.mutations.len() - cut);
+        let good = Batch { mutations: good.mutations.clone(), ..good };
+        store = assert_refused(subject, store, &[good, bad]);
+    }
+}
+
+fn contradictions_change_nothing<S: Subject>(subject: &S) {
+    let mut store = subject.open();
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
+    apply(&mut store, &[take(ONE, 2)]);
+    let purge = |count| Mutation::Purge { queue: ONE, below: MessageId(2), count };
+    let contradictions: &[&[Mutation<'_>]] = &[
+        &[take(ONE, 2)],
+        &[take(ONE, 3)],
+        &[take(ONE, 1), take(ONE, 1)],
+        &[put(ONE, 4, b"x"), take(ONE, 1), take(ONE, 4), take(ONE, 5)],
+        &[put(ONE, 1, b"again")],
+        &[put(ONE, 3, b"x"), put(ONE, 3, b"x")],
+        &[put(TWO, 3, b"x")],
+        &[take(TWO, 1)],
+        &[Mutation::Corrupt { queue: ONE, message: MessageId(9) }],
+        &[purge(3)],
+        &[purge(u64::MAX)],
+        &[purge(1), take(ONE, 1)],
+        &[create(ONE, b"again")],
+        &[create(TWO, b"one")],
+        &[Mutation::Delete { queue: TWO }],
+        &[Mutation::Delete { queue: ONE }, Mutation::Delete { queue: ONE }],
+        &[Mutation::Delete { queue: ONE }, put(ONE, 3, b"x")],
+    ];
+    for contradiction in contradictions {
+        let good = batch(&[Mutation::Ids { end: 50 }, put(ONE, 100, b"good"), Mutation::Unsent { queue: ONE }]);
+        store = assert_refused(subject, store, &[good, batch(contradiction)]);
+    }
+}
+
+/// The model the random histories are compared with.
+#[derive(Default)]
+struct Model {
+    queues: BTreeMap<QueueId, (QueueRow, BTreeMap<u64, Vec<u8>>)>,
+    ids_end: u64,
+    next_id: u64,
+}
+
+/// A small generator (SplitMix64), so that a seed means the same history everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        (!of.is_empty()).then(|| of[self.below(of.len() as u64) as usize])
+    }
+}
+
+impl Model {
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Does one random thing that a shard could do, and appends its mutation.
+    fn step(&mut self, random: &mut Random, out: &mut Vec<u8>) {
+        let live: Vec<QueueId> = self.queues.keys().copied().collect();
+        let queue = random.pick(&live);
+        let Some(queue) = queue.filter(|_| live.len() > 3 || random.below(8) > 0) else {
+            return self.create(random, out);
+        };
+        match random.below(100) {
+            0..50 => self.put(queue, random, out),
+            50..85 => self.leave(queue, random, out),
+            85..90 => self.change(Mutation::Unsent { queue }, queue, out),
+            90..94 => self.purge(queue, random, out),
+            94..96 => {
+                self.queues.remove(&queue);
+                Mutation::Delete { queue }.encode(out);
+            }
+            _ => {
+                self.ids_end = self.ids_end.max(random.below(1000));
+                Mutation::Ids { end: self.ids_end }.encode(out);
+            }
+        }
+    }
+
+    fn change(&mut self, mutation: Mutation<'_>, queue: QueueId, out: &mut Vec<u8>) {
+        let (row, _) = self.queues.get_mut(&queue).unwrap();
+        row.counters.apply(&mutation);
+        mutation.encode(out);
+    }
+
+    fn create(&mut self, random: &mut Random, out: &mut Vec<u8>) {
+        let name = format!("name-{}", random.below(8)).into_bytes();
+        if self.queues.values().all(|(row, _)| row.name != name) {
+            let queue = QueueId(self.id());
+            create(queue, &name).encode(out);
+            let row = QueueRow { name, queue, created_ms: 100 + queue.0, counters: Counters::default() };
+            self.queues.insert(queue, (row, BTreeMap::new()));
+        }
+    }
+
+    fn put(&mut self, queue: QueueId, random: &mut Random, out: &mut Vec<u8>) {
+        let message = self.id();
+        // Small ones share a page, large ones have pages of their own.
+        let size = if random.below(10) == 0 { random.below(20_000) } else { random.below(200) };
+        let body = vec![random.next() as u8; size as usize];
+        let mutation = put(queue, message, &body);
+        self.change(mutation, queue, out);
+        let stored = encode(&[mutation]);
+        self.queues.get_mut(&queue).unwrap().1.insert(message, stored);
+    }
+
+    /// A message is taken, mostly from the head, or set aside.
+    fn leave(&mut self, queue: QueueId, random: &mut Random, out: &mut Vec<u8>) {
+        let messages = &mut self.queues.get_mut(&queue).unwrap().1;
+        let ids: Vec<u64> = messages.keys().copied().collect();
+        let chosen = if random.below(10) == 0 { random.pick(&ids) } else { ids.first().copied() };
+        let Some(message) = chosen else { return };
+        messages.remove(&message);
+        let corrupt = Mutation::Corrupt { queue, message: MessageId(message) };
+        self.change(if random.below(20) == 0 { corrupt } else { take(queue, message) }, queue, out);
+    }
+
+    fn purge(&mut self, queue: QueueId, random: &mut Random, out: &mut Vec<u8>) {
+        let below = 1 + random.below(self.next_id + 1);
+        let messages = &mut self.queues.get_mut(&queue).unwrap().1;
+        let kept = messages.split_off(&below);
+        let count = std::mem::replace(messages, kept).len() as u64;
+        self.change(Mutation::Purge { queue, below: MessageId(below), count }, queue, out);
+    }
+
+    fn compare(&self, store: &mut impl Store, random: &mut Random) {
+        let queues = self.queues.values().map(|(row, _)| row.clone()).collect();
+        assert_eq!(store.recover().unwrap(), Recovered { queues, ids_end: self.ids_end });
+        for (row, messages) in self.queues.values() {
+            assert_eq!(row.counters.ready(), messages.len() as u64);
+            let size_max = random.below(5000) as usize;
+            let (mut after, mut found) = (0, Vec::new());
+            loop {
+                let loaded = load(store, row.queue, after, LAST, size_max);
+                assert_eq!(loaded.corrupt, []);
+                if loaded.messages.is_empty() {
+                    break;
+                }
+                found.extend_from_slice(&loaded.messages);
+                after = loaded.reached.0;
+            }
+            assert!(found == messages.values().flatten().copied().collect::<Vec<u8>>(), "queue {}", row.queue);
+        }
+    }
+}
+
+fn play<S: Subject>(subject: &S, seed: u64) {
+    let (mut random, mut model) = (Random(seed), Model::default());
+    let mut store = subject.open();
+    for _ in 0..60 {
+        let batches: Vec<Batch> = (0..random.below(4))
+            .map(|_| {
+                let mut mutations = Vec::new();
+                for _ in 0..random.below(30) {
+                    model.step(&mut random, &mut mutations);
+                }
+                Batch { shard: ShardId(0), seq: Seq(1), mutations }
+            })
+            .collect();
+        store.apply(&batches).unwrap();
+        match random.below(8) {
+            0 => {
+                drop(store);
+                store = subject.open();
+            }
+            1 => drop(store.tidy().unwrap()),
+            2 => tidy(&mut store),
+            _ => {}
+        }
+        model.compare(&mut store, &mut random);
+    }
+}
+
+fn random_histories<S: Subject>(subject: impl Fn() -> S) {
+    let seeds = match std::env::var("RINGQ_SEED") {
+        Ok(seed) => seed.parse::<u64>().map(|seed| seed..seed + 1).expect("RINGQ_SEED is a number"),
+        Err(_) => 0..12,
+    };
+    for seed in seeds {
+        // Shown only when a history fails.
+        println!("again with: RINGQ_SEED={seed} cargo test random_histories");
+        play(&subject(), seed);
+    }
+}

@@ -1,0 +1,209 @@
+//! Keys and values of the database as bytes: format version 1, as docs/STORAGE.md tables it.
+//!
+//! Invariant: keys of one queue's messages sort by message id and lie together, since both ids are big-endian there; every
+//! other integer is little-endian. Decoding never panics: bytes of another shape are `None`. Reads and writes nothing.
+
+use super::Error;
+use crate::ids::{MessageId, QueueId};
+use crate::mutation::{Mutation, Put};
+use crate::queue::Counters;
+
+/// The format this code reads and writes.
+pub(super) const FORMAT: u32 = 1;
+
+/// Key in `meta` of the format version, u32.
+pub(super) const FORMAT_KEY: &[u8] = b"format";
+
+/// Key in `meta` of the first id no shard ever reserved, u64.
+pub(super) const IDS_KEY: &[u8] = b"ids";
+
+/// Start of the keys in `meta` that mark a deleted queue whose rows are not all removed yet.
+const DROP_PREFIX: &[u8; 5] = b"drop:";
+
+/// Bytes of a message's key: queue id, message id.
+pub(super) const MESSAGE_KEY_SIZE: usize = 16;
+
+/// The only kind of message record so far.
+const RECORD_PLAIN: u8 = 1;
+
+/// Bytes of a plain record before its body: kind, put_ms, flags, crc32c.
+pub(super) const RECORD_HEADER_SIZE: usize = 1 + 8 + 4 + 4;
+
+/// Bytes of a queue's row when its settings are empty: id, created_ms, purged_below, counters, settings length.
+const ROW_SIZE: usize = 8 + 8 + 8 + Counters::SIZE + 2;
+
+/// A message's key in `messages` and `corrupt`.
+pub(super) type MessageKey = [u8; MESSAGE_KEY_SIZE];
+
+/// Key of a message in `messages` and `corrupt`.
+pub(super) fn message_key(queue: QueueId, message: MessageId) -> MessageKey {
+    let mut key = [0; MESSAGE_KEY_SIZE];
+    key[..8].copy_from_slice(&queue.0.to_be_bytes());
+    key[8..].copy_from_slice(&message.0.to_be_bytes());
+    key
+}
+
+/// The inverse of [`message_key`], for the half that a range over one queue does not know already.
+pub(super) fn message_of_key(key: &[u8]) -> Option<MessageId> {
+    let key: &MessageKey = key.try_into().ok()?;
+    Some(MessageId(u64::from_be_bytes(key[8..].try_into().ok()?)))
+}
+
+/// What stands before the body in a message's record.
+pub(super) fn record_header(put: &Put<'_>) -> [u8; RECORD_HEADER_SIZE] {
+    let mut header = [0; RECORD_HEADER_SIZE];
+    header[0] = RECORD_PLAIN;
+    header[1..9].copy_from_slice(&put.put_ms.to_le_bytes());
+    header[9..13].copy_from_slice(&put.flags.to_le_bytes());
+    header[13..17].copy_from_slice(&put.crc32c.to_le_bytes());
+    header
+}
+
+/// The message of a record; `None` when it is too short or of an unknown kind. Its checksum is not looked at.
+pub(super) fn decode_record(queue: QueueId, message: MessageId, record: &[u8]) -> Option<Put<'_>> {
+    let (header, body) = record.split_first_chunk::<RECORD_HEADER_SIZE>()?;
+    if header[0] != RECORD_PLAIN {
+        return None;
+    }
+    let put_ms = u64::from_le_bytes(header[1..9].try_into().ok()?);
+    let flags = u32::from_le_bytes(header[9..13].try_into().ok()?);
+    let crc32c = u32::from_le_bytes(header[13..17].try_into().ok()?);
+    Some(Put { queue, message, put_ms, flags, crc32c, body })
+}
+
+/// A queue's row in `queues`, with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) name: Vec<u8>,
+    pub(super) queue: QueueId,
+    pub(super) created_ms: u64,
+    /// Messages below this id were purged, though their rows may still lie there. 0 when there are no such rows.
+    pub(super) purged_below: MessageId,
+    pub(super) counters: Counters,
+}
+
+impl Row {
+    /// The value stored under the queue's name. Format 1 has no settings: their length is 0.
+    pub(super) fn encode(&self) -> [u8; ROW_SIZE] {
+        let mut bytes = [0; ROW_SIZE];
+        bytes[0..8].copy_from_slice(&self.queue.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.created_ms.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.purged_below.0.to_le_bytes());
+        bytes[24..24 + Counters::SIZE].copy_from_slice(&self.counters.encode());
+        bytes
+    }
+
+    /// The row stored under `name`; `None` when the value has another shape or breaks the law of conservation.
+    pub(super) fn decode(name: &[u8], value: &[u8]) -> Option<Row> {
+        let value: &[u8; ROW_SIZE] = value.try_into().ok()?;
+        let word = |at: usize| Some(u64::from_le_bytes(value[at..at + 8].try_into().ok()?));
+        let settings_len = u16::from_le_bytes(value[ROW_SIZE - 2..].try_into().ok()?);
+        let row = Row {
+            name: name.to_vec(),
+            queue: QueueId(word(0)?),
+            created_ms: word(8)?,
+            purged_below: MessageId(word(16)?),
+            counters: Counters::decode(value[24..24 + Counters::SIZE].try_into().ok()?),
+        };
+        (settings_len == 0 && is_conserved(&row.counters)).then_some(row)
+    }
+}
+
+/// Whether no more messages left the queue than came; without it [`Counters::ready`] means nothing.
+fn is_conserved(counters: &Counters) -> bool {
+    let left = counters.gets.checked_add(counters.deleted).and_then(|sum| sum.checked_add(counters.corrupt));
+    left.is_some_and(|left| left <= counters.puts)
+}
+
+/// Counts the mutation, which changes that queue; an error when no honest shard could have asked for it.
+pub(super) fn count(counters: &mut Counters, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
+    let is_possible = match mutation {
+        Mutation::Purge { count, .. } => *count <= counters.ready(),
+        Mutation::Take { .. } | Mutation::Corrupt { .. } => counters.ready() > 0,
+        _ => true,
+    };
+    if !is_possible {
+        return Err(Error::Damaged(format!("queue {queue}: more messages left it than came")));
+    }
+    counters.apply(mutation);
+    Ok(())
+}
+
+/// Key in `meta` that marks a deleted queue whose rows are not all removed yet.
+pub(super) fn drop_key(queue: QueueId) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..5].copy_from_slice(DROP_PREFIX);
+    key[5..].copy_from_slice(&queue.0.to_be_bytes());
+    key
+}
+
+/// The inverse of [`drop_key`]; `None` for the other keys of `meta`.
+pub(super) fn queue_of_drop_key(key: &[u8]) -> Option<QueueId> {
+    let id = key.strip_prefix(DROP_PREFIX)?;
+    Some(QueueId(u64::from_be_bytes(id.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1 };
+        Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below: MessageId(7), counters }
+    }
+
+    #[test]
+    fn a_row_is_stored_as_the_table_says() {
+        let bytes = row().encode();
+        assert_eq!(bytes.len(), 66);
+        assert_eq!(bytes[..24], [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[24], 9);
+        assert_eq!(Row::decode(b"q", &bytes), Some(row()));
+    }
+
+    #[test]
+    fn a_row_of_another_shape_or_without_conservation_is_refused() {
+        let bytes = row().encode();
+        assert_eq!(Row::decode(b"q", &bytes[..65]), None);
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(Row::decode(b"q", &longer), None);
+        let mut with_settings = bytes;
+        with_settings[64] = 1;
+        assert_eq!(Row::decode(b"q", &with_settings), None);
+        let mut too_many_gets = bytes;
+        too_many_gets[32] = 7;
+        assert_eq!(Row::decode(b"q", &too_many_gets), None);
+        let mut overflowing = bytes;
+        overflowing[32..40].fill(0xff);
+        assert_eq!(Row::decode(b"q", &overflowing), None);
+    }
+
+    #[test]
+    fn a_record_is_stored_as_the_table_says() {
+        let put = Put { queue: QueueId(1), message: MessageId(2), put_ms: 3, flags: 4, crc32c: 5, body: b"xy" };
+        let mut record = record_header(&put).to_vec();
+        record.extend_from_slice(put.body);
+        assert_eq!(record, [1, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, b'x', b'y']);
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record), Some(put));
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record[..16]), None);
+        record[0] = 2;
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record), None);
+    }
+
+    #[test]
+    fn keys_sort_by_queue_then_message() {
+        let keys = [(1, 1), (1, 255), (1, 256), (1, u64::MAX), (2, 0), (256, 0)]
+            .map(|(queue, message)| message_key(QueueId(queue), MessageId(message)));
+        assert!(keys.is_sorted());
+        assert_eq!(message_of_key(&keys[2]), Some(MessageId(256)));
+        assert_eq!(message_of_key(&keys[2][1..]), None);
+    }
+
+    #[test]
+    fn a_drop_key_names_its_queue() {
+        assert_eq!(queue_of_drop_key(&drop_key(QueueId(0x1234))), Some(QueueId(0x1234)));
+        assert_eq!(queue_of_drop_key(FORMAT_KEY), None);
+        assert_eq!(queue_of_drop_key(b"drop:1"), None);
+    }
+}

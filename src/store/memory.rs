@@ -1,0 +1,329 @@
+//! The store in memory, for tests of what stands above it: no file, no waiting, and failures on demand.
+//!
+//! Invariant: as [`super::Store`] demands, a call to apply changes everything or nothing. It is stricter than the store in
+//! LMDB where strictness would cost that one time: a purge must have counted exactly what it drops.
+//!
+//! A [`MemoryStore`] is a handle: clones share the messages, so a test keeps one while the store thread has another, and
+//! what outlives the thread is what a restart would find.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Batch, Error, Load, Loaded, QueueRow, Recovered, Store, layout};
+use crate::ids::{MessageId, QueueId};
+use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put};
+use crate::queue::Counters;
+
+/// A store whose messages are gone with its last handle.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    queues: BTreeMap<QueueId, QueueRow>,
+    messages: BTreeMap<Key, Record>,
+    ids_end: u64,
+    /// How to take back what the running call did, newest last.
+    undo: Vec<Undo>,
+    applies: Vec<usize>,
+    fails_next: bool,
+    free_size: u64,
+}
+
+type Key = (QueueId, MessageId);
+
+struct Record {
+    put_ms: u64,
+    flags: u32,
+    crc32c: u32,
+    body: Vec<u8>,
+}
+
+enum Undo {
+    Queue(QueueId, Option<QueueRow>),
+    Message(Key, Option<Record>),
+    IdsEnd(u64),
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Inner {
+            queues: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            ids_end: 0,
+            undo: Vec::new(),
+            applies: Vec::new(),
+            fails_next: false,
+            free_size: u64::MAX,
+        }
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> MemoryStore {
+        MemoryStore::default()
+    }
+
+    /// Makes the next apply fail as a device would, changing nothing.
+    pub fn fail_next_apply(&self) {
+        self.inner().fails_next = true;
+    }
+
+    /// Changes a stored message behind its checksum's back. Panics when it is not stored.
+    pub fn corrupt(&self, queue: QueueId, message: MessageId) {
+        let mut inner = self.inner();
+        inner.messages.get_mut(&(queue, message)).expect("the message is stored").put_ms ^= 1;
+    }
+
+    /// What [`Store::free_size`] says from now on, in bytes.
+    pub fn set_free_size(&self, size: u64) {
+        self.inner().free_size = size;
+    }
+
+    /// How many batches each successful apply was given, oldest first.
+    pub fn applies(&self) -> Vec<usize> {
+        self.inner().applies.clone()
+    }
+
+    /// Ids of the queue's stored messages, in order.
+    pub fn message_ids(&self, queue: QueueId) -> Vec<MessageId> {
+        let range = (queue, MessageId(0))..=(queue, MessageId(u64::MAX));
+        self.inner().messages.range(range).map(|(key, _)| key.1).collect()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Store for MemoryStore {
+    fn apply(&mut self, batches: &[Batch]) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if std::mem::take(&mut inner.fails_next) {
+            let source = std::io::Error::other("a test asked for it");
+            return Err(Error::Io { operation: "committing messages", source });
+        }
+        for batch in batches {
+            for mutation in Decoder::new(&batch.mutations) {
+                let result = mutation
+                    .map_err(|e| Error::Damaged(format!("batch {} of shard {}: {e}", batch.seq, batch.shard)))
+                    .and_then(|mutation| inner.mutate(mutation));
+                if let Err(error) = result {
+                    inner.roll_back();
+                    return Err(error);
+                }
+            }
+        }
+        inner.undo.clear();
+        inner.applies.push(batches.len());
+        Ok(())
+    }
+
+    fn load(&mut self, load: &Load) -> Result<Loaded, Error> {
+        let inner = self.inner();
+        let mut loaded = Loaded { reached: load.after, ..Loaded::default() };
+        let first = MessageId(load.after.0.saturating_add(1));
+        if first >= load.below {
+            return Ok(loaded);
+        }
+        let mut size = 0;
+        for (&(queue, message), record) in inner.messages.range((load.queue, first)..(load.queue, load.below)) {
+            size += PUT_HEADER_SIZE + record.body.len();
+            if size > load.size_max && loaded.reached != load.after {
+                break;
+            }
+            let put = record.put(queue, message);
+            if put.is_intact() {
+                Mutation::Put(put).encode(&mut loaded.messages);
+            } else {
+                loaded.corrupt.push(message);
+            }
+            loaded.reached = message;
+        }
+        Ok(loaded)
+    }
+
+    fn recover(&mut self) -> Result<Recovered, Error> {
+        let inner = self.inner();
+        Ok(Recovered { queues: inner.queues.values().cloned().collect(), ids_end: inner.ids_end })
+    }
+
+    fn tidy(&mut self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn free_size(&self) -> u64 {
+        self.inner().free_size
+    }
+}
+
+impl Record {
+    fn put(&self, queue: QueueId, message: MessageId) -> Put<'_> {
+        let Record { put_ms, flags, crc32c, ref body } = *self;
+        Put { queue, message, put_ms, flags, crc32c, body }
+    }
+}
+
+impl Inner {
+    fn mutate(&mut self, mutation: Mutation<'_>) -> Result<(), Error> {
+        match mutation {
+            Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
+            Mutation::Put(put) => {
+                self.count(put.queue, &mutation)?;
+                let Put { queue, message, put_ms, flags, crc32c, body } = put;
+                match self.set_message((queue, message), Some(Record { put_ms, flags, crc32c, body: body.to_vec() })) {
+                    false => Ok(()),
+                    true => Err(damaged(queue, &format!("message {message} was put twice"))),
+                }
+            }
+            Mutation::Take { queue, message } | Mutation::Corrupt { queue, message } => {
+                self.count(queue, &mutation)?;
+                match self.set_message((queue, message), None) {
+                    true => Ok(()),
+                    false => Err(damaged(queue, &format!("message {message} is not there to be taken"))),
+                }
+            }
+            Mutation::Purge { queue, below, count } => {
+                self.count(queue, &mutation)?;
+                match self.remove_below(queue, below) == count {
+                    true => Ok(()),
+                    false => Err(damaged(queue, &format!("not {count} messages are below {below}"))),
+                }
+            }
+            Mutation::Unsent { queue } if !self.queues.contains_key(&queue) => Ok(()),
+            Mutation::Unsent { queue } => self.count(queue, &mutation),
+            Mutation::Delete { queue } => {
+                if !self.set_queue(queue, None) {
+                    return Err(damaged(queue, "it is not there to be deleted"));
+                }
+                self.remove_below(queue, MessageId(u64::MAX));
+                Ok(())
+            }
+            Mutation::Ids { end } => {
+                self.undo.push(Undo::IdsEnd(self.ids_end));
+                self.ids_end = self.ids_end.max(end);
+                Ok(())
+            }
+        }
+    }
+
+    fn create(&mut self, queue: QueueId, created_ms: u64, name: &[u8]) -> Result<(), Error> {
+        if self.queues.values().any(|row| row.name == name) {
+            return Err(damaged(queue, "there is another of its name"));
+        }
+        let row = QueueRow { name: name.to_vec(), queue, created_ms, counters: Counters::default() };
+        match self.set_queue(queue, Some(row)) {
+            false => Ok(()),
+            true => Err(damaged(queue, "it was created twice")),
+        }
+    }
+
+    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
+        let row = self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))?;
+        let mut row = row.clone();
+        layout::count(&mut row.counters, queue, mutation)?;
+        self.set_queue(queue, Some(row));
+        Ok(())
+    }
+
+    fn remove_below(&mut self, queue: QueueId, below: MessageId) -> u64 {
+        let doomed: Vec<Key> =
+            self.messages.range((queue, MessageId(0))..(queue, below)).map(|(key, _)| *key).collect();
+        for key in &doomed {
+            self.set_message(*key, None);
+        }
+        doomed.len() as u64
+    }
+
+    /// Whether there was one before.
+    fn set_queue(&mut self, queue: QueueId, row: Option<QueueRow>) -> bool {
+        let before = replace(&mut self.queues, queue, row);
+        let was_there = before.is_some();
+        self.undo.push(Undo::Queue(queue, before));
+        was_there
+    }
+
+    /// Whether there was one before.
+    fn set_message(&mut self, key: Key, record: Option<Record>) -> bool {
+        let before = replace(&mut self.messages, key, record);
+        let was_there = before.is_some();
+        self.undo.push(Undo::Message(key, before));
+        was_there
+    }
+
+    fn roll_back(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::Queue(queue, row) => drop(replace(&mut self.queues, queue, row)),
+                Undo::Message(key, record) => drop(replace(&mut self.messages, key, record)),
+                Undo::IdsEnd(end) => self.ids_end = end,
+            }
+        }
+    }
+}
+
+/// Puts or removes; what was there before.
+fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    }
+}
+
+fn damaged(queue: QueueId, what: &str) -> Error {
+    Error::Damaged(format!("queue {queue}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Seq, ShardId};
+    use crate::mutation::checksum;
+
+    const QUEUE: QueueId = QueueId(1);
+
+    fn batch(mutations: &[Mutation<'_>]) -> Batch {
+        let mut bytes = Vec::new();
+        mutations.iter().for_each(|mutation| mutation.encode(&mut bytes));
+        Batch { shard: ShardId(0), seq: Seq(1), mutations: bytes }
+    }
+
+    fn with_two_messages() -> MemoryStore {
+        let mut store = MemoryStore::new();
+        let put = |message| {
+            let message = MessageId(message);
+            let crc32c = checksum(QUEUE, message, 1, 2, b"x");
+            Mutation::Put(Put { queue: QUEUE, message, put_ms: 1, flags: 2, crc32c, body: b"x" })
+        };
+        let create = Mutation::Create { queue: QUEUE, created_ms: 1, name: b"q" };
+        store.apply(&[batch(&[create, put(1), put(2)])]).unwrap();
+        store
+    }
+
+    #[test]
+    fn a_purge_that_counted_wrongly_is_refused() {
+        let mut store = with_two_messages();
+        for count in [0, 2] {
+            let purge = Mutation::Purge { queue: QUEUE, below: MessageId(2), count };
+            assert!(matches!(store.apply(&[batch(&[purge])]), Err(Error::Damaged(_))), "{count}");
+        }
+        assert_eq!(store.message_ids(QUEUE), [1, 2].map(MessageId));
+    }
+
+    #[test]
+    fn the_switches_reach_a_store_that_another_handle_has() {
+        let handle = with_two_messages();
+        let mut store = handle.clone();
+        handle.set_free_size(5);
+        assert_eq!(store.free_size(), 5);
+        handle.fail_next_apply();
+        let take = || batch(&[Mutation::Take { queue: QUEUE, message: MessageId(1) }]);
+        assert!(matches!(store.apply(&[take()]), Err(Error::Io { .. })));
+        assert_eq!(handle.message_ids(QUEUE), [1, 2].map(MessageId));
+        store.apply(&[take(), batch(&[])]).unwrap();
+        assert_eq!(handle.message_ids(QUEUE), [MessageId(2)]);
+        assert_eq!(handle.applies(), [1, 2]);
+    }
+}

@@ -1,0 +1,161 @@
+//! The durable store: the values that cross its boundary, and who stands behind them.
+//!
+//! Shards and the store speak in owned values over queues; no transaction, cursor or borrowed byte of the map ever
+//! leaves this module. LMDB ([`lmdb`]) serves the daemon, a map in memory ([`memory`]) serves tests of what stands above;
+//! one conformance suite runs against both. Neither knows the ring or the engine.
+//!
+//! Invariant: a batch is applied whole or not at all, and batches of one shard are applied in order.
+//!
+//! Step 6 to 7 of a message's path.
+
+use crate::ids::{MessageId, QueueId, Seq, ShardId};
+use crate::queue::Counters;
+
+#[cfg(test)]
+mod conformance;
+pub mod directory;
+mod layout;
+pub mod lmdb;
+pub mod memory;
+pub mod thread;
+
+/// What a shard asks of the store thread.
+#[derive(Debug)]
+pub enum Request {
+    /// Make these mutations durable. Answered by [`Reply::Checkpointed`].
+    Checkpoint(Batch),
+    /// Read stored messages of a queue's middle. Answered by [`Reply::Loaded`].
+    Load(Load),
+}
+
+/// The mutations of one turn of one shard.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose.
+    pub shard: ShardId,
+    /// The shard's number for it; rises by one from batch to batch.
+    pub seq: Seq,
+    /// Mutations, encoded as in [`crate::mutation`].
+    pub mutations: Vec<u8>,
+}
+
+/// Which messages to read: ids above `after` and below `below`, in order, until `size_max` bytes are encoded (at least
+/// one message, however large).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Who asks.
+    pub shard: ShardId,
+    /// Of which queue.
+    pub queue: QueueId,
+    /// Last id not wanted.
+    pub after: MessageId,
+    /// First id not wanted.
+    pub below: MessageId,
+    /// Bound on the bytes of the answer.
+    pub size_max: usize,
+}
+
+/// What the store thread answers to the shard that asked.
+#[derive(Debug)]
+pub enum Reply {
+    /// All batches of the shard up to and including `seq` are durable.
+    Checkpointed {
+        /// The newest of them.
+        seq: Seq,
+        /// The batches' buffers, emptied, for reuse.
+        spent: Vec<Vec<u8>>,
+    },
+    /// The answer to a [`Load`].
+    Loaded {
+        /// Which queue was read.
+        queue: QueueId,
+        /// What was found, or why nothing could be read.
+        result: Result<Loaded, Error>,
+    },
+    /// Whether puts must be refused because the file system's free space is below the operator's floor. Sent when it changes.
+    Full(bool),
+}
+
+/// Stored messages, verified.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Intact messages in order of id, each encoded as [`crate::mutation::Mutation::Put`].
+    pub messages: Vec<u8>,
+    /// Ids whose checksum failed. Their bytes were not returned.
+    pub corrupt: Vec<MessageId>,
+    /// The last id that was looked at; the next load goes on after it.
+    pub reached: MessageId,
+}
+
+/// What a start finds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Every queue.
+    pub queues: Vec<QueueRow>,
+    /// Ids below this were reserved by some shard of some earlier start.
+    pub ids_end: u64,
+}
+
+/// A queue as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueRow {
+    /// Its name, 1 to 250 bytes.
+    pub name: Vec<u8>,
+    /// Its id.
+    pub queue: QueueId,
+    /// When its life began: wall clock, milliseconds since the epoch.
+    pub created_ms: u64,
+    /// Its counters; `counters.ready()` messages are stored.
+    pub counters: Counters,
+}
+
+/// Why the store could not do what was asked. After an error from [`Store::apply`] nothing more may be acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used; says what to do.
+    #[error("{0}")]
+    Unusable(String),
+    /// The device or file system failed, or is full.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database's own structure is damaged.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
+}
+
+/// What the store thread drives: LMDB in the daemon, a map in tests.
+pub trait Store {
+    /// Makes the batches durable, all in one transaction, in order. Puts that a later mutation of the same call takes away are
+    /// counted but never written.
+    ///
+    /// # Errors
+    /// On any error nothing of the call is durable and the store must not be used for further writes.
+    fn apply(&mut self, batches: &[Batch]) -> Result<(), Error>;
+
+    /// Reads messages, checking each one's checksum.
+    ///
+    /// # Errors
+    /// When the database cannot be read. A message with a wrong checksum is no error: see [`Loaded::corrupt`].
+    fn load(&mut self, load: &Load) -> Result<Loaded, Error>;
+
+    /// Every queue and the ids in use. Takes time in the number of queues, not of messages.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    fn recover(&mut self) -> Result<Recovered, Error>;
+
+    /// Does a bounded piece of work that no one waits for (removing rows of deleted queues). Returns whether there is more.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    fn tidy(&mut self) -> Result<bool, Error>;
+
+    /// Bytes free to ordinary users on the file system that holds the store; `u64::MAX` where that has no meaning.
+    fn free_size(&self) -> u64;
+}

@@ -1,0 +1,193 @@
+//! Memcache clients that people use, each driven by a script of `tests/clients` against a server of its own.
+//!
+//! Invariant: a script counts as passed only if it ended with 0 and printed at least one `ok` line and no `FAIL` line.
+//! One whose client is not installed is skipped; libtest cannot say so at run time, so the skip is written to stderr and
+//! to the file that `RINGQ_SKIPPED_FILE` names, from which `make` reports it. With `RINGQ_REQUIRE_CLIENTS=1` it fails instead.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::harness::{Server, eventually, read_lossy};
+
+/// How long one script may take.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(120);
+/// A script's exit status when its client is not installed.
+const EXIT_SKIPPED: i32 = 77;
+
+#[test]
+fn memcacheq_documentation() {
+    run("memcacheq_documentation.php");
+}
+
+#[test]
+fn php_memcache() {
+    run("php_memcache.php");
+}
+
+#[test]
+fn php_memcached() {
+    run("php_memcached.php");
+}
+
+#[test]
+fn zend_queue_adapter() {
+    run("zend_queue_adapter.php");
+}
+
+#[test]
+fn session_readme() {
+    run("session_readme.php");
+}
+
+#[test]
+fn pymemcache_client() {
+    run("pymemcache_client.py");
+}
+
+#[test]
+fn pylibmc_client() {
+    run("pylibmc_client.py");
+}
+
+#[test]
+fn libmemcached_tools() {
+    run("libmemcached_tools.sh");
+}
+
+#[test]
+fn netcat() {
+    run("netcat.sh");
+}
+
+#[test]
+fn every_script_has_a_test() {
+    let source = include_str!("clients.rs");
+    let mut scripts = 0;
+    for entry in fs::read_dir(scripts_dir()).expect("read the scripts' directory") {
+        let path = entry.expect("read the scripts' directory").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a readable name").to_owned();
+        if path.is_file() && interpreter(&name).is_some() {
+            scripts += 1;
+            assert!(source.contains(&format!("run(\"{name}\")")), "{name} is not run by any test");
+        }
+    }
+    assert!(scripts > 0, "no scripts in {}", scripts_dir().display());
+}
+
+fn run(script: &str) {
+    let mut server = Server::start(&[]);
+    let started = Instant::now();
+    match run_against(&server, script) {
+        Outcome::Skipped(reason) => skip(script, &reason),
+        Outcome::Ended { status, output } => {
+            println!("{output}{script} ended with {status} after {:?}", started.elapsed());
+            let failed = output.lines().any(|line| line.starts_with("FAIL "));
+            assert!(status.success() && !failed, "{script} ended with {status}:\n{output}");
+            assert!(output.lines().any(|line| line.starts_with("ok ")), "{script} checked nothing:\n{output}");
+        }
+    }
+    let status = server.stop();
+    assert!(status.success(), "ringq ended with {status} after {script}");
+}
+
+enum Outcome {
+    Skipped(String),
+    Ended { status: ExitStatus, output: String },
+}
+
+fn run_against(server: &Server, script: &str) -> Outcome {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let output_path = scratch.path().join("output");
+    let output = File::create(&output_path).expect("create the output file");
+    let interpreter = interpreter(script).expect("a script of a known kind");
+    let mut command = Command::new(&interpreter);
+    command.arg(scripts_dir().join(script)).arg(server.addr().ip().to_string()).arg(server.port().to_string());
+    // No compiled Python beside the sources.
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    // A group of its own, so that at the deadline the programs the script started end with it.
+    command.process_group(0);
+    command.stdin(Stdio::null()).stdout(output.try_clone().expect("a second handle")).stderr(output);
+    let mut script_process = match command.spawn() {
+        Ok(child) => ScriptProcess { child },
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Outcome::Skipped(format!("{} is not installed", interpreter.display()));
+        }
+        Err(error) => panic!("run {}: {error}", interpreter.display()),
+    };
+
+    let mut status = None;
+    eventually(&format!("{script} ends"), SCRIPT_TIMEOUT, || {
+        status = script_process.child.try_wait().expect("wait for the script");
+        status.is_some()
+    });
+    let status = status.expect("eventually returns only when it is set");
+    let output = read_lossy(&output_path);
+    if status.code() == Some(EXIT_SKIPPED) {
+        return Outcome::Skipped(output.trim().replace('\n', "; "));
+    }
+    Outcome::Ended { status, output }
+}
+
+/// A running script; dropping it before its end ends it and what it started.
+struct ScriptProcess {
+    child: Child,
+}
+
+impl Drop for ScriptProcess {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+            // Fails only when the group has gone already.
+            let _ = kill_process_group(group, Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// What runs a script, by its ending; none for what is no script.
+fn interpreter(script: &str) -> Option<PathBuf> {
+    match Path::new(script).extension()?.to_str()? {
+        "php" => Some("php".into()),
+        "sh" => Some("sh".into()),
+        "py" => Some(python()),
+        _ => None,
+    }
+}
+
+/// The Python of the environment that `tests/deps.sh` makes, otherwise the system's, which may have the clients too.
+fn python() -> PathBuf {
+    let venv = std::env::var_os("RINGQ_CLIENTS_VENV").map_or_else(|| root().join("target/clients-venv"), PathBuf::from);
+    let python = venv.join("bin/python");
+    if python.exists() { python } else { "python3".into() }
+}
+
+fn skip(script: &str, reason: &str) {
+    let name = script.split('.').next().unwrap_or(script);
+    assert!(
+        std::env::var_os("RINGQ_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),
+        "client {name} is required: {reason}"
+    );
+    eprintln!("SKIPPED client {name}: {reason}");
+    let path =
+        std::env::var_os("RINGQ_SKIPPED_FILE").map_or_else(|| root().join("target/skipped-tests.txt"), PathBuf::from);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).expect("create the directory of the list of skipped tests");
+    }
+    // One write a line: tests that run at the same time append to the same file.
+    let mut list = OpenOptions::new().create(true).append(true).open(&path).expect("open the list of skipped tests");
+    list.write_all(format!("{name}: {reason}\n").as_bytes()).expect("write to the list of skipped tests");
+}
+
+fn scripts_dir() -> PathBuf {
+    root().join("tests/clients")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,303 @@
+//! Random histories of the whole server in virtual time: clients, shards, mail, batches, loads and crashes in an order drawn from
+//! one seed, beside what the clients were told.
+//!
+//! Each body says who put it and as which of his. Checked all along: no message comes twice, none comes that was not put, what one
+//! connection put into one queue comes out in that order, replies come in the order of requests. At the end: every message that
+//! was acknowledged and not delivered is there, once, but for as many as gets whose replies nobody heard.
+//!
+//! Replay one history with `RINGQ_SEED=n cargo test --test it random`.
+
+use crate::world::{Options, World};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A small generator of our own, so that a seed means the same history whatever library changes (xorshift64*).
+struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+/// A request whose reply has not come.
+#[derive(Debug)]
+enum Asked {
+    Put { body: (usize, u64) },
+    Get { queues: Vec<usize> },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// Put, no reply yet; after a crash it may be there or not.
+    Unknown,
+    Acknowledged,
+    Delivered,
+}
+
+struct Driver {
+    id: usize,
+    client: usize,
+    asked: VecDeque<Asked>,
+    next_body: u64,
+}
+
+struct History {
+    rng: Rng,
+    world: World,
+    drivers: Vec<Driver>,
+    fates: BTreeMap<(usize, u64), (usize, Fate)>,
+    /// Per queue, gets whose replies a crash or hang-up swallowed: each may have taken a message.
+    stray_gets: BTreeMap<usize, usize>,
+    /// Last body of a putter that came out of a queue.
+    last: BTreeMap<(usize, usize), u64>,
+    body_size: usize,
+    queues: usize,
+    crashes: usize,
+    hang_ups: bool,
+}
+
+impl History {
+    fn new(seed: u64) -> History {
+        let mut rng = Rng::new(seed);
+        let shards = 1 + rng.below(3) as u16;
+        // Small shares make queues spill, load, and puts wait.
+        let memory_share = [1 << 20, 2 << 20, 32 << 20][rng.below(3)];
+        let body_size = [20, 300, 60_000][rng.below(3)];
+        let world = World::new(Options { shards, memory_share, body_size_max: 100_000, ..Options::default() });
+        let drivers = 1 + rng.below(6);
+        let mut history = History {
+            queues: 1 + rng.below(5),
+            crashes: rng.below(3),
+            hang_ups: rng.below(2) == 0,
+            rng,
+            world,
+            drivers: Vec::new(),
+            fates: BTreeMap::new(),
+            stray_gets: BTreeMap::new(),
+            last: BTreeMap::new(),
+            body_size,
+        };
+        (0..drivers).for_each(|_| history.connect());
+        history
+    }
+
+    fn connect(&mut self) {
+        let client = self.world.connect();
+        self.drivers.push(Driver { id: client, client, asked: VecDeque::new(), next_body: 0 });
+    }
+
+    fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            match self.rng.below(100) {
+                0..30 => self.ask(),
+                30..60 => {
+                    let shard = self.rng.below(self.world.shards());
+                    self.world.turn(shard);
+                }
+                60..75 => {
+                    let count = 1 + self.rng.below(4);
+                    self.world.apply(count);
+                }
+                75..85 => drop(self.world.deliver()),
+                85..95 => drop(self.world.load()),
+                95 if self.hang_ups && self.rng.below(10) == 0 => self.hang_up(),
+                96 if self.crashes > 0 && self.rng.below(20) == 0 => self.crash(),
+                _ => self.hear(),
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let driver = self.rng.below(self.drivers.len());
+        let mut bytes = Vec::new();
+        // More puts than gets at first, so that backlogs grow; the final drain empties them.
+        for _ in 0..1 + self.rng.below(8) {
+            if self.rng.below(5) < 3 { self.ask_put(driver, &mut bytes) } else { self.ask_get(driver, &mut bytes) }
+        }
+        let client = self.drivers[driver].client;
+        let cut = self.rng.below(bytes.len() + 1);
+        self.world.send(client, &bytes[..cut]);
+        if cut < bytes.len() {
+            self.world.send(client, &bytes[cut..]);
+        }
+    }
+
+    fn ask_put(&mut self, driver: usize, bytes: &mut Vec<u8>) {
+        let queue = self.rng.below(self.queues);
+        let size = self.body_size;
+        let it = &mut self.drivers[driver];
+        let body = (it.id, it.next_body);
+        it.next_body += 1;
+        let text = format!("{:<size$}", format!("{} {}", body.0, body.1));
+        bytes.extend_from_slice(format!("set q{queue} 0 0 {}\r\n{text}\r\n", text.len()).as_bytes());
+        it.asked.push_back(Asked::Put { body });
+        self.fates.insert(body, (queue, Fate::Unknown));
+    }
+
+    fn ask_get(&mut self, driver: usize, bytes: &mut Vec<u8>) {
+        let count = 1 + self.rng.below(3);
+        let queues: Vec<usize> = (0..count).map(|_| self.rng.below(self.queues)).collect();
+        let keys: Vec<String> = queues.iter().map(|q| format!("q{q}")).collect();
+        bytes.extend_from_slice(format!("get {}\r\n", keys.join(" ")).as_bytes());
+        self.drivers[driver].asked.push_back(Asked::Get { queues });
+    }
+
+    /// Reads whole replies of every client.
+    fn hear(&mut self) {
+        for driver in 0..self.drivers.len() {
+            while let Some(asked) = self.drivers[driver].asked.front() {
+                let received = &self.world.clients[self.drivers[driver].client].received;
+                let taken = match asked {
+                    Asked::Put { body } if received.starts_with(b"STORED\r\n") => {
+                        let fate = &mut self.fates.get_mut(body).unwrap().1;
+                        // Another client may have had it before its putter heard of it.
+                        if *fate == Fate::Unknown {
+                            *fate = Fate::Acknowledged;
+                        }
+                        8
+                    }
+                    Asked::Put { .. } if received.is_empty() => break,
+                    Asked::Put { .. } => panic!("to a put: {:?}", String::from_utf8_lossy(received)),
+                    Asked::Get { queues } => match parse_values(received) {
+                        None => break,
+                        Some((values, len)) => {
+                            let queues = queues.clone();
+                            self.check_keys(&queues, &values);
+                            values.iter().for_each(|(queue, body)| self.deliver(*queue, *body));
+                            len
+                        }
+                    },
+                };
+                let driver = &mut self.drivers[driver];
+                self.world.clients[driver.client].received.drain(..taken);
+                driver.asked.pop_front();
+            }
+        }
+    }
+
+    /// Hits are in the order of the keys, each key at most once a mention.
+    fn check_keys(&self, asked: &[usize], values: &[(usize, (usize, u64))]) {
+        let mut rest = asked.iter();
+        for (queue, _) in values {
+            assert!(rest.any(|q| q == queue), "asked {asked:?}, got {values:?}");
+        }
+    }
+
+    fn deliver(&mut self, queue: usize, body: (usize, u64)) {
+        let (home, fate) = self.fates.get_mut(&body).expect("a message that was put");
+        assert_eq!(*home, queue, "a message comes out of the queue it went into");
+        assert!(*fate != Fate::Delivered, "message {body:?} came twice");
+        *fate = Fate::Delivered;
+    }
+
+    fn check_order(&mut self, queue: usize, body: (usize, u64)) {
+        let last = self.last.insert((queue, body.0), body.1);
+        assert!(last.is_none_or(|last| last < body.1), "queue {queue}: {body:?} after {last:?}");
+    }
+
+    /// A client is gone with replies it did not hear.
+    fn forget(&mut self, driver: usize) {
+        for asked in std::mem::take(&mut self.drivers[driver].asked) {
+            if let Asked::Get { queues } = asked {
+                queues.iter().for_each(|queue| *self.stray_gets.entry(*queue).or_default() += 1);
+            }
+        }
+    }
+
+    fn hang_up(&mut self) {
+        self.hear();
+        let driver = self.rng.below(self.drivers.len());
+        self.world.reset(self.drivers[driver].client);
+        self.forget(driver);
+        self.drivers.remove(driver);
+        self.connect();
+    }
+
+    fn crash(&mut self) {
+        self.crashes -= 1;
+        self.hear();
+        let shards = 1 + self.rng.below(3) as u16;
+        self.world.crash(shards);
+        let count = self.drivers.len();
+        (0..count).for_each(|driver| self.forget(driver));
+        self.drivers.clear();
+        (0..count).for_each(|_| self.connect());
+    }
+
+    /// Everything comes to rest; then one client takes all there is.
+    fn finish(&mut self) {
+        self.world.settle();
+        self.hear();
+        assert!(self.drivers.iter().all(|d| d.asked.is_empty()), "every request is answered");
+        let client = self.world.connect();
+        for queue in 0..self.queues {
+            loop {
+                self.world.send(client, format!("get q{queue}\r\n").as_bytes());
+                self.world.settle();
+                let received = std::mem::take(&mut self.world.clients[client].received);
+                let (values, len) = parse_values(&received).expect("a whole reply");
+                assert_eq!(len, received.len());
+                let Some((from, body)) = values.first().copied() else { break };
+                self.deliver(from, body);
+                self.check_order(from, body);
+            }
+        }
+        for queue in 0..self.queues {
+            let gone = |(body, (home, fate)): (&(usize, u64), &(usize, Fate))| {
+                (*home == queue && *fate == Fate::Acknowledged).then_some(*body)
+            };
+            let lost: Vec<_> = self.fates.iter().filter_map(gone).collect();
+            let stray = self.stray_gets.get(&queue).copied().unwrap_or(0);
+            assert!(lost.len() <= stray, "queue {queue}: {lost:?} were acknowledged and are gone, {stray} stray gets");
+        }
+    }
+}
+
+/// The hits of a get's reply, with its length; `None` until it is whole.
+#[allow(clippy::type_complexity)]
+fn parse_values(bytes: &[u8]) -> Option<(Vec<(usize, (usize, u64))>, usize)> {
+    let mut values = Vec::new();
+    let mut at = 0;
+    loop {
+        let line_len = bytes[at..].windows(2).position(|w| w == b"\r\n")?;
+        let line = std::str::from_utf8(&bytes[at..at + line_len]).unwrap();
+        at += line_len + 2;
+        if line == "END" {
+            return Some((values, at));
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(words[0], "VALUE", "{line}");
+        let size: usize = words[3].parse().unwrap();
+        let body = bytes.get(at..at + size + 2)?;
+        let (putter, number) = std::str::from_utf8(body).unwrap().trim_end().split_once(' ').unwrap();
+        values.push((words[1][1..].parse().unwrap(), (putter.parse().unwrap(), number.parse().unwrap())));
+        at += size + 2;
+    }
+}
+
+fn run(seed: u64) {
+    eprintln!("replay: RINGQ_SEED={seed} cargo test --test it random");
+    let mut history = History::new(seed);
+    history.run(3000);
+    history.finish();
+}
+
+#[test]
+fn random_histories_lose_double_and_reorder_nothing() {
+    if let Ok(seed) = std::env::var("RINGQ_SEED") {
+        return run(seed.parse().expect("RINGQ_SEED is a number"));
+    }
+    let runs = std::env::var("RINGQ_RUNS").map_or(150, |n| n.parse().expect("RINGQ_RUNS is a number"));
+    (1..=runs).for_each(run);
+}

@@ -1,0 +1,266 @@
+//! A server behind a TCP address, as a transcript's [`Peer`].
+//!
+//! Invariant: no sleeping to let things settle. Every wait is for bytes, for the end of the stream, or for the deadline
+//! that says the server is not going to answer. What a client sends never blocks on what it has not read: replies are
+//! taken in while a write waits for room, so a server that stops reading until its replies are gone cannot deadlock a test.
+//!
+//! Not here: starting the server.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::transcript::Peer;
+
+/// How long the server may take to answer or to close before the test is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Client connections to one server, by name.
+pub struct SocketPeer {
+    address: SocketAddr,
+    patience: Duration,
+    connections: HashMap<String, Connection>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Received and not yet asked for.
+    arrived: Vec<u8>,
+    /// The server has closed: end of stream or reset.
+    ended: bool,
+}
+
+impl SocketPeer {
+    /// A peer whose connections go to `address`; each is opened when first used.
+    pub fn new(address: SocketAddr) -> SocketPeer {
+        SocketPeer { address, patience: PATIENCE, connections: HashMap::new() }
+    }
+
+    fn connection(&mut self, name: &str) -> &mut Connection {
+        let address = self.address;
+        self.connections.entry(name.to_string()).or_insert_with(|| Connection::open(address))
+    }
+}
+
+impl Peer for SocketPeer {
+    fn send(&mut self, conn: &str, bytes: &[u8]) {
+        let until = Instant::now() + self.patience;
+        self.connection(conn).send(bytes, until);
+    }
+
+    fn receive(&mut self, conn: &str, at_least: usize) -> Vec<u8> {
+        let until = Instant::now() + self.patience;
+        let connection = self.connection(conn);
+        connection.absorb();
+        while connection.arrived.len() < at_least && !connection.ended && connection.wait(PollFlags::IN, until) {
+            connection.absorb();
+        }
+        std::mem::take(&mut connection.arrived)
+    }
+
+    fn closed(&mut self, conn: &str) -> bool {
+        let until = Instant::now() + self.patience;
+        let connection = self.connection(conn);
+        connection.absorb();
+        while !connection.ended && connection.wait(PollFlags::IN, until) {
+            connection.absorb();
+        }
+        connection.ended
+    }
+
+    fn close(&mut self, conn: &str) {
+        // A connection that was never used is opened first, so that the server sees it come and go.
+        self.connection(conn);
+        self.connections.remove(conn);
+    }
+
+    fn half_close(&mut self, conn: &str) {
+        // An error means the server has gone already, which the next expectation will notice.
+        let _ = self.connection(conn).stream.shutdown(Shutdown::Write);
+    }
+
+    fn advance(&mut self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> Connection {
+        let stream = TcpStream::connect(address).unwrap_or_else(|why| panic!("no connection to {address}: {why}"));
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
+        stream.set_nonblocking(true).expect("a socket can be made non-blocking");
+        Connection { stream, arrived: Vec::new(), ended: false }
+    }
+
+    fn send(&mut self, mut bytes: &[u8], until: Instant) {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(size) => bytes = &bytes[size..],
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(why) if why.kind() == ErrorKind::WouldBlock => {
+                    self.absorb();
+                    // The end of stream stays readable for ever and must not keep the wait from waiting.
+                    let interest = if self.ended { PollFlags::OUT } else { PollFlags::IN | PollFlags::OUT };
+                    assert!(self.wait(interest, until), "the server left {} bytes unread", bytes.len());
+                }
+                // The server has closed; what the client still says is lost.
+                Err(why) if matches!(why.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => return,
+                Err(why) => panic!("sending: {why}"),
+            }
+        }
+    }
+
+    /// Takes in everything that has come.
+    fn absorb(&mut self) {
+        let mut chunk = [0; 65536];
+        while !self.ended {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.ended = true,
+                Ok(size) => self.arrived.extend_from_slice(&chunk[..size]),
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(why) if why.kind() == ErrorKind::WouldBlock => return,
+                Err(why) if matches!(why.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    self.ended = true
+                }
+                Err(why) => panic!("receiving: {why}"),
+            }
+        }
+    }
+
+    /// Waits until the socket is ready; false when the time is up first.
+    fn wait(&self, interest: PollFlags, until: Instant) -> bool {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).expect("a test's patience fits a timespec");
+            match poll(&mut [PollFd::new(&self.stream, interest)], Some(&timeout)) {
+                Ok(ready) => return ready > 0,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(why) => panic!("poll: {why}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+    use crate::transcript::{Chunking, Transcript, run};
+
+    /// Serves one connection with `serve`, in a thread.
+    fn server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketPeer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || serve(listener.accept().unwrap().0));
+        SocketPeer::new(address)
+    }
+
+    /// Reads until a whole request has come and answers it, over and over; `quit\r\n` closes.
+    fn version_server(mut stream: TcpStream) {
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while let Ok(1) = stream.read(&mut byte) {
+            request.push(byte[0]);
+            match request.as_slice() {
+                b"version\r\n" => stream.write_all(b"VERSION 1.0.0\r\n").unwrap(),
+                b"quit\r\n" => return,
+                _ => continue,
+            }
+            request.clear();
+        }
+    }
+
+    #[test]
+    fn a_transcript_runs_over_a_socket() {
+        for chunking in [Chunking::Whole, Chunking::SingleBytes] {
+            let dialogue =
+                "> version\\r\\nversion\\r\\n\n~ VERSION {version}\\r\\n\n< VERSION 1.0.0\\r\\n\n> quit\\r\\n\n$\n";
+            let transcript = Transcript::parse("inline", 1, dialogue).unwrap();
+            run(&transcript, &mut server(version_server), chunking).unwrap();
+        }
+    }
+
+    #[test]
+    fn receive_returns_what_came_when_the_server_closes_early() {
+        let mut peer = server(|mut stream| stream.write_all(b"VERS").unwrap());
+        assert_eq!(peer.receive("A", 9), b"VERS");
+        assert!(peer.closed("A"));
+    }
+
+    #[test]
+    fn bytes_before_the_close_stay_to_be_received() {
+        let mut peer = server(|mut stream| stream.write_all(b"ERROR\r\n").unwrap());
+        assert!(peer.closed("A"));
+        assert_eq!(peer.pending("A"), b"ERROR\r\n");
+    }
+
+    #[test]
+    fn an_open_connection_is_not_closed() {
+        let mut peer = server(version_server);
+        peer.patience = Duration::from_millis(20);
+        assert!(!peer.closed("A"));
+        assert_eq!(peer.receive("A", 1), b"");
+    }
+
+    #[test]
+    fn a_half_closed_connection_still_receives() {
+        let mut peer = server(|mut stream| {
+            let mut request = Vec::new();
+            stream.read_to_end(&mut request).unwrap();
+            stream.write_all(&request).unwrap();
+        });
+        peer.send("A", b"abc");
+        peer.half_close("A");
+        assert_eq!(peer.receive("A", 3), b"abc");
+        assert!(peer.closed("A"));
+    }
+
+    #[test]
+    fn a_client_that_closes_is_seen_to_go() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let mut peer = server(move |mut stream| {
+            let mut request = Vec::new();
+            stream.read_to_end(&mut request).unwrap();
+            tell.send(request).unwrap();
+        });
+        peer.send("A", b"abc");
+        peer.close("A");
+        assert_eq!(told.recv().unwrap(), b"abc");
+    }
+
+    #[test]
+    fn sending_after_the_server_closed_is_no_error_and_its_last_words_are_kept() {
+        let (go, gone) = std::sync::mpsc::channel();
+        let mut peer = server(move |mut stream| {
+            stream.write_all(b"ERROR\r\n").unwrap();
+            drop(stream);
+            go.send(()).unwrap();
+        });
+        peer.connection("A");
+        gone.recv().unwrap();
+        for _ in 0..3 {
+            peer.send("A", b"version\r\n");
+        }
+        assert!(peer.closed("A"));
+        assert_eq!(peer.pending("A"), b"ERROR\r\n");
+    }
+
+    /// The server echoes and reads nothing while its own write is stuck, so both directions fill up.
+    #[test]
+    fn a_long_send_takes_in_replies_meanwhile() {
+        const SIZE: usize = 8 << 20;
+        let mut peer = server(|mut stream| {
+            let mut chunk = [0; 65536];
+            while let Ok(size @ 1..) = stream.read(&mut chunk) {
+                stream.write_all(&chunk[..size]).unwrap();
+            }
+        });
+        peer.send("A", &vec![b'x'; SIZE]);
+        assert_eq!(peer.receive("A", SIZE).len(), SIZE);
+    }
+}
