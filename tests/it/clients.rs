@@ -167,7 +167,8 @@ fn python() -> PathBuf {
     if python.exists() { python } else { "python3".into() }
 }
 
-fn skip(script: &str, reason: &str) {
+/// Notes a test that cannot run here, by its name.
+pub fn skip(script: &str, reason: &str) {
     let name = script.split('.').next().unwrap_or(script);
     assert!(
         std::env::var_os("RINGQ_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),

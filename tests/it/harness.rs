@@ -297,6 +297,17 @@ impl Client {
         }
     }
 
+    /// Receives until the server closes or resets the connection, and returns everything.
+    #[track_caller]
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        match self.stream.read_to_end(&mut self.received) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("waited for the close: {error}; received {}", shown(&self.received)),
+        }
+        std::mem::take(&mut self.received)
+    }
+
     /// Closes the sending side; replies still arrive.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("shut down the sending side");

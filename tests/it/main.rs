@@ -1,10 +1,21 @@
 //! The integration tests: the server as its clients, its operator and chance meet it.
 
+mod backlog;
 mod clients;
+mod concurrency;
+mod crash;
+mod engine;
+mod facts;
 mod harness;
+mod history;
+mod hostile;
+mod layers;
+mod lifecycle;
 mod random;
+mod readme;
 mod ringqctl;
 mod socket_peer;
+mod traffic;
 mod transcript;
 mod transcripts;
 mod world;

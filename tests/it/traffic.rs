@@ -37,7 +37,7 @@ impl MessageId {
             _ => 20 + rng.below(200),
         };
         let mut body = format!("{}.{}.{}.", self.producer, self.queue, self.number).into_bytes();
-        while body.len() < size {
+        while (body.len() as u64) < size {
             body.extend_from_slice(&rng.next().to_le_bytes());
         }
         body
@@ -98,7 +98,8 @@ pub fn produce(address: SocketAddr, plan: Plan, count: u64, stop: &AtomicBool) -
         let mut requests = Vec::new();
         let mut awaited = Vec::new();
         for index in first..first + plan.depth.min(count as usize - first) {
-            let id = MessageId { producer: plan.who, queue: rng.below(plan.queues.into()) as u32, number: index as u64 };
+            let id =
+                MessageId { producer: plan.who, queue: rng.below(plan.queues.into()) as u32, number: index as u64 };
             let noreply = rng.below(4) == 0;
             put_request(&mut requests, id, noreply);
             sent.push(Sent { id, acknowledged: false });
@@ -189,7 +190,11 @@ impl Taker {
             match link.value()? {
                 Some((name, body)) => {
                     let id = MessageId::of_body(&body);
-                    assert_eq!(name, queue_name(id.queue).as_bytes(), "a message came from another queue than it was put to");
+                    assert_eq!(
+                        name,
+                        queue_name(id.queue).as_bytes(),
+                        "a message came from another queue than it was put to"
+                    );
                     let at = keys.iter().position(|key| *key == id.queue);
                     keys.remove(at.unwrap_or_else(|| panic!("{id:?} came without being asked for")));
                     self.taken.push(id);

@@ -22,13 +22,21 @@ pub struct Options {
     pub shards: u16,
     pub memory_share: usize,
     pub body_size_max: usize,
+    pub queues_max: usize,
     pub flush_all: bool,
     pub shutdown: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { shards: 1, memory_share: 32 << 20, body_size_max: 1 << 20, flush_all: false, shutdown: false }
+        Options {
+            shards: 1,
+            memory_share: 32 << 20,
+            body_size_max: 1 << 20,
+            queues_max: 1000,
+            flush_all: false,
+            shutdown: false,
+        }
     }
 }
 
@@ -53,7 +61,8 @@ pub struct World {
     now: Now,
     pub store: MemoryStore,
     engines: Vec<Engine>,
-    batches: VecDeque<Batch>,
+    /// On their way to the store, by shard: shards are served in any order.
+    batches: Vec<VecDeque<Batch>>,
     loads: VecDeque<Load>,
     mail: VecDeque<(ShardId, ShardId, Mail)>,
     pub clients: Vec<Client>,
@@ -72,7 +81,7 @@ impl World {
             now,
             store: MemoryStore::new(),
             engines: Vec::new(),
-            batches: VecDeque::new(),
+            batches: Vec::new(),
             loads: VecDeque::new(),
             mail: VecDeque::new(),
             clients: Vec::new(),
@@ -89,7 +98,6 @@ impl World {
     /// A power cut, and a new start with what the store had. `shards` may have changed.
     pub fn crash(&mut self, shards: u16) {
         self.options.shards = shards;
-        self.batches.clear();
         self.loads.clear();
         self.mail.clear();
         self.clients.iter_mut().for_each(|c| {
@@ -103,6 +111,7 @@ impl World {
         let recovered = self.store.recover().unwrap();
         self.ids_next = recovered.ids_end.max(1);
         let shards = self.options.shards;
+        self.batches = (0..shards).map(|_| VecDeque::new()).collect();
         self.engines = (0..shards)
             .map(|shard| {
                 let owned = |name: &[u8]| Engine::owner_of(name, shards) == ShardId(shard);
@@ -130,7 +139,7 @@ impl World {
             shards: self.options.shards,
             memory_share: self.options.memory_share,
             body_size_max: self.options.body_size_max,
-            queues_max: 100_000,
+            queues_max: self.options.queues_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,
@@ -173,7 +182,9 @@ impl World {
         if it.paused {
             it.backlog.extend_from_slice(bytes);
         } else if it.open {
-            self.engines[it.shard].on_bytes(it.conn, bytes);
+            let engine = &mut self.engines[it.shard];
+            engine.begin_turn(self.now);
+            engine.on_bytes(it.conn, bytes);
         }
     }
 
@@ -207,7 +218,7 @@ impl World {
         engine.begin_turn(self.now);
         let mut progress = engine.run();
         if let Ok((seq, mutations)) = engine.seal(Vec::new()) {
-            self.batches.push_back(Batch { shard: ShardId(shard as u16), seq, mutations });
+            self.batches[shard].push_back(Batch { shard: ShardId(shard as u16), seq, mutations });
             progress = true;
         }
         for conn in std::mem::take(&mut engine.effects.hosts) {
@@ -219,7 +230,7 @@ impl World {
         self.loads.extend(engine.effects.loads.drain(..));
         progress |= self.carry_out(shard);
         self.turns += 1;
-        if self.turns % CHECK_EVERY == 0 {
+        if self.turns.is_multiple_of(CHECK_EVERY) {
             self.engines[shard].assert_consistent();
         }
         progress
@@ -272,9 +283,10 @@ impl World {
         progress
     }
 
-    /// The store applies the oldest `count` batches in one transaction.
-    pub fn apply(&mut self, count: usize) -> bool {
-        let batches: Vec<Batch> = self.batches.drain(..count.min(self.batches.len())).collect();
+    /// The store applies the oldest `count` batches of a shard in one transaction.
+    pub fn apply(&mut self, shard: usize, count: usize) -> bool {
+        let waiting = &mut self.batches[shard];
+        let batches: Vec<Batch> = waiting.drain(..count.min(waiting.len())).collect();
         if batches.is_empty() {
             return false;
         }
@@ -285,6 +297,18 @@ impl World {
             engine.on_stored(batch.seq);
         }
         true
+    }
+
+    /// The store tells every shard whether there is room.
+    pub fn set_full(&mut self, full: bool) {
+        self.engines.iter_mut().for_each(|engine| engine.on_full(full));
+    }
+
+    /// The store cannot read what the oldest load asks for.
+    pub fn fail_load(&mut self) {
+        let load = self.loads.pop_front().expect("a load is under way");
+        let error = ringq::store::Error::Damaged("as the test says".into());
+        self.engines[usize::from(load.shard.0)].on_loaded(load.queue, Err(error));
     }
 
     /// The store answers the oldest load.
@@ -306,6 +330,23 @@ impl World {
         true
     }
 
+    /// Which shard a queue belongs to.
+    pub fn owner(&self, queue: &str) -> usize {
+        usize::from(Engine::owner_of(queue.as_bytes(), self.options.shards).0)
+    }
+
+    /// Sends, lets everything happen, and takes what has come.
+    pub fn ask(&mut self, client: usize, request: &str) -> String {
+        self.send(client, request.as_bytes());
+        self.settle();
+        self.heard(client)
+    }
+
+    /// Takes what has come.
+    pub fn heard(&mut self, client: usize) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.clients[client].received)).into_owned()
+    }
+
     pub fn shards(&self) -> usize {
         self.engines.len()
     }
@@ -317,7 +358,10 @@ impl World {
             for shard in 0..self.engines.len() {
                 progress |= self.turn(shard);
             }
-            progress |= self.deliver() | self.load() | self.apply(usize::MAX);
+            progress |= self.deliver() | self.load();
+            for shard in 0..self.engines.len() {
+                progress |= self.apply(shard, usize::MAX);
+            }
             if !progress {
                 return;
             }

@@ -1,0 +1,192 @@
+//! Promises 1 to 4 against the real process: what was acknowledged survives `kill -9` and a stop, in order, once, and the
+//! counters agree with it.
+//!
+//! Each round loads a server from many connections, ends it in the middle, starts it again with another number of shards,
+//! takes everything out, and lets [`crate::history`] judge what the clients saw.
+
+use crate::facts::puts_and_gets;
+use crate::harness::{Client, Server};
+use crate::history::{History, Tally};
+use crate::traffic::{Plan, Rng, consume, drain, produce, queue_name};
+use rustix::process::Signal;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const ROUNDS: u64 = 24;
+const QUEUES: u32 = 6;
+const PRODUCERS: u32 = 4;
+const CONSUMERS: u32 = 3;
+
+/// Replay one round with `RINGQ_SEED=n cargo test --test it acknowledged_messages_survive_kill_9`; where in the load the kill
+/// falls is the scheduler's.
+#[test]
+fn acknowledged_messages_survive_kill_9() {
+    let replayed = std::env::var("RINGQ_SEED").ok().map(|seed| seed.parse::<u64>().expect("RINGQ_SEED is a number"));
+    let seeds = replayed.map_or(0..ROUNDS, |seed| seed..seed + 1);
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let data = scratch.path().join("data");
+    for seed in seeds {
+        println!("replay this round with RINGQ_SEED={seed} cargo test --test it acknowledged_messages_survive_kill_9");
+        let mut rng = Rng::new(seed);
+        let mut server = Server::start_in(&data, args(seed));
+        let before = counters(&server);
+        let mut history = History::default();
+        // Some rounds crash what has just recovered, with a backlog in it.
+        for crash in 0..1 + seed % 3 {
+            if crash > 0 {
+                server.restart_with(args(seed + crash));
+            }
+            let load = Load::start(server.addr(), crash as u32, &mut rng);
+            thread::sleep(Duration::from_millis(50 + rng.below(250)));
+            server.kill9();
+            load.join(&mut history);
+        }
+        server.restart_with(args(seed + 1));
+        check_what_is_left(&server, &history, &before);
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn a_stop_under_load_loses_nothing_acknowledged() {
+    stop_under_load(&["-t", "1"]);
+    stop_under_load(&["-t", "2", "-m", "4"]);
+}
+
+#[test]
+fn a_stop_under_load_loses_nothing_acknowledged_without_sync() {
+    stop_under_load(&["-t", "1", "-N", "-m", "4"]);
+    stop_under_load(&["-t", "2", "-N"]);
+}
+
+fn stop_under_load(args: &[&str]) {
+    let mut server = Server::start(args);
+    for seed in 0..4 {
+        let mut rng = Rng::new(seed);
+        let before = counters(&server);
+        let mut history = History::default();
+        let load = Load::start(server.addr(), 0, &mut rng);
+        thread::sleep(Duration::from_millis(50 + rng.below(200)));
+        let status = server.stop();
+        assert!(status.success(), "{status}");
+        load.join(&mut history);
+        server.restart_with(args);
+        check_what_is_left(&server, &history, &before);
+    }
+}
+
+#[test]
+fn whole_requests_sent_before_sigterm_are_answered() {
+    for args in [&["-t", "1"][..], &["-t", "2"], &["-t", "2", "-N"]] {
+        let mut server = Server::start(args);
+        let mut clients: Vec<Client> = (0..1000).map(|_| server.connect()).collect();
+        // The last one's answer shows that all were accepted.
+        let last = clients.last_mut().expect("clients");
+        assert_eq!(
+            last.command(b"version\r\n", b"\r\n"),
+            format!("VERSION {}\r\n", env!("CARGO_PKG_VERSION")).as_bytes()
+        );
+        // A server that is held for a moment finds all of them and the signal at once.
+        server.signal(Signal::STOP);
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(format!("set q{} 0 0 4\r\n{number:04}\r\nget nothing\r\n", number % 7).as_bytes());
+        }
+        server.signal(Signal::TERM);
+        server.signal(Signal::CONT);
+        let replies: Vec<Vec<u8>> = clients.iter_mut().map(Client::read_to_end).collect();
+        assert!(server.wait_for_end(Duration::from_secs(20)).success());
+        let wrong: Vec<&Vec<u8>> = replies.iter().filter(|reply| *reply != b"STORED\r\nEND\r\n").collect();
+        assert!(
+            wrong.is_empty(),
+            "{args:?}: {} of 1000 clients were not answered, but got {:?}",
+            wrong.len(),
+            wrong[0]
+        );
+        server.restart();
+        let mut client = server.connect();
+        let mut numbers = Vec::new();
+        for queue in 0..7 {
+            loop {
+                let reply = client.command(format!("get q{queue}\r\n").as_bytes(), b"END\r\n");
+                let Some(body) = reply.split(|byte| *byte == b'\n').nth(1).filter(|line| line.len() == 5) else {
+                    break;
+                };
+                numbers.push(String::from_utf8_lossy(&body[..4]).parse::<u32>().expect("a number"));
+            }
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+    }
+}
+
+/// Arguments that change from round to round: the number of shards, and whether messages leave memory.
+fn args(round: u64) -> &'static [&'static str] {
+    match round % 4 {
+        0 => &["-t", "1", "-m", "2"],
+        1 => &["-t", "2"],
+        2 => &["-t", "1"],
+        _ => &["-t", "2", "-m", "4"],
+    }
+}
+
+/// Producers and consumers at work until told to stop or the server is gone.
+struct Load {
+    producers: Vec<JoinHandle<Vec<crate::traffic::Sent>>>,
+    consumers: Vec<JoinHandle<crate::traffic::Consumed>>,
+}
+
+/// Nobody tells the load of a crash to stop.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+impl Load {
+    fn start(address: SocketAddr, phase: u32, rng: &mut Rng) -> Load {
+        let mut plan =
+            |who: u32| Plan { who: phase * 100 + who, queues: QUEUES, depth: [1, 4, 50][rng.below(3) as usize] };
+        let producers = (0..PRODUCERS).map(|who| {
+            let plan = plan(who);
+            thread::spawn(move || produce(address, plan, u64::MAX, &NEVER))
+        });
+        let producers = producers.collect();
+        let consumers = (0..CONSUMERS).map(|who| {
+            let plan = plan(50 + who);
+            thread::spawn(move || consume(address, plan, &NEVER))
+        });
+        Load { producers, consumers: consumers.collect() }
+    }
+
+    fn join(self, history: &mut History) {
+        for producer in self.producers {
+            history.produced(producer.join().expect("a producer saw the protocol broken"));
+        }
+        for consumer in self.consumers {
+            history.consumed(consumer.join().expect("a consumer saw the protocol broken"));
+        }
+        assert!(!NEVER.load(Ordering::Relaxed));
+    }
+}
+
+/// Puts and gets of every queue.
+fn counters(server: &Server) -> Vec<(u64, u64)> {
+    (0..QUEUES).map(|queue| puts_and_gets(server, &queue_name(queue)).unwrap_or_default()).collect()
+}
+
+/// Takes everything out and compares it with what clients saw and what the server counted, from `before` on.
+fn check_what_is_left(server: &Server, history: &History, before: &[(u64, u64)]) {
+    let counted = counters(server);
+    let drained = drain(server.addr(), QUEUES);
+    history.verify(&drained).unwrap_or_else(|broken| panic!("{broken}"));
+    let after = counters(server);
+    for queue in 0..QUEUES {
+        let index = queue as usize;
+        let left = drained.iter().filter(|id| id.queue == queue).count() as u64;
+        let (puts, gets) = (counted[index].0 - before[index].0, counted[index].1 - before[index].1);
+        let tally = history.tally(queue);
+        let Tally { sent, acknowledged, taken, unanswered } = tally;
+        assert_eq!(counted[index].0 - counted[index].1, left, "queue {queue}: puts less gets are what was left");
+        assert!((acknowledged..=sent).contains(&puts), "queue {queue}: {puts} puts, but {tally:?}");
+        assert!((taken..=taken + unanswered).contains(&gets), "queue {queue}: {gets} gets, but {tally:?}");
+        assert_eq!(after[index], (counted[index].0, counted[index].0), "queue {queue} is empty now");
+    }
+}

@@ -1,0 +1,32 @@
+//! What a running server says of itself, and the kernel of it. It judges nothing.
+
+use crate::harness::{Server, read_lossy};
+
+/// One number of `stats`, asked for on a connection of its own, which counts in it.
+pub fn stat(server: &Server, name: &str) -> u64 {
+    let reply = server.connect().command(b"stats\r\n", b"END\r\n");
+    let reply = String::from_utf8(reply).expect("stats are text");
+    let value = reply.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {reply}"))
+}
+
+/// Puts and gets of a queue; none if there is no such queue.
+pub fn puts_and_gets(server: &Server, queue: &str) -> Option<(u64, u64)> {
+    let request = format!("stats queue {queue}\r\n");
+    let reply = server.connect().command(request.as_bytes(), b"END\r\n");
+    let reply = String::from_utf8(reply).expect("stats are text");
+    if reply == "END\r\n" {
+        return None;
+    }
+    let line = reply.strip_suffix("\r\nEND\r\n").and_then(|line| line.strip_prefix(&format!("STAT {queue} ")));
+    let (puts, gets) = line.and_then(|line| line.split_once('/')).unwrap_or_else(|| panic!("not one queue: {reply}"));
+    Some((puts.parse().expect("puts"), gets.parse().expect("gets")))
+}
+
+/// Memory of the process that no file backs, in bytes: the heap, stacks and rings, not the mapped database.
+pub fn anonymous_memory(server: &Server) -> u64 {
+    let status = read_lossy(format!("/proc/{}/status", server.pid()));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or_else(|| panic!("no RssAnon in {status}")) << 10
+}
