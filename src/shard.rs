@@ -152,13 +152,13 @@ impl Shard {
             self.engine.set_trace(log::logs_commands());
             self.take_mail();
             self.take_events();
-            let busy = self.engine.run();
+            self.engine.run();
             self.hand_on_batch();
             self.carry_out();
             self.report_drained();
             self.set_timer(now);
             let mailbox = &self.shared.mailboxes[usize::from(self.id.0)];
-            let sleep = !busy && !self.exit && mailbox.prepare_sleep();
+            let sleep = !self.engine.has_work() && !self.exit && mailbox.prepare_sleep();
             self.ring.turn(sleep)?;
             if sleep {
                 mailbox.awake();

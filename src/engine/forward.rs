@@ -38,6 +38,8 @@ pub(super) struct Lane {
     /// Requests of the other shard still to be executed, with how far the first piece is done.
     inbound: VecDeque<Vec<u8>>,
     inbound_done: usize,
+    /// The next inbound request waits for memory.
+    is_stalled: bool,
     /// Answers to the other shard, waiting for durability.
     pub answers: Replies,
     awaits: Seq,
@@ -237,10 +239,13 @@ impl Engine {
         }
     }
 
+    /// Whether requests of other shards can be executed. A lane that waits for memory is woken when there is some.
     pub(super) fn has_inbound(&self) -> bool {
-        // A lane that waits for memory is woken by the store, not by another turn.
-        let stalled = self.unstored_size > self.unstored_size_max();
-        !stalled && self.lanes.iter().any(|lane| !lane.inbound.is_empty())
+        self.lanes.iter().any(|lane| !lane.inbound.is_empty() && !lane.is_stalled)
+    }
+
+    pub(super) fn wake_lanes(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.is_stalled = false);
     }
 
     pub(super) fn run_inbound(&mut self) {
@@ -264,6 +269,7 @@ impl Engine {
                 if stalled || left == 0 {
                     self.lanes[lane].inbound.push_front(bytes);
                     self.lanes[lane].inbound_done = done;
+                    self.lanes[lane].is_stalled = stalled;
                     return;
                 }
                 left -= 1;

@@ -317,6 +317,11 @@ impl Engine {
             self.answer(origin, Answer::default());
         }
         self.relieve_memory();
+        self.wake_memory_waiters();
+    }
+
+    fn wake_memory_waiters(&mut self) {
+        self.wake_lanes();
         for conn in std::mem::take(&mut self.memory_waiters) {
             self.go_on(conn, Wait::Memory);
         }

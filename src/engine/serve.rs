@@ -118,8 +118,13 @@ impl Engine {
         self.stats.curr_connections -= 1;
     }
 
-    /// Goes on with what waited for its turn. Returns whether there is more to do at once.
-    pub fn run(&mut self) -> bool {
+    /// Whether [`Engine::run`] has something to do at once.
+    pub fn has_work(&self) -> bool {
+        !self.runnable.is_empty() || self.has_inbound()
+    }
+
+    /// Goes on with what waited for its turn.
+    pub fn run(&mut self) {
         self.expire_deadlines();
         self.run_inbound();
         for _ in 0..self.runnable.len() {
@@ -131,7 +136,6 @@ impl Engine {
             self.run_session(conn);
         }
         self.relieve_memory();
-        !self.runnable.is_empty() || self.has_inbound()
     }
 
     fn run_session(&mut self, conn: ConnId) {

@@ -104,7 +104,7 @@ fn take(server: &Server, numbers: Range<u64>) {
 
 fn check_memory(server: &Server, at: u64) {
     // Reading it takes the kernel longer than a batch takes the server.
-    if at % (10 * BATCH_LEN) == 0 {
+    if at.is_multiple_of(10 * BATCH_LEN) {
         let used = anonymous_memory(server);
         assert!(used <= MEMORY_MAX, "{used} bytes of memory in use at message {at}");
     }

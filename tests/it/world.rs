@@ -216,7 +216,8 @@ impl World {
     pub fn turn(&mut self, shard: usize) -> bool {
         let engine = &mut self.engines[shard];
         engine.begin_turn(self.now);
-        let mut progress = engine.run();
+        let mut progress = engine.has_work();
+        engine.run();
         if let Ok((seq, mutations)) = engine.seal(Vec::new()) {
             self.batches[shard].push_back(Batch { shard: ShardId(shard as u16), seq, mutations });
             progress = true;
