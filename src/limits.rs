@@ -23,6 +23,13 @@ pub const REQUESTS_PER_TURN: usize = 128;
 /// Replies a connection may have unsent before its requests wait, bytes. One reply may exceed it, not two.
 pub const OUTPUT_SIZE_MAX: usize = 256 << 10;
 
+/// Gets of one connection whose messages come from elsewhere (the store, another shard), if bodies are large: how large what
+/// comes will be is not known before, so this many of the largest bodies may come at once.
+pub const AWAITED_GETS_MIN: usize = 8;
+
+/// The same if bodies are small.
+pub const AWAITED_GETS_MAX: usize = 64;
+
 /// Requests of a connection kept before it is no longer read, bytes, beyond what the request at the front needs.
 pub const INPUT_SIZE_MAX: usize = 64 << 10;
 
@@ -57,8 +64,8 @@ pub const BATCH_SIZE: usize = 1 << 20;
 /// Buffers kept for reuse by connections, each at most this size, bytes.
 pub const POOLED_BUFFER_SIZE_MAX: usize = 64 << 10;
 
-/// Buffers kept for reuse by connections.
-pub const POOLED_BUFFERS_MAX: usize = 256;
+/// Buffers kept for reuse by one shard, bytes in all.
+pub const POOL_SIZE_MAX: usize = 4 << 20;
 
 /// Queues per server unless configured.
 pub const QUEUES_DEFAULT: usize = 100_000;

@@ -95,10 +95,8 @@ pub struct Shard {
     store: mpsc::Sender<store::Request>,
     reports: mpsc::Sender<Report>,
     mail: Vec<Mail>,
-    /// Empty buffers for replies.
-    pool: Vec<Vec<u8>>,
-    /// Empty buffers for batches.
-    spent: Vec<Vec<u8>>,
+    /// Empty buffers for replies and batches.
+    pool: Pool,
     /// The next shard to get a connection.
     next_shard: usize,
     stopping: bool,
@@ -132,8 +130,7 @@ impl Shard {
             store,
             reports,
             mail: Vec::new(),
-            pool: Vec::new(),
-            spent: Vec::new(),
+            pool: Pool::default(),
             next_shard: 0,
             stopping: false,
             drained: false,
@@ -191,8 +188,7 @@ impl Shard {
             store::Reply::Checkpointed { seq, spent } => {
                 self.engine.on_durable(seq);
                 self.engine.on_stored(seq);
-                self.spent.extend(spent);
-                self.spent.truncate(limits::POOLED_BUFFERS_MAX);
+                spent.into_iter().for_each(|buffer| self.pool.put(buffer));
             }
             store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
             store::Reply::Full(full) => {
@@ -216,7 +212,7 @@ impl Shard {
                     }
                 }
                 Event::Sent { conn, buffer, result } => {
-                    recycle(&mut self.pool, buffer);
+                    self.pool.put(buffer);
                     match result {
                         Ok(()) => self.engine.on_sent(conn),
                         Err(_) => self.engine.on_lost(conn),
@@ -289,8 +285,8 @@ impl Shard {
 
     /// Gives the mutations made so far to the store.
     fn hand_on_batch(&mut self) {
-        match self.engine.seal(self.spent.pop().unwrap_or_default()) {
-            Err(spare) => self.spent.push(spare),
+        match self.engine.seal(self.pool.take()) {
+            Err(spare) => self.pool.put(spare),
             Ok((seq, mutations)) => {
                 let batch = Batch { shard: self.id, seq, mutations };
                 self.ask_store(store::Request::Checkpoint(batch));
@@ -326,9 +322,9 @@ impl Shard {
     fn send_replies(&mut self) {
         let mut sends = std::mem::take(&mut self.engine.effects.sends);
         for conn in sends.drain(..) {
-            match self.engine.take_output(conn, self.pool.pop().unwrap_or_default()) {
+            match self.engine.take_output(conn, self.pool.take()) {
                 Ok(bytes) => self.ring.send(conn, bytes),
-                Err(spare) => recycle(&mut self.pool, spare),
+                Err(spare) => self.pool.put(spare),
             }
         }
         self.engine.effects.sends = sends;
@@ -337,6 +333,9 @@ impl Shard {
     fn change_connections(&mut self) {
         for (conn, pause) in self.engine.effects.pauses.drain(..) {
             if pause { self.ring.pause_recv(conn) } else { self.ring.resume_recv(conn) }
+        }
+        for conn in self.engine.effects.read_ends.drain(..) {
+            self.ring.shutdown_read(conn);
         }
         for conn in self.engine.effects.shutdowns.drain(..) {
             self.ring.shutdown_write(conn);
@@ -384,10 +383,28 @@ impl Shard {
     }
 }
 
-fn recycle(pool: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
-    if buffer.capacity() <= limits::POOLED_BUFFER_SIZE_MAX && pool.len() < limits::POOLED_BUFFERS_MAX {
-        buffer.clear();
-        pool.push(buffer);
+/// Buffers for reuse, a bounded number of bytes of them.
+#[derive(Default)]
+struct Pool {
+    buffers: Vec<Vec<u8>>,
+    size: usize,
+}
+
+impl Pool {
+    /// An empty buffer.
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.size -= buffer.capacity();
+        buffer
+    }
+
+    fn put(&mut self, mut buffer: Vec<u8>) {
+        let size = buffer.capacity();
+        if (1..=limits::POOLED_BUFFER_SIZE_MAX).contains(&size) && self.size + size <= limits::POOL_SIZE_MAX {
+            buffer.clear();
+            self.size += size;
+            self.buffers.push(buffer);
+        }
     }
 }
 

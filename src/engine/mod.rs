@@ -68,6 +68,8 @@ pub struct Config {
 pub struct Effects {
     /// Connections with something to send: [`Engine::take_output`] gives it.
     pub sends: Vec<ConnId>,
+    /// Connections whose receiving side is to be shut: what has arrived is still received, and then the end.
+    pub read_ends: Vec<ConnId>,
     /// Connections whose sending side is to be shut: all was said.
     pub shutdowns: Vec<ConnId>,
     /// Connections to close.
@@ -365,12 +367,12 @@ impl Engine {
         self.refusing_puts = full;
     }
 
-    /// The server is stopping: what was received is served, then connections close as their clients have their replies.
+    /// The server is stopping: what clients have sent is served, then connections close as their clients have their replies.
     pub fn on_stop(&mut self) {
         self.stopping = true;
         for index in 0..self.sessions.len() {
             if let Some(conn) = self.conn_at(index) {
-                self.on_eof(conn);
+                self.effects.read_ends.push(conn);
             }
         }
     }

@@ -12,14 +12,14 @@ use super::execute::GetResult;
 use super::{Engine, Notice, Origin};
 use crate::ids::{ConnId, QueueId, Seq};
 use crate::limits::{
-    BODY_STALL_MS_MAX, INPUT_SIZE_MAX, LINGER_MS_MAX, MULTI_GET_SIZE_MAX, OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX,
-    REQUESTS_PER_TURN,
+    AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, LINGER_MS_MAX, MULTI_GET_SIZE_MAX,
+    OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX, REQUESTS_PER_TURN,
 };
 use crate::proto::command::{Command, Keys, Line, SetLine};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
 use crate::session::replies::{Answer, SlotId};
-use crate::session::{Phase, Session, Wait};
+use crate::session::{MultiGet, Phase, Session, Wait};
 use std::cmp::Reverse;
 
 /// What a look at the front of the input led to.
@@ -46,7 +46,7 @@ impl Engine {
         self.stats.curr_connections += 1;
         self.stats.total_connections += 1;
         if self.stopping {
-            self.on_eof(conn);
+            self.effects.read_ends.push(conn);
         }
     }
 
@@ -159,12 +159,14 @@ impl Engine {
             if served == bytes.len() {
                 return (served, false);
             }
-            if session.replies.size() >= OUTPUT_SIZE_MAX {
+            // The messages of a multi-get under way are held until it is whole: it has its own bound.
+            if session.replies.size() >= OUTPUT_SIZE_MAX && session.multi_get.is_none() {
                 session.wait = Some(Wait::Replies);
                 return (served, false);
             }
             match self.step(conn, &bytes[served..]) {
                 Step::Served(len) => {
+                    self.trace(conn, &bytes[served..]);
                     served = (served + len).min(bytes.len());
                     let session = self.session(conn).expect("serving does not close");
                     if session.skip > 0 {
@@ -185,20 +187,26 @@ impl Engine {
                     self.expect(conn, need, body_size);
                     return (served, false);
                 }
-                Step::Finished => return (bytes.len(), false),
+                Step::Finished => {
+                    self.trace(conn, &bytes[served..]);
+                    return (bytes.len(), false);
+                }
             }
         }
         (served, served < bytes.len())
     }
 
-    /// Looks at the front of the input and serves one request if there is one that need not wait.
-    fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
-        let frame = frame(input, self.config.body_size_max);
-        if self.trace && !matches!(frame, Frame::Partial { .. }) {
+    /// Gives a notice of a request that was served: its line, not its body.
+    fn trace(&mut self, conn: ConnId, input: &[u8]) {
+        if self.trace {
             let line = input.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
             self.effects.notices.push(Notice::Command { conn, line: line.to_vec() });
         }
-        match frame {
+    }
+
+    /// Looks at the front of the input and serves one request if there is one that need not wait.
+    fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
+        match frame(input, self.config.body_size_max) {
             Frame::Partial { need, body_size } => Step::Partial { need, body_size },
             Frame::Put { set, body, len } => match self.serve_put(conn, &set, body) {
                 Ok(()) => {
@@ -283,16 +291,16 @@ impl Engine {
         if rest.next().is_some() {
             return self.serve_multi_get(conn, keys, cas);
         }
+        self.room_to_await(conn)?;
         let owner = self.owner(first.name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, first.name.len())?;
-            let slot = self.open_slot(conn, vec![None], reply::END);
-            self.forward_get(conn, owner, SlotId { slot, part: 0 }, first.name, cas);
+            let at = self.await_message(conn);
+            self.forward_get(conn, owner, at, first.name, cas);
             return Ok(());
         }
         let mut block = std::mem::take(&mut self.scratch);
-        let result = self.get(first.name, cas, &mut block);
-        match result {
+        match self.get(first.name, cas, &mut block) {
             GetResult::Hit(queue) => {
                 let seq = self.current();
                 self.reply(conn, seq, &[queue], |out| {
@@ -302,8 +310,8 @@ impl Engine {
             }
             GetResult::Miss => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END)),
             GetResult::MustWait(index) => {
-                let slot = self.open_slot(conn, vec![None], reply::END);
-                self.wait_for_load(index, Origin::Local { conn, at: SlotId { slot, part: 0 } }, cas);
+                let at = self.await_message(conn);
+                self.wait_for_load(index, Origin::Local { conn, at }, cas);
             }
         }
         block.clear();
@@ -312,53 +320,106 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes one message per key, in key order; keys of other shards, or whose head must be loaded, are filled in later.
+    /// A reply that is one message, which comes from elsewhere.
+    fn await_message(&mut self, conn: ConnId) -> SlotId {
+        let durable = self.durable;
+        let replies = &mut self.session(conn).expect("it is being served").replies;
+        let slot = replies.push_get(Vec::new(), reply::END);
+        let at = replies.add_part(slot, None);
+        replies.close(durable, slot);
+        at
+    }
+
+    /// Whether one more message may be awaited for a client: how large it will be is not known.
+    fn room_to_await(&mut self, conn: ConnId) -> Result<(), Wait> {
+        let awaited_max = (OUTPUT_SIZE_MAX / self.config.body_size_max).clamp(AWAITED_GETS_MIN, AWAITED_GETS_MAX);
+        let session = self.session(conn).expect("it is being served");
+        if session.replies.awaited() >= awaited_max { Err(Wait::Replies) } else { Ok(()) }
+    }
+
+    /// Takes one message per key, in key order. One whose keys are all here and in memory is answered at once. Otherwise the
+    /// reply stays open and is added to, as far as room allows, each time the session is looked at; the request stays at the
+    /// front of the input until all its keys were dealt with.
     fn serve_multi_get(&mut self, conn: ConnId, keys: Keys<'_>, cas: bool) -> Result<(), Wait> {
-        for key in keys {
-            let owner = self.owner(key.name);
-            if owner != self.config.shard {
-                self.room_to_forward(conn, owner, key.name.len())?;
-            }
-        }
         let size_max = MULTI_GET_SIZE_MAX.max(self.config.body_size_max);
-        let mut size = 0;
-        let mut parts: Vec<Option<Answer>> = Vec::new();
-        let mut elsewhere: Vec<(SlotId, &[u8])> = Vec::new();
-        let slot = self.session(conn).expect("it is being served").replies.next_slot();
-        for key in keys {
-            let at = SlotId { slot, part: parts.len() as u32 };
+        let mut here: Vec<Option<Answer>> = Vec::new();
+        let mut here_size = 0;
+        let session = self.session(conn).expect("it is being served");
+        let mut open = session.multi_get.take();
+        let start = open.map_or(0, |m| m.keys_done);
+        for (index, key) in keys.enumerate().skip(start) {
+            let (size, awaited) = match open {
+                Some(m) => self.session(conn).expect("it is being served").replies.progress(m.slot),
+                None => (here_size, 0),
+            };
             if size >= size_max {
                 break;
             }
-            if self.owner(key.name) != self.config.shard {
-                parts.push(None);
-                elsewhere.push((at, key.name));
-                continue;
+            // What is awaited may fill the rest of the bound.
+            let must_wait = awaited > 0 && size + awaited * self.config.body_size_max >= size_max;
+            let room = if must_wait { Err(Wait::Replies) } else { self.room_for_key(conn, key.name) };
+            if let Err(wait) = room {
+                let slot = self.open_get(conn, open, &mut here);
+                self.session(conn).expect("it is being served").multi_get = Some(MultiGet { slot, keys_done: index });
+                return Err(wait);
             }
             let mut answer = Answer::default();
-            match self.get(key.name, cas, &mut answer.bytes) {
-                GetResult::Hit(queue) => {
-                    size += answer.bytes.len();
-                    answer.hits.push(queue);
-                    answer.seq = self.current();
-                    parts.push(Some(answer));
+            let elsewhere = if self.owner(key.name) != self.config.shard {
+                Some(None)
+            } else {
+                match self.get(key.name, cas, &mut answer.bytes) {
+                    GetResult::Hit(queue) => {
+                        answer.hits.push(queue);
+                        answer.seq = self.current();
+                        None
+                    }
+                    GetResult::Miss => continue,
+                    GetResult::MustWait(index) => Some(Some(index)),
                 }
-                GetResult::Miss => {}
-                GetResult::MustWait(index) => {
-                    parts.push(None);
-                    self.wait_for_load(index, Origin::Local { conn, at }, cas);
+            };
+            let Some(elsewhere) = elsewhere else {
+                match open {
+                    Some(m) => {
+                        let session = self.session(conn).expect("it is being served");
+                        session.replies.add_part(m.slot, Some(answer));
+                    }
+                    None => {
+                        here_size += answer.bytes.len();
+                        here.push(Some(answer));
+                    }
                 }
+                continue;
+            };
+            let slot = self.open_get(conn, open, &mut here);
+            open = Some(MultiGet { slot, keys_done: 0 });
+            let at = self.session(conn).expect("it is being served").replies.add_part(slot, None);
+            match elsewhere {
+                Some(index) => self.wait_for_load(index, Origin::Local { conn, at }, cas),
+                None => self.forward_get(conn, self.owner(key.name), at, key.name, cas),
             }
         }
-        if parts.iter().all(Option::is_some) {
-            self.reply_parts(conn, &parts);
-            return Ok(());
-        }
-        assert_eq!(self.open_slot(conn, parts, reply::END), slot, "nothing else is answered meanwhile");
-        for (at, name) in elsewhere {
-            self.forward_get(conn, self.owner(name), at, name, cas);
+        match open {
+            None => self.reply_parts(conn, &here),
+            Some(m) => {
+                let durable = self.durable;
+                let seq = self.session(conn).expect("it is being served").replies.close(durable, m.slot);
+                self.note_reply(conn, seq);
+            }
         }
         Ok(())
+    }
+
+    /// The open reply of a multi-get, which begins with what was found so far.
+    fn open_get(&mut self, conn: ConnId, open: Option<MultiGet>, here: &mut Vec<Option<Answer>>) -> u64 {
+        let replies = &mut self.session(conn).expect("it is being served").replies;
+        open.map_or_else(|| replies.push_get(std::mem::take(here), reply::END), |m| m.slot)
+    }
+
+    /// Whether one more key of a multi-get can be looked at now.
+    fn room_for_key(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
+        self.room_to_await(conn)?;
+        let owner = self.owner(name);
+        if owner != self.config.shard { self.room_to_forward(conn, owner, name.len()) } else { Ok(()) }
     }
 
     fn reply_parts(&mut self, conn: ConnId, parts: &[Option<Answer>]) {

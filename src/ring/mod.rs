@@ -269,6 +269,14 @@ impl Ring {
         let _ = rustix::net::shutdown(slot.socket(), rustix::net::Shutdown::Write);
     }
 
+    /// Receives what has arrived, and then [`Event::Ended`], whatever the peer goes on to send. No effect on a connection that
+    /// is closing or closed.
+    pub fn shutdown_read(&mut self, conn: ConnId) {
+        let Some(slot) = self.connections.open(conn) else { return };
+        // Fails only when the peer is gone already, which receiving reports.
+        let _ = rustix::net::shutdown(slot.socket(), rustix::net::Shutdown::Read);
+    }
+
     /// Closes a connection: cancels its operations, waits for them, closes the socket, then [`Event::Closed`]. A send under
     /// way is cut off. From now on nothing else is handed out for it. No effect the second time.
     pub fn close(&mut self, conn: ConnId) {

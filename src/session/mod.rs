@@ -75,6 +75,17 @@ pub struct Session {
     pub timed: bool,
     /// A listing under way.
     pub listing: Option<Listing>,
+    /// A multi-get under way, the request at the front of the input.
+    pub multi_get: Option<MultiGet>,
+}
+
+/// How far a multi-get has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MultiGet {
+    /// Its reply.
+    pub slot: u64,
+    /// Keys that were dealt with.
+    pub keys_done: usize,
 }
 
 /// How far `stats queue` has come.
@@ -110,6 +121,7 @@ impl Session {
             deadline_ms: 0,
             timed: false,
             listing: None,
+            multi_get: None,
         }
     }
 

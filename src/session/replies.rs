@@ -21,6 +21,8 @@ pub struct Replies {
     slots: VecDeque<Slot>,
     first_slot: u64,
     waiting: usize,
+    /// Messages that gets wait for.
+    awaited: usize,
     held_size: usize,
 }
 
@@ -36,8 +38,25 @@ struct Mark {
 enum Slot {
     /// Complete, behind one that waits.
     Held(Answer),
-    /// To be filled in `parts.len()` pieces; `missing` of them are not in yet.
-    Waiting { parts: Vec<Option<Answer>>, missing: usize, ending: &'static [u8] },
+    /// To be filled in pieces.
+    Waiting(Waiting),
+}
+
+struct Waiting {
+    parts: Vec<Option<Answer>>,
+    /// How many parts are not in yet.
+    missing: usize,
+    ending: &'static [u8],
+    /// The parts are messages.
+    is_get: bool,
+    /// More parts may be added.
+    is_open: bool,
+}
+
+impl Waiting {
+    fn is_complete(&self) -> bool {
+        self.missing == 0 && !self.is_open
+    }
 }
 
 /// A piece of a reply with what it depends on.
@@ -76,15 +95,62 @@ impl Replies {
         }
     }
 
-    /// Adds the place of a reply that comes in `parts` pieces and is then followed by `ending`. Returns the slot's number.
+    /// Adds the place of a reply that comes in pieces and is then followed by `ending`. Returns the slot's number.
     pub fn push_waiting(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
         let missing = parts.iter().filter(|p| p.is_none()).count();
         assert!(missing > 0, "a reply with all its parts is not waiting");
+        self.push_slot(Waiting { parts, missing, ending, is_get: false, is_open: false })
+    }
+
+    /// Adds the place of a get's reply, with the messages there are so far; [`Replies::add_part`] adds more until
+    /// [`Replies::close`].
+    pub fn push_get(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
+        assert!(parts.iter().all(Option::is_some), "what is awaited is added");
+        self.push_slot(Waiting { parts, missing: 0, ending, is_get: true, is_open: true })
+    }
+
+    fn push_slot(&mut self, waiting: Waiting) -> u64 {
         let slot = self.next_slot();
         self.waiting += 1;
-        self.held_size += parts.iter().flatten().map(|a| a.bytes.len()).sum::<usize>();
-        self.slots.push_back(Slot::Waiting { parts, missing, ending });
+        self.held_size += waiting.parts.iter().flatten().map(|a| a.bytes.len()).sum::<usize>();
+        self.slots.push_back(Slot::Waiting(waiting));
         slot
+    }
+
+    /// Adds a piece to an open reply: a message, or the place of one that comes later.
+    pub fn add_part(&mut self, slot: u64, part: Option<Answer>) -> SlotId {
+        match &part {
+            Some(answer) => self.held_size += answer.bytes.len(),
+            None => self.awaited += 1,
+        }
+        let waiting = self.waiting_at(slot);
+        assert!(waiting.is_open, "a closed reply has all its parts");
+        waiting.missing += usize::from(part.is_none());
+        waiting.parts.push(part);
+        SlotId { slot, part: waiting.parts.len() as u32 - 1 }
+    }
+
+    /// How many bytes of an open reply's messages are there, and how many messages are awaited.
+    pub fn progress(&mut self, slot: u64) -> (usize, usize) {
+        let waiting = self.waiting_at(slot);
+        (waiting.parts.iter().flatten().map(|a| a.bytes.len()).sum(), waiting.missing)
+    }
+
+    /// No more parts will be added. Returns as [`Replies::fill`].
+    pub fn close(&mut self, durable: Seq, slot: u64) -> Seq {
+        let waiting = self.waiting_at(slot);
+        waiting.is_open = false;
+        if !waiting.is_complete() {
+            return Seq(0);
+        }
+        self.waiting -= 1;
+        self.advance(durable)
+    }
+
+    fn waiting_at(&mut self, slot: u64) -> &mut Waiting {
+        let index = usize::try_from(slot - self.first_slot).expect("slots are few");
+        let Slot::Waiting(waiting) = &mut self.slots[index] else { unreachable!("slot {slot} is already complete") };
+        waiting
     }
 
     /// The number that the next slot will have.
@@ -94,15 +160,15 @@ impl Replies {
 
     /// Fills one piece of a waiting reply. Returns the newest batch that what is now in order waits for.
     pub fn fill(&mut self, durable: Seq, at: SlotId, answer: Answer) -> Seq {
-        let index = usize::try_from(at.slot - self.first_slot).expect("slots are few");
-        let Slot::Waiting { parts, missing, .. } = &mut self.slots[index] else {
-            unreachable!("slot {at:?} is already complete")
-        };
-        assert!(parts[at.part as usize].is_none(), "an answer comes once");
         self.held_size += answer.bytes.len();
-        parts[at.part as usize] = Some(answer);
-        *missing -= 1;
-        if *missing > 0 {
+        let waiting = self.waiting_at(at.slot);
+        let part = &mut waiting.parts[at.part as usize];
+        assert!(part.is_none(), "an answer comes once");
+        *part = Some(answer);
+        waiting.missing -= 1;
+        let (is_get, is_complete) = (waiting.is_get, waiting.is_complete());
+        self.awaited -= usize::from(is_get);
+        if !is_complete {
             return Seq(0);
         }
         self.waiting -= 1;
@@ -113,7 +179,7 @@ impl Replies {
     fn advance(&mut self, durable: Seq) -> Seq {
         let mut newest = Seq(0);
         while let Some(slot) = self.slots.front() {
-            if matches!(slot, Slot::Waiting { missing, .. } if *missing > 0) {
+            if matches!(slot, Slot::Waiting(waiting) if !waiting.is_complete()) {
                 break;
             }
             self.first_slot += 1;
@@ -122,7 +188,7 @@ impl Replies {
                     self.append(durable, &answer, answer.seq);
                     answer.seq
                 }
-                Slot::Waiting { parts, ending, .. } => self.append_parts(durable, parts, ending),
+                Slot::Waiting(waiting) => self.append_parts(durable, waiting.parts, waiting.ending),
             });
         }
         newest
@@ -203,6 +269,11 @@ impl Replies {
         self.waiting
     }
 
+    /// Messages that gets wait for.
+    pub fn awaited(&self) -> usize {
+        self.awaited
+    }
+
     /// Bytes held for this client, sent or not releasable yet.
     pub fn size(&self) -> usize {
         self.out.len() + self.held_size
@@ -222,7 +293,7 @@ impl Replies {
         for slot in self.slots.drain(..) {
             let answers = match slot {
                 Slot::Held(answer) => vec![Some(answer)],
-                Slot::Waiting { parts, .. } => parts,
+                Slot::Waiting(waiting) => waiting.parts,
             };
             answers.iter().flatten().flat_map(|a| &a.hits).for_each(|queue| unsent(*queue, 1));
         }
@@ -294,6 +365,21 @@ mod tests {
         replies.fill(Seq(0), SlotId { slot, part: 0 }, failed);
         replies.fill(Seq(0), SlotId { slot, part: 1 }, Answer { bytes: b"2".into(), ..Answer::default() });
         assert_eq!(sent(&mut replies), "2BAD");
+    }
+
+    #[test]
+    fn an_open_reply_takes_parts_until_it_is_closed() {
+        let mut replies = Replies::default();
+        let answer = |text: &str| Answer { bytes: text.into(), ..Answer::default() };
+        let slot = replies.push_get(vec![Some(answer("1"))], b"END");
+        let at = replies.add_part(slot, None);
+        replies.add_part(slot, Some(answer("3")));
+        assert_eq!((replies.progress(slot), replies.awaited()), ((2, 1), 1));
+        replies.fill(Seq(0), at, answer("2"));
+        assert!(!replies.has_released(), "it is still open");
+        replies.close(Seq(0), slot);
+        assert_eq!(sent(&mut replies), "123END");
+        assert_eq!((replies.waiting(), replies.awaited(), replies.size()), (0, 0, 0));
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn a_reply_of_two_shards_waits_for_both_batches_in_either_order() {
         while world.deliver() {}
         world.turn(1);
         world.apply(first, 1);
-        (0..2).for_each(|shard| drop(world.turn(shard)));
+        world.turn_all();
         while world.deliver() {}
         world.turn(0);
         assert_eq!(world.heard(client), "", "shard {second} has not committed");
@@ -253,7 +253,7 @@ fn a_checkpoint_is_answered_when_the_store_has_everything() {
     let client = world.connect();
     world.send(client, (put(&here, "a") + &put(&there, "b") + "db_checkpoint\r\n").as_bytes());
     for _ in 0..4 {
-        (0..2).for_each(|shard| drop(world.turn(shard)));
+        world.turn_all();
         while world.deliver() {}
         world.apply(0, usize::MAX);
     }

@@ -237,6 +237,13 @@ impl World {
         progress
     }
 
+    /// One turn of every shard.
+    pub fn turn_all(&mut self) {
+        for shard in 0..self.engines.len() {
+            self.turn(shard);
+        }
+    }
+
     fn carry_out(&mut self, shard: usize) -> bool {
         let engine = &mut self.engines[shard];
         if std::mem::take(&mut engine.effects.wants_ids) {
@@ -260,6 +267,10 @@ impl World {
                 let backlog = std::mem::take(&mut client.backlog);
                 engine.on_bytes(conn, &backlog);
             }
+            progress = true;
+        }
+        for conn in std::mem::take(&mut engine.effects.read_ends) {
+            engine.on_eof(conn);
             progress = true;
         }
         for conn in std::mem::take(&mut engine.effects.shutdowns) {
