@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test ci bench lint fmt deps clean
+.PHONY: help run test ci bench microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -10,7 +10,7 @@ SCRIPTS := .ci/run $(wildcard tests/*.sh tests/clients/*.sh tests/clients/*/*.sh
 SKIPPED := $(CURDIR)/target/skipped-tests.txt
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Start a server on port 22201, data in ./ringq-data; ARGS='-p 11311 -N' adds options
 	$(CARGO) run $(LOCKED) --release --bin ringq -- $(ARGS)
@@ -27,9 +27,18 @@ ci: lint ## What continuous integration runs: lint, then all tests with every cl
 	tests/deps.sh --require
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
 
-bench: ## Compare with the peers that are installed; QUICK=1 for a short look
+bench: ## Compare with the peers that are installed and judge the targets; QUICK=1 for a short look, ONLY=floor,idle for a part
 	$(CARGO) build $(LOCKED) --release --bins
-	bench/compare.py $(if $(QUICK),--quick)
+	bench/compare.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+microbench: ## Time single steps in process and compare with the last run; ONLY=queue for a part
+	$(CARGO) bench $(LOCKED) --bench micro -- $(ONLY)
+
+flamegraph: ## Draw where CPU time goes under load; ARGS=-N, WORKLOAD='fill -c 256', NAME=before
+	perf/flamegraph.sh
+
+profile-diff: ## Draw what changed between two flame graphs: OLD=before NEW=after
+	perf/flamegraph.sh diff $(or $(OLD),before) $(or $(NEW),after)
 
 lint: ## Check formatting, code, documentation and scripts
 	$(CARGO) fmt --check

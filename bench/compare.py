@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Compares RingQ with memcached, Redis and beanstalkd in one run and writes a dated result.
+"""Compares RingQ with memcached, Redis, beanstalkd and MemcacheQ in one run and writes a dated result.
 
 What is compared: put, get and mixed load over a grid of connections (c) and requests in flight on each (p). All
 servers run on one core, the load generator on another. Each round gives every server its turn in a cell before the
 next cell comes, so that drift of the machine meets all of them alike; servers whose turn it is not are stopped
 (SIGSTOP), so that what they still have to do is done in their own time. Figures are medians over the rounds, ratios
-are medians of the ratios within a round.
+are medians of the ratios within a round. Besides the grid: what a durable write and a round trip take by themselves
+(the floor under a durable put), and the memory of idle connections. The result begins with a verdict on every target
+(targets.py).
 
-Usage: bench/compare.py [--quick] [--rounds N] [--seconds S] [--ringq PATH] [--bench PATH]
-Environment: QUICK=1, ROUNDS, RINGQ, RINGQ_BENCH, SERVER_CPU (0), LOAD_CPU (1), TMPDIR (data; ./target if unset).
+Usage: bench/compare.py [--quick] [--only NAME,...] [--rounds N] [--seconds S] [--ringq PATH] [--bench PATH]
+Environment: QUICK=1, ROUNDS, RINGQ, RINGQ_BENCH, MEMCACHEQ (a binary to compare with), SERVER_CPU (0), LOAD_CPU (1),
+TMPDIR (data; ./target if unset).
 
 Only the Python standard library is used.
 """
@@ -28,6 +31,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import targets
+from targets import cell_name
+
 ROOT = Path(__file__).resolve().parent.parent
 GRID = [(c, p) for p in (1, 16) for c in (1, 16, 64, 256)]
 GRID_QUICK = [(1, 1), (64, 1), (64, 16)]
@@ -39,11 +45,19 @@ STOP_TIMEOUT_S = 15
 DRAIN_SHARE_MAX = 4
 # Rates over less than this are reported with a warning.
 ELAPSED_S_MIN = 0.1
+# Left to descriptors other than connections, here and in the server.
+DESCRIPTORS_SPARE = 200
+IDLE_TIMEOUT_S = 30
+# Requests that change nothing and are answered with a line.
+GREETINGS = {"memcache": b"version\r\n", "redis": b"PING\r\n", "beanstalkd": b"list-tube-used\r\n"}
+# Not in a quick run: no target is about it.
+SLOW_ONLY = ("beanstalkd",)
 
 RATIOS = [
     ("default / Redis, AOF always", "ringq", "redis-always"),
     ("-N / memcached", "ringq-N", "memcached"),
     ("-N / Redis, volatile", "ringq-N", "redis"),
+    ("default / MemcacheQ, -t 4", "ringq", "memcacheq"),
 ]
 
 
@@ -51,11 +65,24 @@ class Failure(Exception):
     """Something the user has to know; printed without a trace."""
 
 
+def read_line(connection):
+    """One answer line of a connection, read byte by byte, so that what follows stays there."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = connection.recv(1)
+        if not byte:
+            raise ConnectionError("the server closed the connection")
+        line += byte
+    return line
+
+
 class Server:
     """One server process: started once, stopped between its turns, ended by its pid."""
 
     def __init__(self, name, label, protocol, command, version, cache=False):
         self.name, self.label, self.protocol, self.cache = name, label, protocol, cache
+        # Measured with idle connections only, or in every cell of the grid.
+        self.idle = name.endswith("-idle")
         self.command, self.version = command, version
         self.process = None
         self.port = None
@@ -73,11 +100,14 @@ class Server:
         while True:
             self.check()
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                # The kernel connects as soon as somebody listens; an answer says that the start is over.
+                with socket.create_connection(("127.0.0.1", port), timeout=START_TIMEOUT_S) as connection:
+                    connection.sendall(GREETINGS[self.protocol])
+                    read_line(connection)
                 return
             except OSError:
                 if time.monotonic() > end:
-                    raise Failure(f"{self.label} does not listen after {START_TIMEOUT_S} s\n{self.log_tail()}") from None
+                    raise Failure(f"{self.label} does not answer after {START_TIMEOUT_S} s\n{self.log_tail()}") from None
                 time.sleep(0.02)
 
     def check(self):
@@ -116,8 +146,9 @@ def output_of(command):
     return lines[0].strip() if done.returncode == 0 and lines else None
 
 
-def find_servers(ringq):
+def find_servers(options):
     """All servers that are there, and a line for each that is not."""
+    ringq = options.ringq
     servers, missing = [], []
 
     def add(binary, name, label, protocol, arguments, version, cache=False):
@@ -137,7 +168,11 @@ def find_servers(ringq):
 
     def memcached_arguments(port, _):
         user = ["-u", "root"] if os.geteuid() == 0 else []
-        return ["-p", port, "-l", "127.0.0.1", "-U", "0", "-t", "1", "-m", "256", "-c", "4096", *user]
+        return ["-p", port, "-l", "127.0.0.1", "-U", "0", "-t", "1", "-m", "256", "-c", "16384", *user]
+
+    def memcacheq_arguments(port, data):
+        user = ["-u", "root"] if os.geteuid() == 0 else []
+        return ["-p", port, "-l", "127.0.0.1", "-t", "4", "-H", data, "-R", *user]
 
     add(ringq, "ringq", "RingQ", "memcache", ringq_arguments(), "--version")
     add(ringq, "ringq-N", "RingQ -N", "memcache", ringq_arguments("-N"), "--version")
@@ -146,7 +181,17 @@ def find_servers(ringq):
     always = redis_arguments("--appendonly", "yes", "--appendfsync", "always")
     add("redis-server", "redis-always", "Redis, AOF always", "redis", always, "--version")
     add("beanstalkd", "beanstalkd", "beanstalkd, volatile", "beanstalkd", lambda port, _: ["-l", "127.0.0.1", "-p", port], "-v")
+    if options.memcacheq:
+        add(options.memcacheq, "memcacheq", "MemcacheQ, -t 4", "memcache", memcacheq_arguments, "-h")
+    # Of their own, so that memory left by a load does not hide what connections take.
+    add(ringq, "ringq-idle", "RingQ, idle", "memcache", ringq_arguments(), "--version")
+    add("memcached", "memcached-idle", "memcached, idle", "memcache", memcached_arguments, "--version")
     return servers, missing
+
+
+def rss_anon_kb(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 def free_ports(count):
@@ -168,6 +213,18 @@ class Comparison:
         self.runs = []
         self.notes = []
 
+    def wanted(self, server, cell):
+        """The phases to measure of a server in a cell: all of them, or those that the chosen rows rest on."""
+        chosen = self.options.chosen
+        if chosen is None or server.name in chosen["servers"]:
+            idle = {"idle"} if cell == targets.IDLE else set()
+            phases = idle if server.idle or idle else {*PHASES, "floor"}
+        else:
+            phases = {phase for name, at, phase in chosen["needs"] if (name, at) == (server.name, cell)}
+        if server.idle != (cell == targets.IDLE):
+            return set()
+        return phases if server.name == "ringq" and cell == targets.ONE else phases - {"floor"}
+
     def load(self, server, workload, connections, pipeline, *extra):
         """One run of the load generator; its results."""
         path = self.directory / "run.json"
@@ -181,33 +238,81 @@ class Comparison:
             raise Failure(f"{server.label}: {' '.join(command)}\n{done.stderr}{server.log_tail()}")
         return json.loads(path.read_text())
 
-    def measure(self, server, connections, pipeline, round_number):
-        """Put, get and mixed of one server in one cell. It is empty before and after."""
-        seconds = self.options.seconds
-        timed = ["-d", str(seconds), "-w", str(seconds / 4)]
+    def measure(self, server, cell, round_number):
+        """The wanted phases of one server in one cell. It is empty before and after."""
+        phases = self.wanted(server, cell)
+        if not phases:
+            return
         server.resume()
         try:
-            results = {"put": self.load(server, "fill", connections, pipeline, *timed)}
-            drain = timed if server.cache else ["-d", str(DRAIN_SHARE_MAX * seconds)]
-            results["get"] = self.load(server, "drain", connections, pipeline, *drain)
-            self.empty(server)
-            results["mixed"] = self.load(server, "mixed", max(2, connections), pipeline, *timed)
-            self.empty(server)
+            if "idle" in phases:
+                self.measure_idle(server, round_number)
+            if phases & {"put", "get"}:
+                self.measure_in_turn(server, cell, round_number, phases)
+            if "mixed" in phases:
+                self.record(server, cell, round_number, "mixed",
+                            self.load(server, "mixed", max(2, cell[0]), cell[1], *self.options.timed))
+                self.empty(server)
+            if "floor" in phases:
+                self.measure_floor(server, cell, round_number)
         finally:
             server.pause()
-        for phase, result in results.items():
-            self.record(server, connections, pipeline, round_number, phase, result)
+
+    def measure_in_turn(self, server, cell, round_number, phases):
+        """Put, then get what was put."""
+        self.record(server, cell, round_number, "put", self.load(server, "fill", *cell, *self.options.timed))
+        if "get" in phases:
+            drain = self.options.timed if server.cache else ["-d", str(DRAIN_SHARE_MAX * self.options.seconds)]
+            self.record(server, cell, round_number, "get", self.load(server, "drain", *cell, *drain))
+        self.empty(server)
+
+    def measure_floor(self, server, cell, round_number):
+        """What a put with one connection cannot undercut: a durable write, and the way to the server and back."""
+        trip = self.load(server, "round-trip", *cell, *self.options.timed)
+        self.record(server, cell, round_number, "round-trip", trip)
+        result, block = self.directory / "device.json", self.directory / "device.blocks"
+        command = [*self.options.server_pin, self.options.bench, "device", "--file", str(block), "--json", str(result)]
+        done = subprocess.run(command + ["-d", str(self.options.seconds)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            self.notes.append(f"The device was not measured, round {round_number}: {done.stderr.strip()}")
+            return
+        self.runs.append({"server": "device", "cell": cell_name(cell), "round": round_number, "phase": "write",
+                          **{field: json.loads(result.read_text())[field] for field in ("p50_us", "p99_us")}})
+
+    def measure_idle(self, server, round_number):
+        """Memory that connections take which asked one thing and then nothing more."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        count = min(targets.IDLE[0], hard - DESCRIPTORS_SPARE)
+        if count < targets.IDLE[0]:
+            self.notes.append(f"{server.label}: {count} connections only, the limit of open files is {hard}")
+        connections = []
+        try:
+            before_kb = rss_anon_kb(server.process.pid)
+            for _ in range(count):
+                connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=IDLE_TIMEOUT_S))
+            for connection in connections:
+                connection.sendall(b"version\r\n")
+            for connection in connections:
+                read_line(connection)
+            grown_kb = rss_anon_kb(server.process.pid) - before_kb
+        except OSError as error:
+            raise Failure(f"{server.label}: idle connections: {error}\n{server.log_tail()}") from None
+        finally:
+            for connection in connections:
+                connection.close()
+        self.runs.append({"server": server.name, "cell": cell_name(targets.IDLE), "round": round_number, "phase": "idle",
+                          "connections": count, "rss_anon_kb_per_connection": grown_kb / count})
 
     def empty(self, server):
         if not server.cache:
             self.load(server, "drain", 16, 16)
 
-    def record(self, server, connections, pipeline, round_number, phase, result):
+    def record(self, server, cell, round_number, phase, result):
         put, get = result["put"] or {}, result["get"] or {}
         operations = [operation for operation in (put, get) if operation]
         self.runs.append({
             "server": server.name,
-            "cell": cell_name((connections, pipeline)),
+            "cell": cell_name(cell),
             "round": round_number,
             "phase": phase,
             "per_second": sum(operation["per_second"] for operation in operations),
@@ -223,7 +328,7 @@ class Comparison:
             "client_limited": result["client_limited"],
             "unexpected": result["unexpected"],
         })
-        where = f"{server.label}, {phase} {cell_name((connections, pipeline))}, round {round_number}"
+        where = f"{server.label}, {phase} {cell_name(cell)}, round {round_number}"
         for kind, count in result["unexpected"].items():
             self.notes.append(f"{where}: {count} unexpected answers: {kind}")
         if not operations or not self.runs[-1]["per_second"]:
@@ -232,20 +337,24 @@ class Comparison:
             self.notes.append(f"{where}: lasted {result['elapsed_s']:.3f} s only")
 
     def run(self):
-        for cell in self.options.grid:
-            for round_number in range(1, self.options.rounds + 1):
+        for cell in [*self.options.grid, targets.IDLE]:
+            servers = [server for server in self.servers if self.wanted(server, cell)]
+            # A second look at idle connections would see the memory that the first one left.
+            rounds = 1 if cell == targets.IDLE else self.options.rounds
+            for round_number in range(1, rounds + 1 if servers else 1):
                 # The order turns, so that nobody always follows the same neighbour.
-                turn = round_number % len(self.servers)
-                for server in self.servers[turn:] + self.servers[:turn]:
-                    self.measure(server, *cell, round_number)
-            print(f"{cell_name(cell)} measured", file=sys.stderr)
+                turn = round_number % len(servers)
+                for server in servers[turn:] + servers[:turn]:
+                    self.measure(server, cell, round_number)
+            if servers:
+                print(f"{cell_name(cell)} measured", file=sys.stderr)
 
     def values(self, server, cell, phase, field):
         """The field in each round, by round."""
         return {
             run["round"]: run[field]
             for run in self.runs
-            if (run["server"], run["cell"], run["phase"]) == (server, cell_name(cell), phase) and run[field] is not None
+            if (run["server"], run["cell"], run["phase"]) == (server, cell_name(cell), phase) and run.get(field) is not None
         }
 
     def median(self, server, cell, phase, field="per_second"):
@@ -256,10 +365,6 @@ class Comparison:
         ours, theirs = (self.values(name, cell, phase, "per_second") for name in (ours, theirs))
         ratios = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
         return statistics.median(ratios) if ratios else None
-
-
-def cell_name(cell):
-    return f"c{cell[0]} p{cell[1]}"
 
 
 def rate(value):
@@ -281,8 +386,28 @@ def table(head, rows):
 
 def phase_table(comparison, phase, show):
     head = ["server"] + [cell_name(cell) for cell in comparison.options.grid]
-    rows = [[server.label] + [show(server.name, cell, phase) for cell in comparison.options.grid] for server in comparison.servers]
+    servers = [server for server in comparison.servers if not server.idle]
+    rows = [[server.label] + [show(server.name, cell, phase) for cell in comparison.options.grid] for server in servers]
     return table(head, rows)
+
+
+def target_table(comparison):
+    chosen = comparison.options.chosen
+    rows = [row for row in targets.ROWS if chosen is None or row.name in chosen["rows"]]
+    return table(["name", "what", "target", "measured", "verdict"], targets.judge_all(comparison, rows)) if rows else ""
+
+
+def small_table(comparison):
+    """What was measured besides the grid."""
+    at = lambda server, cell, phase, field: comparison.median(server, cell, phase, field)
+    rows = [[label, number(at(*where), 2), unit] for label, where, unit in (
+        ("4 KiB direct synchronous write, p50", ("device", targets.ONE, "write", "p50_us"), "µs"),
+        ("the same, p99", ("device", targets.ONE, "write", "p99_us"), "µs"),
+        ("round trip to RingQ without a queue, p50", ("ringq", targets.ONE, "round-trip", "p50_us"), "µs"),
+        ("RingQ: RssAnon of an idle connection", ("ringq-idle", targets.IDLE, "idle", "rss_anon_kb_per_connection"), "KB"),
+        ("memcached: the same", ("memcached-idle", targets.IDLE, "idle", "rss_anon_kb_per_connection"), "KB"),
+    ) if at(*where) is not None]
+    return table(["what", "median", ""], rows) if rows else ""
 
 
 def ratio_table(comparison):
@@ -292,7 +417,8 @@ def ratio_table(comparison):
         if ours in names and theirs in names:
             for phase in PHASES:
                 ratios = [comparison.ratio(ours, theirs, cell, phase) for cell in comparison.options.grid]
-                rows.append([label, phase] + [f"{ratio:.2f}x" if ratio else "–" for ratio in ratios])
+                if any(ratios):
+                    rows.append([label, phase] + [f"{ratio:.2f}x" if ratio else "–" for ratio in ratios])
     return table(["ratio", ""] + [cell_name(cell) for cell in comparison.options.grid], rows) if rows else ""
 
 
@@ -313,6 +439,13 @@ def report(comparison, facts):
         f"{'' if options.server_pin else ' (not pinned: there is only one core)'}. memcached has a key per connection "
         f"and keeps it on a get; the others are queues.\nMade by `{' '.join(facts['command'])}`.\n"
     )
+    verdicts = target_table(comparison)
+    if verdicts:
+        text.append("## Targets\n\nMedians; what misses its target is in bold. An aim is what we strive for, the others must hold.\n\n"
+                    + verdicts)
+    small = small_table(comparison)
+    if small:
+        text.append("## Besides the grid\n\n" + small)
     ratios = ratio_table(comparison)
     if ratios:
         text.append("## Ratios\n\nMedians of the ratios within a round; mixed compares puts and gets together.\n\n" + ratios)
@@ -325,7 +458,7 @@ def report(comparison, facts):
             number(comparison.median(*at, field), 2) for field in ("server_us_per_operation", "client_us_per_operation"))
         text.append(f"## {phase.capitalize()}: latency p50 / p99, µs\n\n" + phase_table(comparison, phase, latency))
         text.append(f"## {phase.capitalize()}: CPU µs per operation, server / load generator\n\n" + phase_table(comparison, phase, cpu))
-    limited = sum(run["client_limited"] for run in comparison.runs)
+    limited = sum(run.get("client_limited", False) for run in comparison.runs)
     notes = list(comparison.notes)
     if limited:
         notes.append(f"In {limited} of {len(comparison.runs)} runs the load generator used all of its core: the server may be faster.")
@@ -394,17 +527,41 @@ def parse_options():
     parser.add_argument("--ringq", default=environment("RINGQ", str(ROOT / "target/release/ringq")), help="the server")
     parser.add_argument("--bench", default=environment("RINGQ_BENCH", str(ROOT / "target/release/ringq-bench")),
                         help="the load generator")
+    parser.add_argument("--only", default="", metavar="NAME,...",
+                        help="measure only these: names of targets (what they rest on) or of servers (all of the grid)")
+    parser.add_argument("--memcacheq", default=environment("MEMCACHEQ"), help="a MemcacheQ to compare with")
     parser.add_argument("--results", default=str(ROOT / "perf/results"), help="where results go")
     options = parser.parse_args()
     options.rounds = int(options.rounds or (3 if options.quick else 5))
     options.seconds = options.seconds or (0.35 if options.quick else 2.0)
     options.grid = GRID_QUICK if options.quick else GRID
+    # Warm-up included in what a phase takes.
+    options.timed = ["-d", str(options.seconds), "-w", str(options.seconds / 4)]
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("rounds and seconds are positive")
     if shutil.which(options.bench) is None:
         parser.error(f"{options.bench} is not there; build it with: cargo build --release")
     options.server_pin, options.load_pin = pinning()
     return options
+
+
+def choose(options, servers):
+    """Makes `options.chosen` of `--only`, and leaves out the servers nothing is asked of."""
+    names = [name for name in options.only.split(",") if name]
+    known = {server.name for server in servers}
+    rows = [row for row in targets.ROWS if row.name in names]
+    unknown = set(names) - known - {row.name for row in rows}
+    if unknown:
+        targets_known = ", ".join(row.name for row in targets.ROWS)
+        raise Failure(f"--only {', '.join(sorted(unknown))}: the targets are {targets_known}; "
+                      f"the servers found here are {', '.join(sorted(known))}")
+    if not names:
+        options.chosen = None
+        return [server for server in servers if not (options.quick and server.name in SLOW_ONLY)]
+    needs = [need for row in rows for need in row.needs()]
+    options.chosen = {"rows": {row.name for row in rows}, "servers": set(names) & known, "needs": needs}
+    needed = options.chosen["servers"] | {server for server, _, _ in needs}
+    return [server for server in servers if server.name in needed]
 
 
 def pinning():
@@ -427,9 +584,10 @@ def compare():
         signal.signal(ending, end_by_signal)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    servers, missing = find_servers(options.ringq)
+    servers, missing = find_servers(options)
     for line in missing:
         print(line, file=sys.stderr)
+    servers = choose(options, servers)
     if not servers:
         raise Failure("no server is installed")
     base = os.environ.get("TMPDIR") or str(ROOT / "target")

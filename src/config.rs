@@ -3,6 +3,7 @@
 //! Invariant: a [`Config`] that exists is one the server can start with, as far as numbers go. Garbage is refused with the
 //! option, the value and what is allowed, never turned into 0.
 
+use crate::journal;
 use crate::limits;
 use clap::{ArgAction, Parser};
 use std::ffi::OsString;
@@ -44,7 +45,37 @@ struct Options {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     connections: Option<u32>,
 
-    /// Answer before messages are committed; commit at least every 100 ms and at stop.
+    /// Largest journal write, KiB; a single larger message is written by itself.
+    #[arg(short = 'L', long, value_name = "KB", default_value_t = 1024, env = "RINGQ_JOURNAL_WRITE",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    journal_write: u32,
+
+    /// Bring the journal into the database at least every so many seconds; 0: only as needed.
+    #[arg(short = 'C', long, value_name = "SECONDS", default_value_t = 300, env = "RINGQ_CHECKPOINT_EVERY",
+          value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    checkpoint_every: u32,
+
+    /// Size of each shard's journal in pages of -A bytes; 0: the default.
+    #[arg(short = 'E', long, value_name = "PAGES", default_value_t = 16384, env = "RINGQ_JOURNAL_PAGES",
+          value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    journal_pages: u32,
+
+    /// Size of a page for -E, bytes: a power of two.
+    #[arg(short = 'A', long, value_name = "BYTES", default_value_t = 4096, env = "RINGQ_PAGE_SIZE",
+          value_parser = page_size)]
+    page_size: u32,
+
+    /// All journals together, MiB at most; shards get less if need be.
+    #[arg(long, value_name = "MB", default_value_t = 1024, env = "RINGQ_JOURNAL_MAX",
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    journal_max: u32,
+
+    /// Journal writes under way at once.
+    #[arg(long, value_name = "N", default_value_t = 4, env = "RINGQ_JOURNAL_DEPTH",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    journal_depth: u32,
+
+    /// Answer when the operating system has the message: it survives kill -9, not a power cut.
     #[arg(short = 'N', long, env = "RINGQ_NO_SYNC")]
     no_sync: bool,
 
@@ -100,6 +131,14 @@ pub struct Config {
     pub body_size_max: usize,
     /// `-c`, if given.
     pub connections: Option<usize>,
+    /// `-L`, bytes.
+    pub batch_size: usize,
+    /// `-C`, ms.
+    pub checkpoint_every_ms: u64,
+    /// What `-E`, `-A` and `--journal-max` give each shard.
+    pub journal: journal::Layout,
+    /// `--journal-depth`.
+    pub journal_depth: usize,
     /// `-N`.
     pub no_sync: bool,
     /// How many `-v`.
@@ -153,6 +192,14 @@ impl Config {
         let options = Options::try_parse_from(args)?;
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shards = options.threads.unwrap_or(cpus.min(limits::SHARDS_DEFAULT_MAX) as u16);
+        let wish = journal::Wish {
+            pages: u64::from(options.journal_pages),
+            page_size: u64::from(options.page_size),
+            shards,
+            journal_size_max: u64::from(options.journal_max) << 20,
+            body_size_max: options.body_max as usize,
+        };
+        let journal = journal::layout(&wish).map_err(|error| refused(format!("{error}\n")))?;
         let config = Config {
             port: options.port,
             listen: options.listen,
@@ -161,6 +208,10 @@ impl Config {
             memory: (options.memory as usize) << 20,
             body_size_max: options.body_max as usize,
             connections: options.connections.map(|n| n as usize),
+            batch_size: ((options.journal_write as usize) << 10).min(limits::BATCH_SIZE),
+            checkpoint_every_ms: u64::from(options.checkpoint_every) * 1000,
+            journal,
+            journal_depth: options.journal_depth as usize,
             no_sync: options.no_sync,
             verbosity: options.verbose,
             pin: options.pin,
@@ -194,7 +245,22 @@ impl Config {
             self.body_size_max,
             (needed * usize::from(self.shards)).div_ceil(1 << 20),
         );
-        Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, message))
+        Err(refused(message))
+    }
+}
+
+/// Values that are fine one by one, and cannot be together.
+fn refused(message: String) -> clap::Error {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, message)
+}
+
+fn page_size(text: &str) -> Result<u32, String> {
+    let size: u32 = text.parse().map_err(|_| "not a number".to_string())?;
+    let allowed = 512..=65536;
+    if size.is_power_of_two() && allowed.contains(&size) {
+        Ok(size)
+    } else {
+        Err("allowed are powers of two from 512 to 65536".into())
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::clock::Now;
 use crate::stats::Host;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::Read;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads the clocks, counting monotonic time from `start`.
@@ -29,6 +30,16 @@ pub fn facts(start: Instant) -> Host {
         user_us: us(usage.ru_utime),
         system_us: us(usage.ru_stime),
     }
+}
+
+/// Random bytes from the kernel.
+///
+/// # Errors
+/// When its device cannot be read.
+pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Raises the soft file limit to what `connections` need, with `extra` files besides. Without a wish (`None`) takes what the hard

@@ -48,6 +48,21 @@ impl fmt::Display for ConnId {
     }
 }
 
+/// A place in a shard's journal: which record is expected there, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// Number of the record.
+    pub seq: Seq,
+    /// Segment it is in.
+    pub segment: u32,
+    /// Byte offset in the segment, a multiple of 4096.
+    pub offset: u64,
+}
+
+/// What tells the records of one start from the bytes of all others: random, and mixed into every checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Salt(pub [u8; 16]);
+
 /// A reserved run of ids, `next..end`, that no other shard and no later start will use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IdRange {

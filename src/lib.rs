@@ -1,20 +1,24 @@
 //! RingQ: a durable message queue that speaks the memcache protocol.
 //!
 //! The library is the server's parts; the binaries put them together. Pure parts (no I/O, clock, thread or unsafe):
-//! [`ids`], [`limits`], [`clock`], [`mutation`], [`proto`], [`session`], [`queue`], [`stats`], [`engine`]. Impure ones: [`ring`],
-//! [`store`], [`mailbox`], [`shard`], [`server`], [`config`]; and [`client`], with which `ringqctl` speaks to a server.
+//! [`ids`], [`limits`], [`clock`], [`mutation`], [`page_buffer`], [`proto`], [`session`], [`queue`], [`stats`], [`engine`]. Impure ones:
+//! [`ring`], [`journal`] (its files; the format and the writer are pure), [`durability`], [`store`], [`mailbox`], [`shard`],
+//! [`server`], [`config`]; and [`client`], with which `ringqctl` speaks to a server.
 //! docs/ARCHITECTURE.md walks a message's path through them.
 
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod durability;
 pub mod engine;
 pub mod host;
 pub mod ids;
+pub mod journal;
 pub mod limits;
 pub mod log;
 pub mod mailbox;
 pub mod mutation;
+pub mod page_buffer;
 pub mod proto;
 pub mod queue;
 pub mod ring;

@@ -1,35 +1,39 @@
 //! The server: assembles the parts in order, runs them, and takes them down in order.
 //!
-//! Start: lock the data directory → bind → open the database → recover → start the store and the shards → ready. Stop: stop
-//! accepting → answer what was accepted → commit → end. A second signal ends the process at once, which the store makes safe.
+//! Start: lock the data directory → bind → open the database → replay the journals into it → new journals → start the store and the
+//! shards → ready. Stop: stop accepting → answer what was accepted → last journal write → checkpoint → end. A second signal ends the process at once, which the store makes safe.
 
 use crate::config::{Config, Pin};
+use crate::durability::{self, Durability};
 use crate::engine::{self, Engine};
 use crate::host;
-use crate::ids::ShardId;
+use crate::ids::{Salt, ShardId};
+use crate::journal::{self, FileSource, Files, Mode, WriterConfig};
 use crate::limits;
 use crate::log;
 use crate::mailbox::Mailbox;
 use crate::ring::{self, Ring};
-use crate::shard::{Mail, Report, Shard, Shared};
+use crate::shard::{Links, Mail, Report, Shard, Shared};
 use crate::stats::Capacity;
+use crate::store::ballast::Ballast;
 use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
-use crate::store::{QueueRow, Store};
+use crate::store::{self, Batch, QueueRow, Store};
 use anyhow::{Context, Result, anyhow, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// With `-N`, how long a commit may wait for more.
-const COMMIT_DELAY: Duration = Duration::from_millis(100);
+/// Mutations in one transaction while journals are replayed, bytes: nobody waits for anything else.
+const REPLAY_SLICE_SIZE: usize = 16 << 20;
 
 /// How long a stop waits for clients to take their replies.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,6 +58,9 @@ pub fn run(config: &Config) -> Result<()> {
     let connections_max = reserve_files(config)?;
     let listeners = bind(config)?;
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
+    let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
+    replay_journals(&mut store, &mut ballast, directory.path())?;
+    let journals = begin_journals(config, &mut store, &mut ballast, directory.path())?;
     let recovered = store.recover()?;
     let stored: u64 = recovered.queues.iter().map(|q| q.counters.ready()).sum();
     tracing::info!("{} queues with {stored} messages in {}", recovered.queues.len(), directory.path().display());
@@ -66,28 +73,32 @@ pub fn run(config: &Config) -> Result<()> {
         connections: AtomicUsize::new(0),
         connections_max,
         draining: AtomicUsize::new(usize::from(config.shards)),
+        pressure: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+        // Puts wait when half the share is not in the store.
+        pressure_share: config.memory_share() / 2,
         accept_paused: AtomicBool::new(false),
         start,
-        no_sync: config.no_sync,
     });
 
     let (report, reports) = mpsc::channel();
     watch_signals(report.clone())?;
-    let (requests, store_inbox) = mpsc::channel();
-    let store_thread = start_store(config, store, store_inbox, &shared)?;
+    let (store_requests, store_inbox) = mpsc::channel();
+    let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
+    let links = Links { shared: shared.clone(), store: store_requests, reports: report };
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
     let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
     let mut threads = Vec::new();
     let mut sockets = Some(listeners.into_iter().map(|(_, socket)| socket).collect::<Vec<OwnedFd>>());
     let mut queues = by_owner(recovered.queues, config.shards);
-    for id in (0..config.shards).map(ShardId) {
+    for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
         let engine_config = engine_config(config, id, connections_max, settings.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, shared.reserve_ids());
         let sockets = sockets.take().unwrap_or_default();
-        threads.push(start_shard(config, id, engine, sockets, &shared, requests.clone(), report.clone())?);
+        threads.push(start_shard(config, id, engine, journal, sockets, links.clone())?);
     }
-    drop(requests);
+    // The store thread ends when the last shard has let go of it.
+    drop(links);
     for address in &addresses {
         eprintln!("ringq: ready on {address}");
     }
@@ -159,19 +170,21 @@ fn listen(address: SocketAddr) -> std::io::Result<(SocketAddr, OwnedFd)> {
 fn start_store(
     config: &Config,
     store: Lmdb,
+    ballast: Ballast,
     requests: mpsc::Receiver<crate::store::Request>,
     shared: &Arc<Shared>,
 ) -> Result<JoinHandle<Result<(), crate::store::Error>>> {
     let thread_config = ThreadConfig {
         shards: config.shards,
-        commit_delay: if config.no_sync { COMMIT_DELAY } else { Duration::ZERO },
-        // Half of what a shard may have unstored before its puts wait.
-        delayed_size_max: config.memory_share() / 4,
+        // Pauses end before the largest put has to wait.
+        backlog_size_max: (shared.pressure_share * 3 / 4)
+            .min(shared.pressure_share.saturating_sub(config.body_size_max)),
         free_size_min: config.free_size_min,
+        ..ThreadConfig::default()
     };
     let mailboxes = shared.clone();
     let reply = move |shard: ShardId, reply| mailboxes.mailboxes[usize::from(shard.0)].send(Mail::Store(reply));
-    let worker = thread::spawn(store, requests, reply, thread_config)?;
+    let worker = thread::spawn(store, ballast, requests, reply, shared.pressure.clone(), thread_config)?;
     // A store that failed must end the process from here: the shards wait for it and acknowledge nothing.
     let watcher = std::thread::Builder::new().name("ringq-watch".into());
     Ok(watcher.spawn(move || {
@@ -185,6 +198,68 @@ fn start_store(
         }
         result
     })?)
+}
+
+/// A shard's new journal.
+struct Journal {
+    salt: Salt,
+    files: Files,
+}
+
+/// Brings what a crash left in the journals into the store.
+fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<()> {
+    for row in store.recover()?.journals {
+        let mut batches = Vec::new();
+        let mut keep = |seq, mutations: &[u8], end| -> Result<(), std::convert::Infallible> {
+            batches.push(Batch { shard: row.shard, seq, mutations: mutations.to_vec(), end });
+            Ok(())
+        };
+        let mut source = FileSource::open(home, row.shard, journal::SEGMENTS)?;
+        let outcome = journal::replay(&mut source, row.shard, &row.salt, row.position, &mut keep)?;
+        store::checkpoint::replay(store, ballast, &batches, REPLAY_SLICE_SIZE)
+            .with_context(|| format!("cannot bring the journal of shard {} into the database", row.shard))?;
+        if outcome.records > 0 {
+            tracing::info!("journal of shard {}: {} records were replayed", row.shard, outcome.records);
+        }
+        if let Some(torn) = outcome.torn {
+            let what = if torn.unsynced { "a power cut took" } else { "never acknowledged:" };
+            tracing::warn!(
+                "journal of shard {}: {what} {} records from number {} on (segment {}, byte {}); they were dropped",
+                row.shard,
+                torn.dropped_records,
+                torn.seq,
+                torn.segment,
+                torn.offset
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the old journals, all of which the store has, and begins new ones.
+fn begin_journals(config: &Config, store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<Vec<Journal>> {
+    while let Err(error) = store.begin_journals(&[]) {
+        ballast.make_room(error)?;
+    }
+    for retired in journal::existing(home)?.into_iter().filter(|shard| shard.0 >= config.shards) {
+        journal::files::remove(home, retired)?;
+        tracing::info!(
+            "the journal of shard {retired} was replayed and removed: there are {} shards now",
+            config.shards
+        );
+    }
+    let mode = if config.no_sync { Mode::Buffered } else { Mode::Direct };
+    let layout = config.journal;
+    let mut journals = Vec::new();
+    for shard in (0..config.shards).map(ShardId) {
+        let files = Files::open_or_create(home, shard, layout.segment_size, layout.segments, mode)?;
+        journals.push(Journal { salt: Salt(host::random().context("cannot read random bytes")?), files });
+    }
+    let salts: Vec<Salt> = journals.iter().map(|journal| journal.salt).collect();
+    while let Err(error) = store.begin_journals(&salts) {
+        ballast.make_room(error)?;
+    }
+    Ok(journals)
 }
 
 fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
@@ -219,23 +294,36 @@ fn start_shard(
     config: &Config,
     id: ShardId,
     engine: Engine,
+    journal: Journal,
     listeners: Vec<OwnedFd>,
-    shared: &Arc<Shared>,
-    store: mpsc::Sender<crate::store::Request>,
-    reports: mpsc::Sender<Report>,
+    links: Links,
 ) -> Result<JoinHandle<()>> {
     let core = core_of(&config.pin, id);
-    let connections_max = u32::try_from(shared.connections_max).unwrap_or(u32::MAX);
-    let shared = shared.clone();
+    let batch_size = config.batch_size;
+    let durability_config = durability::Config {
+        writer: WriterConfig {
+            shard: id,
+            salt: journal.salt,
+            segment_size: config.journal.segment_size,
+            segments: config.journal.segments,
+            depth: config.journal_depth,
+            unsynced: config.no_sync,
+        },
+        checkpoint_size: config.memory_share() / 8,
+        checkpoint_every_ms: config.checkpoint_every_ms,
+    };
+    let connections_max = u32::try_from(links.shared.connections_max).unwrap_or(u32::MAX);
     let (started, start) = mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("ringq-shard-{id}")).spawn(move || {
         if let Some(core) = core {
             core_affinity::set_for_current(core);
         }
         let ring_config = ring::Config { connections_max, ..ring::Config::default() };
-        let ended = reports.clone();
-        let shard = Ring::new(&ring_config).map_err(anyhow::Error::from).and_then(|ring| {
-            Shard::new(id, engine, ring, listeners, shared, store, reports).context("cannot watch the shard's mailbox")
+        let ended = links.reports.clone();
+        let shard = Ring::new(&ring_config).map_err(anyhow::Error::from).and_then(|mut ring| {
+            let durability = Durability::new(durability_config, &journal.files, &mut ring)?;
+            Shard::new(id, engine, ring, durability, listeners, links, batch_size)
+                .context("cannot watch the shard's mailbox")
         });
         match shard {
             Err(error) => drop(started.send(Err(error))),
@@ -315,7 +403,7 @@ fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) 
             Report::Verbosity(verbosity) => log::set_verbosity(verbosity),
             Report::Ended(id, result) => {
                 running -= 1;
-                result.with_context(|| format!("shard {id}: the kernel refused its ring"))?;
+                result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
             }
             Report::Signal(signal) if is_stopping => {
                 eprintln!("ringq: signal {signal} again: stopping at once");

@@ -4,11 +4,12 @@
 //! out its effects, submit, and sleep when there is nothing left to do. All decisions are the engine's; all system calls are
 //! the ring's.
 //!
-//! Invariant: batches go to the store in the order they were sealed, and a reply is sent only when the engine released it.
+//! Invariant: batches become durable in the order they were sealed, and a reply is sent only when the engine released it.
 //!
-//! Step 1, 6, 7 and 9 of a message's path.
+//! Step 1, 7 and 9 of a message's path.
 
 use crate::clock::Now;
+use crate::durability::Durability;
 use crate::engine::{Engine, Mail as EngineMail, Notice};
 use crate::host;
 use crate::ids::{ConnId, IdRange, ShardId};
@@ -17,7 +18,7 @@ use crate::log;
 use crate::mailbox::Mailbox;
 use crate::proto::reply;
 use crate::ring::{Event, Ring};
-use crate::store::{self, Batch};
+use crate::store;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -67,12 +68,14 @@ pub struct Shared {
     pub connections_max: usize,
     /// Shards that still have connections to serve after [`Mail::Stop`].
     pub draining: AtomicUsize,
+    /// For each shard, bytes of mutations that the store does not have: what pauses between its transactions depend on.
+    pub pressure: Arc<[AtomicUsize]>,
+    /// What one shard may have of them before its puts wait.
+    pub pressure_share: usize,
     /// Accepting is paused for lack of files.
     pub accept_paused: AtomicBool,
     /// When the process started.
     pub start: Instant,
-    /// `-N`: replies do not wait for commits.
-    pub no_sync: bool,
 }
 
 impl Shared {
@@ -83,6 +86,17 @@ impl Shared {
     }
 }
 
+/// A shard's ways to the rest of the server.
+#[derive(Clone)]
+pub struct Links {
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// To the store thread.
+    pub store: mpsc::Sender<store::Request>,
+    /// To the main thread.
+    pub reports: mpsc::Sender<Report>,
+}
+
 /// How long accepting stays paused for lack of files when no connection closes.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
@@ -91,12 +105,16 @@ pub struct Shard {
     id: ShardId,
     engine: Engine,
     ring: Ring,
+    durability: Durability,
     shared: Arc<Shared>,
     store: mpsc::Sender<store::Request>,
     reports: mpsc::Sender<Report>,
+    now: Now,
     mail: Vec<Mail>,
     /// Empty buffers for replies and batches.
     pool: Pool,
+    /// `-L`: a batch of this size is handed on before the turn is over, bytes.
+    batch_size: usize,
     /// The next shard to get a connection.
     next_shard: usize,
     stopping: bool,
@@ -105,7 +123,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Joins the parts. To be called on the thread that will run it.
+    /// Joins the parts; `batch_size` is `-L`, bytes. To be called on the thread that will run it.
     ///
     /// # Errors
     /// When the ring cannot watch the mailbox or a listener.
@@ -113,11 +131,12 @@ impl Shard {
         id: ShardId,
         engine: Engine,
         mut ring: Ring,
+        durability: Durability,
         listeners: Vec<OwnedFd>,
-        shared: Arc<Shared>,
-        store: mpsc::Sender<store::Request>,
-        reports: mpsc::Sender<Report>,
+        links: Links,
+        batch_size: usize,
     ) -> io::Result<Shard> {
+        let Links { shared, store, reports } = links;
         ring.watch(shared.mailboxes[usize::from(id.0)].wake_fd())?;
         for listener in listeners {
             ring.listen(listener)?;
@@ -126,11 +145,14 @@ impl Shard {
             id,
             engine,
             ring,
+            durability,
+            now: host::now(shared.start),
             shared,
             store,
             reports,
             mail: Vec::new(),
             pool: Pool::default(),
+            batch_size,
             next_shard: 0,
             stopping: false,
             drained: false,
@@ -138,31 +160,38 @@ impl Shard {
         })
     }
 
-    /// Runs until told to exit.
+    /// Runs until told to exit, and then until everything is on its way to the store.
     ///
     /// # Errors
-    /// When the kernel refuses the ring.
+    /// When the kernel refuses the ring, or the journal cannot be written.
     pub fn run(mut self) -> io::Result<()> {
-        while !self.exit {
-            let now = host::now(self.shared.start);
-            self.engine.begin_turn(now);
+        while !self.exit || self.is_making_durable() || self.cover()? {
+            self.now = host::now(self.shared.start);
+            self.engine.begin_turn(self.now);
             self.engine.set_trace(log::logs_commands());
             self.take_mail();
-            self.take_events();
+            self.take_events()?;
             self.engine.run();
-            self.hand_on_batch();
+            self.make_durable()?;
             self.carry_out();
             self.report_drained();
-            self.set_timer(now);
+            self.set_timer();
             let mailbox = &self.shared.mailboxes[usize::from(self.id.0)];
-            let sleep = !self.engine.has_work() && !self.exit && mailbox.prepare_sleep();
+            let waits = !self.exit || self.is_making_durable();
+            let sleep = waits && !self.engine.has_work() && mailbox.prepare_sleep();
             self.ring.turn(sleep)?;
             if sleep {
                 mailbox.awake();
             }
         }
-        self.hand_on_batch();
+        self.durability.hurry();
+        self.checkpoint();
         Ok(())
+    }
+
+    /// Whether something is not in the journal yet.
+    fn is_making_durable(&self) -> bool {
+        self.engine.unsealed_size() > 0 || self.durability.is_writing()
     }
 
     // --- inputs ---
@@ -185,32 +214,37 @@ impl Shard {
 
     fn take_store_reply(&mut self, reply: store::Reply) {
         match reply {
-            store::Reply::Checkpointed { seq, spent } => {
-                self.engine.on_durable(seq);
+            store::Reply::Checkpointed { seq, .. } => {
+                self.durability.on_checkpointed(seq);
                 self.engine.on_stored(seq);
-                spent.into_iter().for_each(|buffer| self.pool.put(buffer));
             }
             store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
             store::Reply::Full(full) => {
                 if full {
-                    tracing::warn!("free space is below --min-free: puts are refused until there is more");
+                    tracing::warn!("shard {}: space is short (--min-free, or the ballast): puts are refused", self.id);
                 } else {
-                    tracing::warn!("there is free space again: puts are accepted");
+                    tracing::warn!("shard {}: there is space again: puts are accepted", self.id);
                 }
                 self.engine.on_full(full);
             }
         }
     }
 
-    fn take_events(&mut self) {
+    fn take_events(&mut self) -> io::Result<()> {
         while let Some(event) = self.ring.next_event() {
             match event {
                 Event::Received { conn, bytes } => {
                     self.engine.on_bytes(conn, bytes);
-                    if self.engine.unsealed_size() >= limits::BATCH_SIZE {
-                        self.hand_on_batch();
+                    if self.engine.unsealed_size() >= self.batch_size {
+                        self.hand_on_batch()?;
                     }
                 }
+                Event::Written { token, buffer, result } => {
+                    if let Some(durable) = self.durability.on_written(self.now, token, buffer, result)? {
+                        self.engine.on_durable(durable);
+                    }
+                }
+                Event::Synced { result } => self.durability.on_synced(result)?,
                 Event::Sent { conn, buffer, result } => {
                     self.pool.put(buffer);
                     match result {
@@ -231,6 +265,7 @@ impl Shard {
                 }
             }
         }
+        Ok(())
     }
 
     // --- connections ---
@@ -283,17 +318,60 @@ impl Shard {
 
     // --- outputs ---
 
-    /// Gives the mutations made so far to the store.
-    fn hand_on_batch(&mut self) {
-        match self.engine.seal(self.pool.take()) {
-            Err(spare) => self.pool.put(spare),
-            Ok((seq, mutations)) => {
-                let batch = Batch { shard: self.id, seq, mutations };
-                self.ask_store(store::Request::Checkpoint(batch));
-                if self.shared.no_sync {
-                    self.engine.on_durable(seq);
-                }
-            }
+    /// Brings the turn's mutations, and what time has made due, to the journal, and the journal's to the store.
+    fn make_durable(&mut self) -> io::Result<()> {
+        self.hand_on_batch()?;
+        if let Some(durable) = self.durability.on_time(&mut self.ring, self.now)? {
+            self.engine.on_durable(durable);
+        }
+        if self.durability.wants_cover(self.now) && self.engine.unsealed_size() == 0 {
+            self.cover()?;
+        }
+        if self.engine.wants_checkpoint() {
+            self.durability.hurry();
+        }
+        self.checkpoint();
+        self.report_pressure();
+        self.engine.on_journal_short(self.durability.refuses_puts());
+        Ok(())
+    }
+
+    /// Gives the mutations made so far to the journal, if it can take a record now; otherwise they wait for more.
+    fn hand_on_batch(&mut self) -> io::Result<()> {
+        if self.engine.unsealed_size() == 0 || !self.durability.has_room(self.engine.unsealed_size()) {
+            return Ok(());
+        }
+        let Ok((seq, mutations)) = self.engine.seal(self.pool.take()) else {
+            unreachable!("there is something to seal")
+        };
+        let durable = self.durability.take(&mut self.ring, self.now, seq, &mutations)?;
+        self.pool.put(mutations);
+        if let Some(durable) = durable {
+            self.engine.on_durable(durable);
+        }
+        Ok(())
+    }
+
+    /// Writes a record that says that everything before it was acknowledged, if that is not said yet.
+    fn cover(&mut self) -> io::Result<bool> {
+        if !self.durability.may_cover() {
+            return Ok(false);
+        }
+        let seq = self.engine.seal_empty();
+        if let Some(durable) = self.durability.take(&mut self.ring, self.now, seq, &[])? {
+            self.engine.on_durable(durable);
+        }
+        Ok(true)
+    }
+
+    fn report_pressure(&mut self) {
+        let pressure = self.durability.pressure(self.shared.pressure_share);
+        self.shared.pressure[usize::from(self.id.0)].store(pressure, Ordering::Relaxed);
+    }
+
+    fn checkpoint(&mut self) {
+        if let Some(request) = self.durability.checkpoint(self.now) {
+            self.ask_store(request);
         }
     }
 
@@ -358,8 +436,9 @@ impl Shard {
         }
     }
 
-    fn set_timer(&mut self, now: Now) {
-        let due = self.engine.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(now.mono_ms)));
+    fn set_timer(&mut self) {
+        let next = self.engine.next_deadline().into_iter().chain(self.durability.next_deadline()).min();
+        let due = next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms)));
         let retry = (self.id.0 == 0 && self.shared.accept_paused.load(Ordering::SeqCst)).then_some(ACCEPT_RETRY);
         self.ring.set_timer(due.into_iter().chain(retry).min());
     }

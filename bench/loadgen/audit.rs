@@ -170,7 +170,8 @@ impl Audit {
         }
     }
 
-    /// Closes the books of a run that ended in order. A fill only writes messages, so it has no verdict.
+    /// Closes the books of a run that ended in order. A fill only writes messages and a round trip has none, so they have no
+    /// verdict.
     pub fn close(mut self, plan: &Plan) -> Option<Verdict> {
         let own = |stream: &Stream| stream.run == plan.run;
         let arrived = |ours: bool| -> u64 {
@@ -178,7 +179,7 @@ impl Audit {
         };
         let (arrived_ours, arrived_others) = (arrived(true), arrived(false));
         let lost = match plan.workload {
-            Workload::Fill => return None,
+            Workload::Fill | Workload::RoundTrip => return None,
             Workload::Drain => self.lost_in_drain(plan.expect, arrived_ours + arrived_others),
             Workload::Mixed | Workload::PingPong => self.lost_of_sent(),
         };

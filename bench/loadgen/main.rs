@@ -10,6 +10,7 @@ mod audit;
 mod beanstalkd;
 mod clock;
 mod connection;
+mod device;
 mod memcache;
 mod options;
 mod pacer;
@@ -51,7 +52,12 @@ const WATCH_NS: u64 = SECOND_NS / 10;
 const DESCRIPTORS_SPARE: u64 = 64;
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let result = if std::env::args_os().nth(1).is_some_and(|word| word == "device") {
+        device::run(&device::Options::parse_from(std::env::args_os().skip(1))).map(|()| true)
+    } else {
+        run(&Options::parse())
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

@@ -4,6 +4,7 @@
 //! STORED
 //! VALUE key flags bytes [cas]  body  END
 //! END
+//! VERSION text         counts as a message: it is what a round trip asks for
 //! ```
 //! Everything else is one line and is reported as it came.
 
@@ -17,6 +18,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Malformed> {
     let reply = match line {
         b"STORED" => Reply::Stored,
         b"END" => Reply::Miss,
+        _ if line.starts_with(b"VERSION ") => Reply::Message { job: 0, body: &line[8..] },
         _ if line.starts_with(b"VALUE ") => return parse_value(bytes, line, line_size),
         _ => Reply::Unexpected(line),
     };
@@ -39,6 +41,11 @@ pub fn queue_lines(name: &str, queue: u32) -> QueueLines {
     }
 }
 
+/// The request of a round trip, in the place of a get.
+pub fn version_lines() -> QueueLines {
+    QueueLines { queue: 0, select: Vec::new(), put_head: Vec::new(), get: b"version\r\n".to_vec(), watch: Vec::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,7 +54,7 @@ mod tests {
     #[test]
     fn answers_are_the_same_at_every_cut() {
         let wire = b"STORED\r\nVALUE q 0 5\r\na\r\nEN\r\nEND\r\nEND\r\nVALUE q 7 0 42\r\n\r\nEND\r\n\
-            SERVER_ERROR out of storage\r\nNOT_STORED\r\nERROR\r\n";
+            VERSION 1.0\r\nSERVER_ERROR out of storage\r\nNOT_STORED\r\nERROR\r\n";
         assert_parses_at_every_cut(
             Protocol::Memcache,
             wire,
@@ -56,6 +63,7 @@ mod tests {
                 Reply::Message { job: 0, body: b"a\r\nEN" },
                 Reply::Miss,
                 Reply::Message { job: 0, body: b"" },
+                Reply::Message { job: 0, body: b"1.0" },
                 Reply::Unexpected(b"SERVER_ERROR out of storage"),
                 Reply::Unexpected(b"NOT_STORED"),
                 Reply::Unexpected(b"ERROR"),

@@ -31,6 +31,8 @@ pub enum Workload {
     Mixed,
     /// Every connection puts as many messages as may be in flight, then gets as many.
     PingPong,
+    /// Every connection asks for the server's version: the way there and back, without a queue. Counted as gets.
+    RoundTrip,
 }
 
 impl Workload {
@@ -41,13 +43,18 @@ impl Workload {
             Workload::Drain => "drain",
             Workload::Mixed => "mixed",
             Workload::PingPong => "ping-pong",
+            Workload::RoundTrip => "round-trip",
         }
     }
 }
 
 /// Load generator for RingQ and the servers it is compared with.
 #[derive(Debug, Parser)]
-#[command(name = "ringq-bench", version)]
+#[command(
+    name = "ringq-bench",
+    version,
+    after_help = "`ringq-bench device --help`: how long one durable 4 KiB write takes here, without any server."
+)]
 pub struct Options {
     /// What the connections do.
     #[arg(value_enum)]
@@ -260,6 +267,10 @@ fn check_modes(options: &Options) -> Result<()> {
         let endless = options.workload == Workload::Drain && options.duration.is_none() && options.count.is_none();
         ensure!(!endless, "a cache is never drained empty: give --duration or --count");
     }
+    if options.workload == Workload::RoundTrip {
+        ensure!(options.protocol == Protocol::Memcache, "round-trip is for --protocol memcache");
+        ensure!(!options.cache && !options.verify, "round-trip moves no messages: neither --cache nor --verify");
+    }
     if options.verify && options.size.min < STAMP_SIZE {
         bail!("--verify stamps {STAMP_SIZE} bytes into each message; --size is {}", options.size);
     }
@@ -325,6 +336,9 @@ mod tests {
             "fill --verify -s 8",
             "fill --verify --expect 3",
             "drain --expect 3",
+            "round-trip --protocol redis",
+            "round-trip --cache",
+            "round-trip --verify",
         ] {
             assert!(plan(arguments).is_err(), "{arguments} was accepted");
         }

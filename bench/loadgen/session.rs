@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::audit::{Audit, LastSeen};
 use crate::beanstalkd;
+use crate::memcache;
 use crate::options::{Plan, Workload};
 use crate::protocol::{Malformed, Parsed, QueueLines, Reply, encode_put};
 use crate::size_range::Random;
@@ -58,7 +59,7 @@ impl Role {
         let producers = plan.connections / 2;
         match plan.workload {
             Workload::Fill => (Role::Producer, index, plan.connections),
-            Workload::Drain => (Role::Consumer, index, plan.connections),
+            Workload::Drain | Workload::RoundTrip => (Role::Consumer, index, plan.connections),
             Workload::PingPong => (Role::Both, index, plan.connections),
             // Even and odd rather than halves, so that every thread has both.
             Workload::Mixed if index % 2 == 1 => (Role::Producer, index / 2, producers),
@@ -258,7 +259,7 @@ impl Session {
     fn choose_get(&self, past_deadline: bool, load: &mut Load) -> Choice {
         // Each of the queues was asked in turn and had nothing.
         let empty = self.misses >= self.lines.len();
-        if self.plan.workload == Workload::Drain {
+        if matches!(self.plan.workload, Workload::Drain | Workload::RoundTrip) {
             let done = past_deadline || (empty && !self.plan.cache);
             return if done || !load.take_budget() { Choice::Stop } else { Choice::Get { decides: true } };
         }
@@ -406,6 +407,9 @@ fn own_lines(plan: &Plan, index: usize, number: usize, of: usize) -> Vec<QueueLi
     if plan.cache {
         return vec![QueueLines::new(plan.protocol, &format!("k{index}"), 0)];
     }
+    if plan.workload == Workload::RoundTrip {
+        return vec![memcache::version_lines()];
+    }
     let queues = plan.queues as usize;
     let own = if queues > of { (number..queues).step_by(of).collect() } else { vec![number % queues] };
     let lines = |queue| QueueLines::new(plan.protocol, &format!("{}{queue}", plan.queue_name), queue as u32);
@@ -451,6 +455,10 @@ mod tests {
                 let words: Vec<String> =
                     line.split(|&byte| byte == b' ').map(|word| String::from_utf8(word.to_vec()).unwrap()).collect();
                 wire = &wire[size..];
+                if words[0] == "version" {
+                    answers.extend(b"VERSION 1\r\n");
+                    continue;
+                }
                 let queue = self.queues.entry(words[1].clone()).or_default();
                 if words[0] == "get" {
                     if let Some(body) = queue.pop_front() {
@@ -535,6 +543,16 @@ mod tests {
             let verdict = load.audit.close(&plan).unwrap();
             assert!(verdict.sound && verdict.sent > 0 && verdict.sent == verdict.arrived, "{arguments}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn a_round_trip_touches_no_queue_and_ends_at_its_count_or_deadline() {
+        let mut server = Server::default();
+        let counted = run(&plan("round-trip -n 50 -c 2"), &mut server);
+        assert_eq!((counted.tally.get.completed, counted.tally.misses), (50, 0));
+        let timed = run(&plan("round-trip -d 0.05 -c 1"), &mut server);
+        assert!(timed.tally.get.completed > 10);
+        assert!(server.queues.is_empty() && timed.tally.put.completed == 0);
     }
 
     #[test]

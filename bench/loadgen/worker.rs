@@ -157,7 +157,8 @@ fn share(connections: usize, threads: usize, number: usize) -> Range<usize> {
 /// The part of the run's count that falls to the connections `indices`.
 fn budget(plan: &Plan, indices: Range<usize>) -> u64 {
     let Some(count) = plan.count else { return u64::MAX };
-    let counted = if plan.workload == Workload::Drain { Role::Consumer } else { Role::Producer };
+    let only_gets = matches!(plan.workload, Workload::Drain | Workload::RoundTrip);
+    let counted = if only_gets { Role::Consumer } else { Role::Producer };
     let counts = |index: &usize| matches!(Role::of(plan, *index).0, role if role == counted || role == Role::Both);
     let total = (0..plan.connections).filter(counts).count() as u128;
     let up_to = |end: usize| u128::from(count) * (0..end).filter(counts).count() as u128 / total;

@@ -265,7 +265,8 @@ impl Engine {
                 let mut reader = Reader { rest: &bytes[done..] };
                 let token = reader.u32();
                 let request = decode(&mut reader);
-                let stalled = matches!(request, Request::Put { body, .. } if !self.has_room_for(body.len()));
+                let stalled = self.is_batch_full()
+                    || matches!(request, Request::Put { body, .. } if !self.has_room_for(body.len()));
                 if stalled || left == 0 {
                     self.lanes[lane].inbound.push_front(bytes);
                     self.lanes[lane].inbound_done = done;

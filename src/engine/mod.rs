@@ -173,6 +173,7 @@ pub struct Engine {
     memory: Memory,
     remote_waiters: HashMap<(ShardId, u32), QueueId>,
     refusing_puts: bool,
+    puts_wait: bool,
 
     ids: IdRange,
     ids_recorded: bool,
@@ -226,6 +227,7 @@ impl Engine {
             memory: Memory::new(),
             remote_waiters: HashMap::new(),
             refusing_puts: false,
+            puts_wait: false,
             ids,
             ids_recorded: false,
             next_ids: None,
@@ -284,9 +286,30 @@ impl Engine {
         self.sealed = Seq(self.sealed.0 + 1);
         self.stats.batches += 1;
         let batch = std::mem::replace(&mut self.batch, spare);
+        self.wake_memory_waiters();
         self.unstored.push_back((self.sealed, batch.len(), MessageId(self.ids.next)));
         self.unstored_size += batch.len();
         Ok((self.sealed, batch))
+    }
+
+    /// Takes a number for a batch without mutations, to be written where only its number matters. Nothing must be unsealed.
+    pub fn seal_empty(&mut self) -> Seq {
+        assert!(self.batch.is_empty(), "what happened before comes before");
+        self.sealed = Seq(self.sealed.0 + 1);
+        self.unstored.push_back((self.sealed, 0, MessageId(self.ids.next)));
+        self.sealed
+    }
+
+    /// Whether someone waits for a checkpoint.
+    pub fn wants_checkpoint(&self) -> bool {
+        !self.checkpoints.is_empty()
+    }
+
+    /// Whether puts must wait because the rest of the journal is kept for removals.
+    pub fn on_journal_short(&mut self, is_short: bool) {
+        if std::mem::replace(&mut self.puts_wait, is_short) && !is_short {
+            self.wake_memory_waiters();
+        }
     }
 
     /// Size of what [`Engine::seal`] would give, bytes.

@@ -9,6 +9,7 @@
 
 use super::Engine;
 use crate::ids::ConnId;
+use crate::limits::BATCH_SIZE;
 use crate::session::Wait;
 
 impl Engine {
@@ -20,7 +21,12 @@ impl Engine {
     /// Whether a put may be accepted now.
     pub(super) fn has_room_for(&self, size: usize) -> bool {
         let unstored = self.unstored_size + self.batch.len();
-        unstored == 0 || unstored + size <= self.unstored_size_max()
+        !self.puts_wait && !self.is_batch_full() && (unstored == 0 || unstored + size <= self.unstored_size_max())
+    }
+
+    /// Whether the batch must be handed on before anything else happens: it has to fit one record.
+    pub(super) fn is_batch_full(&self) -> bool {
+        self.batch.len() >= BATCH_SIZE
     }
 
     /// How much one load brings, bytes: a sixteenth of the share, so that several queues can be drained at once.

@@ -164,6 +164,10 @@ impl Engine {
                 session.wait = Some(Wait::Replies);
                 return (served, false);
             }
+            if self.is_batch_full() {
+                self.wait_for(conn, Wait::Memory);
+                return (served, false);
+            }
             match self.step(conn, &bytes[served..]) {
                 Step::Served(len) => {
                     self.trace(conn, &bytes[served..]);

@@ -11,6 +11,7 @@
 mod buffers;
 mod connection;
 mod error;
+mod files;
 mod listener;
 mod operation;
 mod probe;
@@ -19,9 +20,11 @@ mod tests;
 mod token;
 
 pub use error::{StartError, diagnose};
+pub use files::{FileId, WriteSync};
 pub use probe::{Feature, Features, probe};
 
 use crate::ids::ConnId;
+use crate::page_buffer::PageBuffer;
 use buffers::{Buffers, Lease};
 use connection::Connections;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -115,6 +118,20 @@ pub enum Event<'a> {
         /// Which connection.
         conn: ConnId,
     },
+    /// A [`Ring::write`] is done.
+    Written {
+        /// The caller's name for it.
+        token: u32,
+        /// What was written, for reuse.
+        buffer: PageBuffer,
+        /// Whether all of it is durable.
+        result: io::Result<()>,
+    },
+    /// A [`Ring::sync`] is done.
+    Synced {
+        /// Whether everything written before is durable.
+        result: io::Result<()>,
+    },
     /// The watched descriptor was written to.
     Woken,
     /// The time of [`Ring::set_timer`] has come. The timer is not set any more.
@@ -143,6 +160,7 @@ pub struct Ring {
     starved: VecDeque<ConnId>,
     /// Connections whose `Closed` is due.
     closed: VecDeque<ConnId>,
+    files: files::Files,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,6 +211,7 @@ impl Ring {
             handed_out: 0,
             lease: None,
             starved: VecDeque::new(),
+            files: files::Files::default(),
             closed: VecDeque::new(),
         })
     }
@@ -362,8 +381,9 @@ impl Ring {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: the entries made here point to no memory but the bytes of a send, which stay in their slot, untouched,
-        // until its completion; descriptors are owned by slots, listeners and the watch until theirs.
+        // SAFETY: the entries made here point to no memory but the bytes of a send, which stay in their slot, and those of a
+        // write, which stay in `files`, both untouched until their completion; descriptors are owned by slots, listeners,
+        // files and the watch until theirs.
         unsafe { self.io.submission().push(entry) }.is_ok()
     }
 
@@ -569,6 +589,7 @@ impl Ring {
             Kind::Send => self.on_send(token, result),
             Kind::Accept => self.on_accept(token.index as usize, result, more),
             Kind::Watch => self.on_watch(result, more),
+            Kind::Write | Kind::Sync => self.on_file(token, result),
             Kind::CancelRecv | Kind::CancelSend | Kind::CancelAccept | Kind::CancelWatch => {
                 self.on_cancel(token, result.is_ok());
                 None
@@ -708,7 +729,7 @@ impl Ring {
             while self.next_event().is_some() {}
             let listening = self.listeners.iter().any(|listener| listener.socket.is_some());
             let watching = self.watch.as_ref().is_some_and(|watch| !watch.poll.is_idle());
-            if self.connections.len() == 0 && !listening && !watching {
+            if self.connections.len() == 0 && !listening && !watching && self.files.is_idle() {
                 return true;
             }
             self.set_timer(Some(JOIN_TURN));
@@ -728,6 +749,7 @@ impl Drop for Ring {
         } else {
             self.buffers.leak();
             self.connections.leak();
+            self.files.leak();
         }
     }
 }

@@ -9,12 +9,14 @@ use std::fmt;
 use std::time::Duration;
 
 /// The operations the ring submits.
-const NEEDED: [(&str, u8); 5] = [
+const NEEDED: [(&str, u8); 7] = [
     ("ACCEPT", opcode::AcceptMulti::CODE),
     ("RECV", opcode::RecvMulti::CODE),
     ("SEND", opcode::Send::CODE),
     ("POLL_ADD", opcode::PollAdd::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+    ("WRITE", opcode::Write::CODE),
+    ("FSYNC", opcode::Fsync::CODE),
 ];
 
 /// How long the trial of a receive may take before it counts as failed.

@@ -1,6 +1,7 @@
 //! The ring against real sockets. Every wait is for a condition; a deadline only turns a hang into a failure.
 
 use super::*;
+use crate::page_buffer::PageBuffer;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -19,6 +20,8 @@ enum Seen {
     Ended(ConnId, Option<io::Error>),
     Sent(ConnId, Vec<u8>, io::Result<()>),
     Closed(ConnId),
+    Written(u32, PageBuffer, io::Result<()>),
+    Synced(io::Result<()>),
     Woken,
     Timer,
 }
@@ -39,6 +42,8 @@ fn next_seen(ring: &mut Ring) -> Option<Seen> {
         Event::Ended { conn, error } => Seen::Ended(conn, error),
         Event::Sent { conn, buffer, result } => Seen::Sent(conn, buffer, result),
         Event::Closed { conn } => Seen::Closed(conn),
+        Event::Written { token, buffer, result } => Seen::Written(token, buffer, result),
+        Event::Synced { result } => Seen::Synced(result),
         Event::Woken => Seen::Woken,
         Event::Timer => Seen::Timer,
     })
@@ -658,4 +663,64 @@ fn a_busy_ring_joins_rather_than_leaks() {
     turn_until(&mut ring, |ring| ring.connections.at(stuck).sent > 0);
     ring.close_everything();
     assert!(ring.join());
+}
+
+/// A file of 1 MiB of zeros without a name, and a second descriptor of it.
+fn file() -> (OwnedFd, std::fs::File) {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(1 << 20).expect("room for it");
+    (file.try_clone().expect("a descriptor").into(), file)
+}
+
+#[test]
+fn writes_are_whole_and_durable_when_they_are_reported() {
+    use std::os::unix::fs::FileExt;
+    for sync in [WriteSync::Dsync, WriteSync::Fdatasync] {
+        let mut ring = ring();
+        let (fd, file) = file();
+        let target = ring.add_file(fd);
+        for token in 0..8 {
+            let mut buffer = PageBuffer::new();
+            buffer.reset(8192);
+            buffer.bytes_mut().fill(token as u8 + 1);
+            ring.write(target, u64::from(token) * 8192, buffer, sync, token);
+        }
+        let mut seen = [false; 8];
+        drive(&mut ring, |_, event| {
+            let Seen::Written(token, buffer, result) = event else { panic!("{event:?}") };
+            result.expect("it was written");
+            assert!(buffer.bytes().iter().all(|b| *b == token as u8 + 1), "the buffer comes back");
+            seen[token as usize] = true;
+            seen.iter().all(|s| *s)
+        });
+        for token in 0..8u64 {
+            let mut bytes = [0; 8192];
+            file.read_exact_at(&mut bytes, token * 8192).expect("it is there");
+            assert!(bytes.iter().all(|b| u64::from(*b) == token + 1), "{sync:?}");
+        }
+    }
+}
+
+#[test]
+fn a_write_that_fails_is_reported_with_its_buffer() {
+    let mut ring = ring();
+    let read_only = std::fs::File::open("/dev/null").expect("it is there");
+    let target = ring.add_file(read_only.into());
+    let mut buffer = PageBuffer::new();
+    buffer.reset(4096);
+    ring.write(target, 0, buffer, WriteSync::Fdatasync, 7);
+    drive(&mut ring, |_, event| {
+        let Seen::Written(7, buffer, Err(_)) = event else { panic!("{event:?}") };
+        assert_eq!(buffer.bytes().len(), 4096);
+        true
+    });
+}
+
+#[test]
+fn a_sync_of_its_own_is_reported() {
+    let mut ring = ring();
+    let (fd, _file) = file();
+    let target = ring.add_file(fd);
+    ring.sync(target);
+    drive(&mut ring, |_, event| matches!(event, Seen::Synced(Ok(()))));
 }

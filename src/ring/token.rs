@@ -16,9 +16,11 @@ pub(super) enum Kind {
     CancelRecv = 6,
     CancelSend = 7,
     CancelWatch = 8,
+    Write = 9,
+    Sync = 10,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     Kind::Accept,
     Kind::Recv,
     Kind::Send,
@@ -27,6 +29,8 @@ const KINDS: [Kind; 8] = [
     Kind::CancelRecv,
     Kind::CancelSend,
     Kind::CancelWatch,
+    Kind::Write,
+    Kind::Sync,
 ];
 
 const GENERATION_MASK: u32 = (1 << 24) - 1;

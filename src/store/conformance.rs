@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::lmdb::{Lmdb, LmdbConfig};
 use super::memory::MemoryStore;
-use super::{Batch, Error, Load, Loaded, QueueRow, Recovered, Store};
-use crate::ids::{MessageId, QueueId, Seq, ShardId};
+use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
+use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put, checksum};
 use crate::queue::Counters;
 
@@ -88,11 +88,16 @@ macro_rules! suite {
 suite! {
     an_empty_store_has_nothing,
     what_was_put_is_loaded_and_counted,
-    a_message_put_and_taken_in_one_call_is_only_counted,
+    a_taken_message_is_only_counted,
+    a_take_may_come_after_a_crash_between_two_calls,
+    positions_of_the_journals_come_with_the_data,
+    a_generation_of_journals_ends_the_one_before,
+    a_message_set_aside_without_a_row_is_only_counted,
     takes_reach_messages_of_earlier_calls,
     loads_keep_their_bounds,
     a_large_message_is_loaded_though_it_is_larger_than_the_bound,
     a_purge_hides_messages_at_once_and_for_good,
+    a_purge_counts_messages_that_were_never_written,
     a_deleted_queue_is_gone_and_its_name_is_free,
     a_queue_created_and_deleted_in_one_call_leaves_nothing,
     a_reply_may_outlive_its_queue,
@@ -102,6 +107,7 @@ suite! {
     batches_of_several_shards_are_applied_together,
     malformed_bytes_change_nothing,
     contradictions_change_nothing,
+    a_journal_that_does_not_go_on_changes_nothing,
 }
 
 const ONE: QueueId = QueueId(1);
@@ -114,12 +120,33 @@ fn encode(mutations: &[Mutation<'_>]) -> Vec<u8> {
     bytes
 }
 
-fn batch(mutations: &[Mutation<'_>]) -> Batch {
-    Batch { shard: ShardId(0), seq: Seq(1), mutations: encode(mutations) }
+const SALTS: [Salt; 2] = [Salt([1; 16]), Salt([2; 16])];
+
+/// A store that has nothing but two shards' journals.
+fn begun<S: Subject>(subject: &S) -> S::Store {
+    let mut store = subject.open();
+    store.begin_journals(&SALTS).unwrap();
+    store
 }
 
+fn position(seq: u64) -> Position {
+    Position { seq: Seq(seq), segment: seq as u32 % 4, offset: seq * 4096 }
+}
+
+/// Where the shard's journal is in the store.
+fn reached(store: &mut impl Store, shard: u16) -> u64 {
+    let journals = store.recover().unwrap().journals;
+    journals.iter().find(|row| row.shard.0 == shard).expect("the journal was begun").position.seq.0
+}
+
+fn batch(shard: u16, seq: u64, mutations: &[Mutation<'_>]) -> Batch {
+    Batch { shard: ShardId(shard), seq: Seq(seq), mutations: encode(mutations), end: position(seq + 1) }
+}
+
+/// Applies one batch of shard 0.
 fn apply(store: &mut impl Store, mutations: &[Mutation<'_>]) {
-    store.apply(&[batch(mutations)]).unwrap();
+    let seq = reached(store, 0);
+    store.apply(&[batch(0, seq, mutations)], &Taken::none()).unwrap();
 }
 
 fn create(queue: QueueId, name: &[u8]) -> Mutation<'_> {
@@ -169,11 +196,11 @@ fn an_empty_store_has_nothing(subject: &impl Subject) {
     assert_eq!(load(&mut store, ONE, 5, LAST, 1000), Loaded { reached: MessageId(5), ..Loaded::default() });
     assert!(!store.tidy().unwrap());
     assert!(store.free_size() > 0);
-    store.apply(&[]).unwrap();
+    store.apply(&[], &Taken::none()).unwrap();
 }
 
 fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     let mutations = [create(ONE, b"one"), put(ONE, 10, b"a"), put(ONE, 11, b""), put(ONE, 12, &[0, 255, b'\n'])];
     apply(&mut store, &mutations);
     for _ in 0..2 {
@@ -182,27 +209,104 @@ fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
         assert_eq!(loaded, expected);
         let counters = Counters { puts: 3, ..Counters::default() };
         let row = QueueRow { name: b"one".to_vec(), queue: ONE, created_ms: 101, counters };
-        assert_eq!(store.recover().unwrap(), Recovered { queues: vec![row], ids_end: 0 });
+        let recovered = store.recover().unwrap();
+        assert_eq!((recovered.queues, recovered.ids_end), (vec![row], 0));
         drop(store);
         store = subject.open();
     }
 }
 
-fn a_message_put_and_taken_in_one_call_is_only_counted(subject: &impl Subject) {
-    let mut store = subject.open();
-    apply(
-        &mut store,
-        &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), take(ONE, 1), Mutation::Unsent { queue: ONE }],
-    );
-    assert_eq!(ids(&mut store, ONE), [2]);
+fn a_taken_message_is_only_counted(subject: &impl Subject) {
+    let mut store = begun(subject);
+    let corrupt = Mutation::Corrupt { queue: ONE, message: MessageId(4) };
+    let batches = [
+        batch(0, 1, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c"), put(ONE, 4, b"d")]),
+        batch(0, 2, &[take(ONE, 1), Mutation::Unsent { queue: ONE }]),
+        batch(0, 3, &[take(ONE, 3), corrupt]),
+    ];
+    let taken = Taken::of(&batches).unwrap();
+    store.apply(&batches[..2], &taken).unwrap();
+    assert_eq!(ids(&mut store, ONE), [2], "also what a later call takes is not written");
+    let counted = Counters { puts: 4, gets: 1, gets_unsent: 1, ..Counters::default() };
+    assert_eq!(counters(&mut store, ONE), counted);
+    store.apply(&batches[2..], &taken).unwrap();
     drop(store);
     store = subject.open();
-    assert_eq!(counters(&mut store, ONE), Counters { puts: 2, gets: 1, gets_unsent: 1, ..Counters::default() });
+    assert_eq!(counters(&mut store, ONE), Counters { gets: 2, corrupt: 1, ..counted });
     assert_eq!(ids(&mut store, ONE), [2]);
 }
 
+fn a_take_may_come_after_a_crash_between_two_calls(subject: &impl Subject) {
+    let mut store = begun(subject);
+    let batches = [
+        batch(
+            0,
+            1,
+            &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), create(TWO, b"two"), put(TWO, 3, b"c")],
+        ),
+        batch(0, 2, &[Mutation::Delete { queue: TWO }]),
+        batch(0, 3, &[take(ONE, 1), put(ONE, 4, b"d"), take(ONE, 4)]),
+    ];
+    store.apply(&batches[..1], &Taken::of(&batches).unwrap()).unwrap();
+    drop(store);
+    store = subject.open();
+    assert_eq!(reached(&mut store, 0), 2);
+    store.apply(&batches[1..], &Taken::of(&batches[1..]).unwrap()).unwrap();
+    tidy(&mut store);
+    assert_eq!(ids(&mut store, ONE), [2]);
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 3, gets: 2, ..Counters::default() });
+    assert_eq!(store.recover().unwrap().queues.len(), 1);
+}
+
+fn positions_of_the_journals_come_with_the_data(subject: &impl Subject) {
+    let mut store = begun(subject);
+    let row = |shard: u16, seq| {
+        let position = if seq == 1 { Position { seq: Seq(1), segment: 0, offset: 0 } } else { position(seq) };
+        JournalRow { shard: ShardId(shard), salt: SALTS[usize::from(shard)], position }
+    };
+    assert_eq!(store.recover().unwrap().journals, [row(0, 1), row(1, 1)]);
+    store.apply(&[batch(1, 1, &[]), batch(1, 2, &[])], &Taken::none()).unwrap();
+    assert_eq!(store.recover().unwrap().journals, [row(0, 1), row(1, 3)]);
+    store.apply(&[batch(1, 3, &[]), batch(0, 1, &[]), batch(1, 4, &[])], &Taken::none()).unwrap();
+    drop(store);
+    store = subject.open();
+    assert_eq!(store.recover().unwrap().journals, [row(0, 2), row(1, 5)]);
+}
+
+fn a_generation_of_journals_ends_the_one_before(subject: &impl Subject) {
+    let mut store = begun(subject);
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a")]);
+    let salts = [Salt([7; 16])];
+    store.begin_journals(&salts).unwrap();
+    for _ in 0..2 {
+        let position = Position { seq: Seq(1), segment: 0, offset: 0 };
+        let expected = [JournalRow { shard: ShardId(0), salt: salts[0], position }];
+        assert_eq!(store.recover().unwrap().journals, expected);
+        drop(store);
+        store = subject.open();
+    }
+    apply(&mut store, &[take(ONE, 1)]);
+    assert_eq!(counters(&mut store, ONE).ready(), 0);
+    // Keys of shards sort as numbers.
+    let salts: Vec<Salt> = (0..300u16).map(|shard| Salt([shard as u8; 16])).collect();
+    store.begin_journals(&salts).unwrap();
+    drop(store);
+    store = subject.open();
+    let journals = store.recover().unwrap().journals;
+    assert_eq!(journals.iter().map(|row| row.salt).collect::<Vec<_>>(), salts);
+    assert!(journals.iter().map(|row| row.shard.0).eq(0..300));
+}
+
+fn a_message_set_aside_without_a_row_is_only_counted(subject: &impl Subject) {
+    let mut store = begun(subject);
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
+    apply(&mut store, &[Mutation::Corrupt { queue: ONE, message: MessageId(9) }, take(ONE, 8)]);
+    assert_eq!(counters(&mut store, ONE).ready(), 0);
+    assert_eq!(ids(&mut store, ONE), [1, 2]);
+}
+
 fn takes_reach_messages_of_earlier_calls(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c")]);
     apply(&mut store, &[take(ONE, 2), take(ONE, 1), put(ONE, 4, b"d")]);
     drop(store);
@@ -214,7 +318,7 @@ fn takes_reach_messages_of_earlier_calls(subject: &impl Subject) {
 }
 
 fn loads_keep_their_bounds(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(TWO, b"two"), put(TWO, 1, b"other"), put(TWO, 99, b"other")]);
     apply(&mut store, &[create(ONE, b"one")]);
     for message in [10, 20, 30, 40] {
@@ -237,7 +341,7 @@ fn loads_keep_their_bounds(subject: &impl Subject) {
 }
 
 fn a_large_message_is_loaded_though_it_is_larger_than_the_bound(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     let large: Vec<u8> = (0..5u32 << 20).map(|i| (i ^ (i >> 8)) as u8).collect();
     let mutations = [create(ONE, b"one"), put(ONE, 1, &large), put(ONE, 2, b"small")];
     apply(&mut store, &mutations);
@@ -250,7 +354,7 @@ fn a_large_message_is_loaded_though_it_is_larger_than_the_bound(subject: &impl S
 }
 
 fn a_purge_hides_messages_at_once_and_for_good(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"one"), create(TWO, b"two"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
     let purge = Mutation::Purge { queue: ONE, below: MessageId(4), count: 3 };
     apply(&mut store, &[put(TWO, 5, b"other"), put(ONE, 3, b"c"), purge, put(ONE, 6, b"d")]);
@@ -268,8 +372,20 @@ fn a_purge_hides_messages_at_once_and_for_good(subject: &impl Subject) {
     assert_eq!(counters(&mut store, ONE).ready(), 0);
 }
 
+fn a_purge_counts_messages_that_were_never_written(subject: &impl Subject) {
+    let mut store = begun(subject);
+    let purge = Mutation::Purge { queue: ONE, below: MessageId(3), count: 1 };
+    let batches = [
+        batch(0, 1, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]),
+        batch(0, 2, &[take(ONE, 2), purge, put(ONE, 3, b"c")]),
+    ];
+    store.apply(&batches, &Taken::of(&batches).unwrap()).unwrap();
+    assert_eq!(ids(&mut store, ONE), [3]);
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 3, gets: 1, deleted: 1, ..Counters::default() });
+}
+
 fn a_deleted_queue_is_gone_and_its_name_is_free(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"name"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
     let mutations = [put(ONE, 3, b"c"), take(ONE, 1), Mutation::Delete { queue: ONE }, create(TWO, b"name")];
     apply(&mut store, &mutations);
@@ -287,23 +403,24 @@ fn a_deleted_queue_is_gone_and_its_name_is_free(subject: &impl Subject) {
 }
 
 fn a_queue_created_and_deleted_in_one_call_leaves_nothing(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     let mutations = [create(ONE, b"name"), put(ONE, 1, b"a"), Mutation::Delete { queue: ONE }, create(TWO, b"name")];
     apply(&mut store, &mutations);
-    assert!(!store.tidy().unwrap());
+    tidy(&mut store);
+    assert_eq!(ids(&mut store, ONE), []);
     assert_eq!(counters(&mut store, TWO), Counters::default());
     assert_eq!(store.recover().unwrap().queues.len(), 1);
 }
 
 fn a_reply_may_outlive_its_queue(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), take(ONE, 1), Mutation::Delete { queue: ONE }]);
     apply(&mut store, &[Mutation::Unsent { queue: ONE }, create(TWO, b"two")]);
     assert_eq!(counters(&mut store, TWO), Counters::default());
 }
 
 fn a_damaged_message_is_reported_and_set_aside<S: Subject>(subject: &S) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     let mutations = [create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c")];
     apply(&mut store, &mutations);
     S::corrupt(&mut store, ONE, MessageId(2));
@@ -327,7 +444,7 @@ fn a_damaged_message_is_reported_and_set_aside<S: Subject>(subject: &S) {
 }
 
 fn the_end_of_the_ids_only_rises(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[Mutation::Ids { end: 2000 }, Mutation::Ids { end: 1000 }]);
     apply(&mut store, &[Mutation::Ids { end: 1500 }]);
     drop(store);
@@ -336,13 +453,13 @@ fn the_end_of_the_ids_only_rises(subject: &impl Subject) {
 }
 
 fn ten_thousand_queues_are_recovered(subject: &impl Subject) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     let mut mutations = Vec::new();
     for queue in 1..=10_000 {
         create(QueueId(queue), format!("queue-{queue}").as_bytes()).encode(&mut mutations);
         put(QueueId(queue), 20_000 + queue, b"x").encode(&mut mutations);
     }
-    store.apply(&[Batch { shard: ShardId(0), seq: Seq(1), mutations }]).unwrap();
+    store.apply(&[Batch { mutations, ..batch(0, 1, &[]) }], &Taken::none()).unwrap();
     drop(store);
     store = subject.open();
     let recovered = store.recover().unwrap();
@@ -356,15 +473,14 @@ fn ten_thousand_queues_are_recovered(subject: &impl Subject) {
 }
 
 fn batches_of_several_shards_are_applied_together(subject: &impl Subject) {
-    let mut store = subject.open();
-    let of = |shard, mutations: &[Mutation<'_>]| Batch { shard: ShardId(shard), ..batch(mutations) };
+    let mut store = begun(subject);
     let batches = [
-        of(0, &[create(TWO, b"two"), put(TWO, 1, b"a")]),
-        of(1, &[create(ONE, b"one"), put(ONE, 5, b"b")]),
-        of(0, &[put(TWO, 2, b"c"), take(TWO, 1)]),
-        of(1, &[]),
+        batch(0, 1, &[create(TWO, b"two"), put(TWO, 1, b"a")]),
+        batch(1, 1, &[create(ONE, b"one"), put(ONE, 5, b"b")]),
+        batch(0, 2, &[put(TWO, 2, b"c"), take(TWO, 1)]),
+        batch(1, 2, &[]),
     ];
-    store.apply(&batches).unwrap();
+    store.apply(&batches, &Taken::none()).unwrap();
     assert_eq!(ids(&mut store, ONE), [5]);
     assert_eq!(ids(&mut store, TWO), [2]);
 }
@@ -373,7 +489,7 @@ fn batches_of_several_shards_are_applied_together(subject: &impl Subject) {
 fn assert_refused<S: Subject>(subject: &S, store: S::Store, bad: &[Batch]) -> S::Store {
     let mut store = store;
     let before = (store.recover().unwrap(), ids(&mut store, ONE));
-    let error = store.apply(bad).expect_err("the batches contradict the store");
+    let error = store.apply(bad, &Taken::none()).expect_err("the batches contradict the store");
     assert!(matches!(error, Error::Damaged(_)), "{error}");
     drop(store);
     let mut store = subject.open();
@@ -383,35 +499,31 @@ fn assert_refused<S: Subject>(subject: &S, store: S::Store, bad: &[Batch]) -> S:
 }
 
 fn malformed_bytes_change_nothing<S: Subject>(subject: &S) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a")]);
-    let good = batch(&[create(TWO, b"two"), put(TWO, 2, b"b"), Mutation::Ids { end: 50 }, take(ONE, 1)]);
+    let good = [create(TWO, b"two"), put(TWO, 2, b"b"), Mutation::Ids { end: 50 }, take(ONE, 1)];
     for cut in [1, 2, PUT_HEADER_SIZE] {
-        let mut bad = batch(&[put(ONE, 3, b"c")]);
+        let mut bad = batch(0, 3, &[put(ONE, 3, b"c")]);
         bad.mutations.truncate(bad.mutations.len() - cut);
-        let good = Batch { mutations: good.mutations.clone(), ..good };
-        store = assert_refused(subject, store, &[good, bad]);
+        store = assert_refused(subject, store, &[batch(0, 2, &good), bad]);
     }
 }
 
 fn contradictions_change_nothing<S: Subject>(subject: &S) {
-    let mut store = subject.open();
+    let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
     apply(&mut store, &[take(ONE, 2)]);
     let purge = |count| Mutation::Purge { queue: ONE, below: MessageId(2), count };
     let contradictions: &[&[Mutation<'_>]] = &[
-        &[take(ONE, 2)],
-        &[take(ONE, 3)],
-        &[take(ONE, 1), take(ONE, 1)],
-        &[put(ONE, 4, b"x"), take(ONE, 1), take(ONE, 4), take(ONE, 5)],
+        &[take(ONE, 1), take(ONE, 100), take(ONE, 100)],
+        &[put(ONE, 4, b"x"), take(ONE, 1), take(ONE, 4), take(ONE, 5), take(ONE, 6)],
+        &[purge(2), Mutation::Corrupt { queue: ONE, message: MessageId(9) }],
         &[put(ONE, 1, b"again")],
         &[put(ONE, 3, b"x"), put(ONE, 3, b"x")],
         &[put(TWO, 3, b"x")],
         &[take(TWO, 1)],
-        &[Mutation::Corrupt { queue: ONE, message: MessageId(9) }],
         &[purge(3)],
         &[purge(u64::MAX)],
-        &[purge(1), take(ONE, 1)],
         &[create(ONE, b"again")],
         &[create(TWO, b"one")],
         &[Mutation::Delete { queue: TWO }],
@@ -419,8 +531,17 @@ fn contradictions_change_nothing<S: Subject>(subject: &S) {
         &[Mutation::Delete { queue: ONE }, put(ONE, 3, b"x")],
     ];
     for contradiction in contradictions {
-        let good = batch(&[Mutation::Ids { end: 50 }, put(ONE, 100, b"good"), Mutation::Unsent { queue: ONE }]);
-        store = assert_refused(subject, store, &[good, batch(contradiction)]);
+        let good = [Mutation::Ids { end: 50 }, put(ONE, 100, b"good"), Mutation::Unsent { queue: ONE }];
+        store = assert_refused(subject, store, &[batch(0, 3, &good), batch(0, 4, contradiction)]);
+    }
+}
+
+fn a_journal_that_does_not_go_on_changes_nothing<S: Subject>(subject: &S) {
+    let mut store = begun(subject);
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a")]);
+    let good = || batch(0, 2, &[take(ONE, 1)]);
+    for bad in [batch(0, 1, &[]), good(), batch(2, 1, &[])] {
+        store = assert_refused(subject, store, &[good(), bad]);
     }
 }
 
@@ -530,7 +651,8 @@ impl Model {
 
     fn compare(&self, store: &mut impl Store, random: &mut Random) {
         let queues = self.queues.values().map(|(row, _)| row.clone()).collect();
-        assert_eq!(store.recover().unwrap(), Recovered { queues, ids_end: self.ids_end });
+        let recovered = store.recover().unwrap();
+        assert_eq!((recovered.queues, recovered.ids_end), (queues, self.ids_end));
         for (row, messages) in self.queues.values() {
             assert_eq!(row.counters.ready(), messages.len() as u64);
             let size_max = random.below(5000) as usize;
@@ -551,18 +673,21 @@ impl Model {
 
 fn play<S: Subject>(subject: &S, seed: u64) {
     let (mut random, mut model) = (Random(seed), Model::default());
-    let mut store = subject.open();
+    let mut store = begun(subject);
+    let mut seq = 1;
     for _ in 0..60 {
-        let batches: Vec<Batch> = (0..random.below(4))
-            .map(|_| {
+        let count = random.below(8);
+        let batches: Vec<Batch> = (seq..seq + count)
+            .map(|seq| {
                 let mut mutations = Vec::new();
-                for _ in 0..random.below(30) {
+                for _ in 0..random.below(15) {
                     model.step(&mut random, &mut mutations);
                 }
-                Batch { shard: ShardId(0), seq: Seq(1), mutations }
+                Batch { mutations, ..batch(0, seq, &[]) }
             })
             .collect();
-        store.apply(&batches).unwrap();
+        seq += count;
+        store = checkpoint(subject, store, &batches, &mut random);
         match random.below(8) {
             0 => {
                 drop(store);
@@ -574,6 +699,23 @@ fn play<S: Subject>(subject: &S, seed: u64) {
         }
         model.compare(&mut store, &mut random);
     }
+}
+
+/// Applies the batches in slices; after some there is a restart, which knows only of what is left.
+fn checkpoint<S: Subject>(subject: &S, store: S::Store, batches: &[Batch], random: &mut Random) -> S::Store {
+    let (mut store, mut rest) = (store, batches);
+    let mut taken = Taken::of(rest).unwrap();
+    while !rest.is_empty() {
+        let (slice, after) = rest.split_at(1 + random.below(rest.len() as u64) as usize);
+        store.apply(slice, &taken).unwrap();
+        rest = after;
+        if random.below(6) == 0 {
+            drop(store);
+            store = subject.open();
+            taken = if random.below(2) == 0 { Taken::of(rest).unwrap() } else { Taken::none() };
+        }
+    }
+    store
 }
 
 fn random_histories<S: Subject>(subject: impl Fn() -> S) {

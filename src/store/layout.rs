@@ -3,8 +3,8 @@
 //! Invariant: keys of one queue's messages sort by message id and lie together, since both ids are big-endian there; every
 //! other integer is little-endian. Decoding never panics: bytes of another shape are `None`. Reads and writes nothing.
 
-use super::Error;
-use crate::ids::{MessageId, QueueId};
+use super::{Batch, Error, JournalRow};
+use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use crate::mutation::{Mutation, Put};
 use crate::queue::Counters;
 
@@ -19,6 +19,12 @@ pub(super) const IDS_KEY: &[u8] = b"ids";
 
 /// Start of the keys in `meta` that mark a deleted queue whose rows are not all removed yet.
 const DROP_PREFIX: &[u8; 5] = b"drop:";
+
+/// Start of the keys in `meta` of the shards' journals.
+const JOURNAL_PREFIX: &[u8; 8] = b"journal:";
+
+/// Bytes of a journal's row: salt, number of the next record, its segment, its offset.
+const JOURNAL_ROW_SIZE: usize = 16 + 8 + 4 + 8;
 
 /// Bytes of a message's key: queue id, message id.
 pub(super) const MESSAGE_KEY_SIZE: usize = 16;
@@ -143,6 +149,61 @@ pub(super) fn queue_of_drop_key(key: &[u8]) -> Option<QueueId> {
     Some(QueueId(u64::from_be_bytes(id.try_into().ok()?)))
 }
 
+/// Key in `meta` of a shard's journal.
+pub(super) fn journal_key(shard: ShardId) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(JOURNAL_PREFIX);
+    key[8..].copy_from_slice(&shard.0.to_be_bytes());
+    key
+}
+
+/// The inverse of [`journal_key`]; `None` for the other keys of `meta`.
+pub(super) fn shard_of_journal_key(key: &[u8]) -> Option<ShardId> {
+    let id = key.strip_prefix(JOURNAL_PREFIX)?;
+    Some(ShardId(u16::from_be_bytes(id.try_into().ok()?)))
+}
+
+/// The value stored under [`journal_key`].
+pub(super) fn encode_journal(row: &JournalRow) -> [u8; JOURNAL_ROW_SIZE] {
+    let mut bytes = [0; JOURNAL_ROW_SIZE];
+    bytes[..16].copy_from_slice(&row.salt.0);
+    bytes[16..24].copy_from_slice(&row.position.seq.0.to_le_bytes());
+    bytes[24..28].copy_from_slice(&row.position.segment.to_le_bytes());
+    bytes[28..].copy_from_slice(&row.position.offset.to_le_bytes());
+    bytes
+}
+
+/// The inverse of [`encode_journal`]; `None` when the value has another shape.
+pub(super) fn decode_journal(shard: ShardId, value: &[u8]) -> Option<JournalRow> {
+    let value: &[u8; JOURNAL_ROW_SIZE] = value.try_into().ok()?;
+    let position = Position {
+        seq: Seq(u64::from_le_bytes(value[16..24].try_into().ok()?)),
+        segment: u32::from_le_bytes(value[24..28].try_into().ok()?),
+        offset: u64::from_le_bytes(value[28..].try_into().ok()?),
+    };
+    Some(JournalRow { shard, salt: Salt(value[..16].try_into().ok()?), position })
+}
+
+/// The rows of a generation of journals before its first record.
+pub(super) fn first_rows(salts: &[Salt]) -> Vec<JournalRow> {
+    let position = Position { seq: Seq(1), segment: 0, offset: 0 };
+    let row = |(shard, &salt)| JournalRow { shard: ShardId(shard), salt, position };
+    (0..=u16::MAX).zip(salts).map(row).collect()
+}
+
+/// Moves the row of the batch's journal to where the batch ends; an error when the batch is not one that comes next.
+pub(super) fn advance(journals: &mut [JournalRow], batch: &Batch) -> Result<(), Error> {
+    let damaged = |what: &str| Error::Damaged(format!("batch {} of shard {}: {what}", batch.seq, batch.shard));
+    let row = journals.iter_mut().find(|row| row.shard == batch.shard);
+    let row = row.ok_or_else(|| damaged("the store knows of no journal of this shard"))?;
+    // Counting a batch twice would not be noticed later.
+    if batch.end.seq <= row.position.seq {
+        return Err(damaged(&format!("the journal is in the store up to record {} already", row.position.seq)));
+    }
+    row.position = batch.end;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +266,19 @@ mod tests {
         assert_eq!(queue_of_drop_key(&drop_key(QueueId(0x1234))), Some(QueueId(0x1234)));
         assert_eq!(queue_of_drop_key(FORMAT_KEY), None);
         assert_eq!(queue_of_drop_key(b"drop:1"), None);
+    }
+
+    #[test]
+    fn a_journal_is_stored_as_the_table_says() {
+        let position = Position { seq: Seq(0x102), segment: 3, offset: 4096 };
+        let row = JournalRow { shard: ShardId(0x506), salt: Salt([9; 16]), position };
+        assert_eq!(journal_key(row.shard), *b"journal:\x05\x06");
+        assert_eq!(shard_of_journal_key(b"journal:\x05\x06"), Some(row.shard));
+        assert_eq!(shard_of_journal_key(FORMAT_KEY), None);
+        let bytes = encode_journal(&row);
+        assert_eq!(bytes[..16], [9; 16]);
+        assert_eq!(bytes[16..], [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(decode_journal(row.shard, &bytes), Some(row));
+        assert_eq!(decode_journal(row.shard, &bytes[1..]), None);
     }
 }

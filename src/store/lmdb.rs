@@ -1,13 +1,14 @@
 //! The store in LMDB: opening it, reading it, and what is done to it when no one waits. Writing batches is in [`apply`].
 //!
 //! The database lies in the directory `store` inside the data directory and is laid out as docs/STORAGE.md tables it.
-//! Every commit is flushed to the device before it returns (no NOSYNC, NOMETASYNC or WRITEMAP), so what was applied
-//! survives a power cut. A read transaction lives for one load, because a page it can see is a page LMDB cannot reuse.
+//! Every commit is flushed to the device before it returns (no NOSYNC, NOMETASYNC or WRITEMAP): what a journal was told
+//! to be in the store it may overwrite. A read transaction lives for one load, because a page it can see is a page LMDB cannot reuse.
 //!
-//! Invariant: `rows`, `purged`, `dropped` and `ids_end` say what the newest committed transaction says. They change only
-//! after a commit succeeded. After a failed one nothing is written any more: what the kernel dropped is not known.
+//! Invariant: `rows`, `purged`, `dropped`, `ids_end` and `journals` say what the newest committed transaction says. They
+//! change only after a commit succeeded. After a failed one nothing is written any more, because what the kernel dropped is
+//! not known; unless there was no room, when the pages of the transaction, which no one can see yet, are written anew.
 //!
-//! Step 6 to 7 of a message's path, and the way back for messages that were too many for memory.
+//! Step 10 of a message's path, and the way back for messages that were too many for memory.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -20,8 +21,8 @@ use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 
 use super::directory::{create_durably, sync_entries};
 use super::layout::{self, MessageKey, Row, message_key};
-use super::{Batch, Error, Load, Loaded, QueueRow, Recovered, Store};
-use crate::ids::{MessageId, QueueId};
+use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
+use crate::ids::{MessageId, QueueId, Salt};
 use crate::mutation::Mutation;
 
 mod apply;
@@ -42,6 +43,10 @@ const TIDY_ROWS_MAX: usize = 10_000;
 
 /// Bytes of rows one [`Store::tidy`] removes: large rows lie in pages of their own, each a page to free.
 const TIDY_SIZE_MAX: usize = 16 << 20;
+
+/// With less room than this an EIO is taken for a full file system: LMDB says EIO when a write was cut short, and what cut
+/// it short took the last block. A device's EIO taken for it does no harm, since nothing of a failed commit is relied upon.
+const CUT_SHORT_FREE_MAX: u64 = 16 << 20;
 
 /// How the database is opened.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +73,8 @@ pub struct Lmdb {
     /// Deleted queues with rows that tidying has to remove.
     dropped: BTreeSet<QueueId>,
     ids_end: u64,
+    /// By shard.
+    journals: Vec<JournalRow>,
     failed: bool,
 }
 
@@ -101,6 +108,7 @@ impl Lmdb {
             purged: BTreeSet::new(),
             dropped: BTreeSet::new(),
             ids_end: 0,
+            journals: Vec::new(),
             failed: false,
         };
         store.read_meta()?;
@@ -115,6 +123,10 @@ impl Lmdb {
             let (key, value) = entry.map_err(failure(OPERATION))?;
             if let Some(queue) = layout::queue_of_drop_key(key) {
                 self.dropped.insert(queue);
+            } else if let Some(shard) = layout::shard_of_journal_key(key) {
+                let damaged = || Error::Damaged(format!("the row of shard {shard}'s journal cannot be read"));
+                // Keys sort by shard, and so do the rows.
+                self.journals.push(layout::decode_journal(shard, value).ok_or_else(damaged)?);
             } else if key == layout::IDS_KEY {
                 let end = value.try_into().map_err(|_| Error::Damaged("the end of the ids is not a u64".into()))?;
                 self.ids_end = u64::from_le_bytes(end);
@@ -211,6 +223,39 @@ impl Lmdb {
         Ok(())
     }
 
+    fn try_begin_journals(&mut self, salts: &[Salt]) -> Result<(), Error> {
+        const OPERATION: &str = "beginning the journals";
+        let meta = self.databases.meta;
+        let journals = layout::first_rows(salts);
+        let mut txn = self.env.write_txn().map_err(failure(OPERATION))?;
+        for row in &self.journals {
+            meta.delete(&mut txn, &layout::journal_key(row.shard)).map_err(failure(OPERATION))?;
+        }
+        for row in &journals {
+            let value = layout::encode_journal(row);
+            meta.put(&mut txn, &layout::journal_key(row.shard), &value).map_err(failure(OPERATION))?;
+        }
+        txn.commit().map_err(failure(OPERATION))?;
+        self.journals = journals;
+        Ok(())
+    }
+
+    /// What a write's result means for the writes after it.
+    fn settle<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        let result = match result {
+            Err(Error::Io { operation, source })
+                if source.raw_os_error() == Some(libc::EIO) && self.free_size() < CUT_SHORT_FREE_MAX =>
+            {
+                let source =
+                    io::Error::new(io::ErrorKind::StorageFull, "the file system is full, a write was cut short");
+                Err(Error::Io { operation, source })
+            }
+            result => result,
+        };
+        self.failed = result.as_ref().is_err_and(|error| !error.is_storage_full());
+        result
+    }
+
     /// Flips one byte of a stored record, as a failing device would.
     #[cfg(test)]
     pub(super) fn flip_byte(&mut self, queue: QueueId, message: MessageId, offset: usize) {
@@ -224,11 +269,16 @@ impl Lmdb {
 }
 
 impl Store for Lmdb {
-    fn apply(&mut self, batches: &[Batch]) -> Result<(), Error> {
+    fn apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error> {
         assert!(!self.failed, "a store that failed is not written to again");
-        let result = self.try_apply(batches);
-        self.failed = result.is_err();
-        result
+        let result = self.try_apply(batches, taken);
+        self.settle(result)
+    }
+
+    fn begin_journals(&mut self, salts: &[Salt]) -> Result<(), Error> {
+        assert!(!self.failed, "a store that failed is not written to again");
+        let result = self.try_begin_journals(salts);
+        self.settle(result)
     }
 
     fn load(&mut self, load: &Load) -> Result<Loaded, Error> {
@@ -265,7 +315,7 @@ impl Store for Lmdb {
     fn recover(&mut self) -> Result<Recovered, Error> {
         let mut queues: Vec<QueueRow> = self.rows.values().map(queue_row).collect();
         queues.sort_unstable_by_key(|row| row.queue);
-        Ok(Recovered { queues, ids_end: self.ids_end })
+        Ok(Recovered { queues, ids_end: self.ids_end, journals: self.journals.clone() })
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -274,8 +324,7 @@ impl Store for Lmdb {
             return Ok(false);
         }
         let result = self.try_tidy();
-        self.failed = result.is_err();
-        result.map(|()| !self.dropped.is_empty() || !self.purged.is_empty())
+        self.settle(result).map(|()| !self.dropped.is_empty() || !self.purged.is_empty())
     }
 
     fn free_size(&self) -> u64 {
@@ -434,247 +483,4 @@ fn failure(operation: &'static str) -> impl Fn(heed::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-    use crate::ids::{Seq, ShardId};
-    use crate::mutation::{Put, checksum};
-
-    const QUEUE: QueueId = QueueId(1);
-
-    fn open(directory: &Path) -> Result<Lmdb, Error> {
-        Lmdb::open(directory, &LmdbConfig::default())
-    }
-
-    fn refusal(directory: &Path) -> String {
-        match open(directory).err() {
-            Some(Error::Unusable(message)) => message,
-            other => panic!("expected a refusal, got {other:?}"),
-        }
-    }
-
-    fn apply(store: &mut Lmdb, mutations: &[Mutation<'_>]) {
-        let mut bytes = Vec::new();
-        mutations.iter().for_each(|mutation| mutation.encode(&mut bytes));
-        store.apply(&[Batch { shard: ShardId(0), seq: Seq(1), mutations: bytes }]).unwrap();
-    }
-
-    fn put(message: u64, body: &[u8]) -> Mutation<'_> {
-        let message = MessageId(message);
-        let crc32c = checksum(QUEUE, message, 3, 4, body);
-        Mutation::Put(Put { queue: QUEUE, message, put_ms: 3, flags: 4, crc32c, body })
-    }
-
-    fn create() -> Mutation<'static> {
-        Mutation::Create { queue: QUEUE, created_ms: 1, name: b"q" }
-    }
-
-    fn load_all(store: &mut Lmdb) -> Loaded {
-        let (after, below) = (MessageId(0), MessageId(u64::MAX));
-        store.load(&Load { shard: ShardId(0), queue: QUEUE, after, below, size_max: usize::MAX }).unwrap()
-    }
-
-    fn len(store: &Lmdb, database: Database) -> u64 {
-        let txn = store.env.read_txn().unwrap();
-        database.len(&txn).unwrap()
-    }
-
-    /// Changes a value of `meta` as a later release, or a stray hand, would.
-    fn write_meta(directory: &Path, key: &[u8], value: &[u8]) {
-        let store = open(directory).unwrap();
-        let mut txn = store.env.write_txn().unwrap();
-        store.databases.meta.put(&mut txn, key, value).unwrap();
-        txn.commit().unwrap();
-    }
-
-    #[test]
-    fn every_flipped_byte_of_a_record_is_noticed() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(temp.path()).unwrap();
-        apply(&mut store, &[create(), put(7, b"body")]);
-        for offset in 0..layout::RECORD_HEADER_SIZE + 4 {
-            store.flip_byte(QUEUE, MessageId(7), offset);
-            let loaded = load_all(&mut store);
-            assert_eq!((loaded.messages.len(), loaded.corrupt), (0, vec![MessageId(7)]), "byte {offset}");
-            store.flip_byte(QUEUE, MessageId(7), offset);
-        }
-        assert_eq!(load_all(&mut store).corrupt, []);
-    }
-
-    #[test]
-    fn a_damaged_record_is_kept_as_it_is_until_its_queue_goes() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(temp.path()).unwrap();
-        apply(&mut store, &[create(), put(7, b"body")]);
-        store.flip_byte(QUEUE, MessageId(7), 20);
-        apply(&mut store, &[Mutation::Corrupt { queue: QUEUE, message: MessageId(7) }]);
-        let txn = store.env.read_txn().unwrap();
-        let record = store.databases.corrupt.get(&txn, &message_key(QUEUE, MessageId(7))).unwrap().unwrap();
-        assert_eq!(record[layout::RECORD_HEADER_SIZE..], *b"bodx");
-        drop(txn);
-        assert_eq!(len(&store, store.databases.messages), 0);
-        apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
-        assert!(!store.tidy().unwrap());
-        assert_eq!(len(&store, store.databases.corrupt), 0);
-    }
-
-    #[test]
-    fn a_message_put_and_taken_in_one_call_is_never_written() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(temp.path()).unwrap();
-        let take = |message| Mutation::Take { queue: QUEUE, message: MessageId(message) };
-        apply(&mut store, &[create(), put(1, &[b'x'; 1 << 20]), put(2, b"stays"), take(1)]);
-        assert_eq!(len(&store, store.databases.messages), 1);
-        assert!(store.env.real_disk_size().unwrap() < 1 << 20);
-    }
-
-    #[test]
-    fn tidying_works_in_slices_and_goes_on_after_a_restart() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(temp.path()).unwrap();
-        let count = TIDY_ROWS_MAX as u64 + 10;
-        let mut mutations = vec![create()];
-        mutations.extend((1..=2 * count).map(|message| put(message, b"x")));
-        apply(&mut store, &mutations);
-        apply(&mut store, &[Mutation::Purge { queue: QUEUE, below: MessageId(count + 1), count }]);
-        assert_eq!(len(&store, store.databases.messages), 2 * count, "a purge itself removes no rows");
-        assert!(store.tidy().unwrap());
-        assert_eq!(len(&store, store.databases.messages), count + 10);
-        drop(store);
-        let mut store = open(temp.path()).unwrap();
-        assert!(!store.tidy().unwrap());
-        assert_eq!(len(&store, store.databases.messages), count);
-        drop(store);
-        let mut store = open(temp.path()).unwrap();
-        assert!(store.purged.is_empty(), "what is done is not looked for again");
-        apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
-        assert_eq!(len(&store, store.databases.messages), count);
-        assert!(store.tidy().unwrap());
-        drop(store);
-        let mut store = open(temp.path()).unwrap();
-        assert!(!store.tidy().unwrap());
-        assert_eq!(len(&store, store.databases.messages), 0);
-        // Only the format is left: no mark of the deleted queue.
-        assert_eq!(len(&store, store.databases.meta), 1);
-    }
-
-    #[test]
-    fn a_slice_of_large_rows_is_bounded_by_their_size() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(temp.path()).unwrap();
-        let body = vec![b'x'; TIDY_SIZE_MAX / 2];
-        apply(&mut store, &[create(), put(1, &body), put(2, &body), put(3, &body)]);
-        apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
-        assert!(store.tidy().unwrap());
-        assert_eq!(len(&store, store.databases.messages), 1);
-        assert!(!store.tidy().unwrap());
-    }
-
-    #[test]
-    fn files_copied_after_a_commit_open_to_what_was_committed() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(&temp.path().join("a")).unwrap();
-        apply(&mut store, &[create(), put(1, b"one"), put(2, &[b'x'; 10_000])]);
-        let copy = temp.path().join("b/store");
-        std::fs::create_dir_all(&copy).unwrap();
-        // What a killed process leaves: nothing was closed, and nothing had to be.
-        std::fs::copy(temp.path().join("a/store/data.mdb"), copy.join("data.mdb")).unwrap();
-        let mut copied = open(&temp.path().join("b")).unwrap();
-        assert_eq!(copied.recover().unwrap(), store.recover().unwrap());
-        assert_eq!(load_all(&mut copied), load_all(&mut store));
-    }
-
-    #[test]
-    fn another_format_is_refused_by_name_and_left_alone() {
-        let temp = tempfile::tempdir().unwrap();
-        write_meta(temp.path(), layout::FORMAT_KEY, &7u32.to_le_bytes());
-        for _ in 0..2 {
-            let message = refusal(temp.path());
-            assert!(message.contains("format 7") && message.contains("format 1"), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_database_of_something_else_is_refused() {
-        let temp = tempfile::tempdir().unwrap();
-        write_meta(temp.path(), layout::FORMAT_KEY, b"one");
-        assert!(refusal(temp.path()).contains("not written by ringq"));
-
-        let temp = tempfile::tempdir().unwrap();
-        std::fs::create_dir(temp.path().join("store")).unwrap();
-        std::fs::write(temp.path().join("store/data.mdb"), [b'x'; 16384]).unwrap();
-        assert!(refusal(temp.path()).contains("not a database"));
-    }
-
-    #[test]
-    fn a_database_is_not_opened_twice() {
-        let temp = tempfile::tempdir().unwrap();
-        let _store = open(temp.path()).unwrap();
-        assert!(refusal(temp.path()).contains("already open"));
-    }
-
-    #[test]
-    fn a_row_that_cannot_be_read_is_damage_and_names_its_queue() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = open(temp.path()).unwrap();
-        apply(&mut store, &[create()]);
-        let mut txn = store.env.write_txn().unwrap();
-        store.databases.queues.put(&mut txn, b"q", b"short").unwrap();
-        txn.commit().unwrap();
-        drop(store);
-        match open(temp.path()).err() {
-            Some(Error::Damaged(message)) => assert!(message.contains("queue q"), "{message}"),
-            other => panic!("expected damage, got {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_full_map_is_a_full_store_and_changes_nothing() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut store = Lmdb::open(temp.path(), &LmdbConfig { map_size: 1 << 20 }).unwrap();
-        apply(&mut store, &[create(), put(1, b"stays")]);
-        let mut bytes = Vec::new();
-        put(2, &vec![b'x'; 2 << 20]).encode(&mut bytes);
-        match store.apply(&[Batch { shard: ShardId(0), seq: Seq(2), mutations: bytes }]) {
-            Err(Error::Io { source, .. }) => assert_eq!(source.kind(), io::ErrorKind::StorageFull),
-            other => panic!("expected a full store, got {other:?}"),
-        }
-        drop(store);
-        let mut store = open(temp.path()).unwrap();
-        assert_eq!(store.recover().unwrap().queues[0].counters.puts, 1);
-        assert_eq!(load_all(&mut store).reached, MessageId(1));
-    }
-
-    #[test]
-    fn map_sizes_halve_down_to_the_least() {
-        let sizes: Vec<u64> = map_sizes(1 << 36).collect();
-        assert_eq!(sizes, [1 << 36, 1 << 35, 1 << 34]);
-        assert_eq!(map_sizes((1 << 35) + (1 << 16)).collect::<Vec<_>>(), [(1 << 35) + (1 << 16), 1 << 35, 1 << 34]);
-        assert_eq!(map_sizes(1 << 30).collect::<Vec<_>>(), [1 << 30]);
-        assert_eq!(map_sizes((1 << 30) + 1).collect::<Vec<_>>(), [(1 << 30) + (1 << 16)]);
-    }
-
-    #[test]
-    fn a_limit_on_address_space_makes_the_map_smaller() {
-        const CHILD: &str = "RINGQ_TEST_LIMITED";
-        if std::env::var_os(CHILD).is_some() {
-            let temp = tempfile::tempdir().unwrap();
-            let store = open(temp.path()).unwrap();
-            assert_eq!(store.env.info().map_size, 32 << 30);
-            return;
-        }
-        let module = module_path!().split_once("::").unwrap().1;
-        let test = format!("{module}::a_limit_on_address_space_makes_the_map_smaller");
-        // 48 GiB, in KiB.
-        let output = Command::new("sh")
-            .args(["-c", "ulimit -v 50331648 && exec \"$0\" --exact \"$1\""])
-            .arg(std::env::current_exe().unwrap())
-            .arg(test)
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    }
-}
+mod tests;

@@ -1,17 +1,19 @@
 //! The store in memory, for tests of what stands above it: no file, no waiting, and failures on demand.
 //!
-//! Invariant: as [`super::Store`] demands, a call to apply changes everything or nothing. It is stricter than the store in
-//! LMDB where strictness would cost that one time: a purge must have counted exactly what it drops.
+//! Invariant: as [`super::Store`] demands, a call to apply changes everything or nothing.
 //!
 //! A [`MemoryStore`] is a handle: clones share the messages, so a test keeps one while the store thread has another, and
-//! what outlives the thread is what a restart would find.
+//! what outlives the thread is what a restart would find. A [`MemoryStore::fork`] shares nothing: it is the copy that a
+//! simulated crash goes on with.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Batch, Error, Load, Loaded, QueueRow, Recovered, Store, layout};
-use crate::ids::{MessageId, QueueId};
-use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put};
+use super::checkpoint::mutations;
+use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken, layout};
+use crate::ids::{MessageId, QueueId, Salt};
+use crate::mutation::{Mutation, PUT_HEADER_SIZE, Put};
 use crate::queue::Counters;
 
 /// A store whose messages are gone with its last handle.
@@ -20,19 +22,24 @@ pub struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
 }
 
+#[derive(Clone)]
 struct Inner {
     queues: BTreeMap<QueueId, QueueRow>,
     messages: BTreeMap<Key, Record>,
     ids_end: u64,
+    journals: Vec<JournalRow>,
     /// How to take back what the running call did, newest last.
     undo: Vec<Undo>,
     applies: Vec<usize>,
     fails_next: bool,
+    /// How many more writes find no room.
+    full: usize,
     free_size: u64,
 }
 
 type Key = (QueueId, MessageId);
 
+#[derive(Clone)]
 struct Record {
     put_ms: u64,
     flags: u32,
@@ -40,10 +47,12 @@ struct Record {
     body: Vec<u8>,
 }
 
+#[derive(Clone)]
 enum Undo {
     Queue(QueueId, Option<QueueRow>),
     Message(Key, Option<Record>),
     IdsEnd(u64),
+    Journals(Vec<JournalRow>),
 }
 
 impl Default for Inner {
@@ -52,9 +61,11 @@ impl Default for Inner {
             queues: BTreeMap::new(),
             messages: BTreeMap::new(),
             ids_end: 0,
+            journals: Vec::new(),
             undo: Vec::new(),
             applies: Vec::new(),
             fails_next: false,
+            full: 0,
             free_size: u64::MAX,
         }
     }
@@ -66,9 +77,24 @@ impl MemoryStore {
         MemoryStore::default()
     }
 
+    /// A store of its own with what the last successful write left, and with the same switches set.
+    pub fn fork(&self) -> MemoryStore {
+        MemoryStore { inner: Arc::new(Mutex::new(self.inner().clone())) }
+    }
+
     /// Makes the next apply fail as a device would, changing nothing.
     pub fn fail_next_apply(&self) {
         self.inner().fails_next = true;
+    }
+
+    /// Makes the next `writes` calls of apply or begin_journals fail as on a full file system, changing nothing. 0 ends it.
+    pub fn fill(&self, writes: usize) {
+        self.inner().full = writes;
+    }
+
+    /// How many of the writes that [`MemoryStore::fill`] asked to fail are still to come.
+    pub fn writes_to_fail(&self) -> usize {
+        self.inner().full
     }
 
     /// Changes a stored message behind its checksum's back. Panics when it is not stored.
@@ -99,25 +125,23 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn apply(&mut self, batches: &[Batch]) -> Result<(), Error> {
+    fn apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error> {
         let mut inner = self.inner();
-        if std::mem::take(&mut inner.fails_next) {
-            let source = std::io::Error::other("a test asked for it");
-            return Err(Error::Io { operation: "committing messages", source });
-        }
-        for batch in batches {
-            for mutation in Decoder::new(&batch.mutations) {
-                let result = mutation
-                    .map_err(|e| Error::Damaged(format!("batch {} of shard {}: {e}", batch.seq, batch.shard)))
-                    .and_then(|mutation| inner.mutate(mutation));
-                if let Err(error) = result {
-                    inner.roll_back();
-                    return Err(error);
-                }
-            }
+        inner.check_switches()?;
+        let result = batches.iter().try_for_each(|batch| inner.apply_batch(batch, taken));
+        if result.is_err() {
+            inner.roll_back();
+            return result;
         }
         inner.undo.clear();
         inner.applies.push(batches.len());
+        Ok(())
+    }
+
+    fn begin_journals(&mut self, salts: &[Salt]) -> Result<(), Error> {
+        let mut inner = self.inner();
+        inner.check_switches()?;
+        inner.journals = layout::first_rows(salts);
         Ok(())
     }
 
@@ -147,7 +171,8 @@ impl Store for MemoryStore {
 
     fn recover(&mut self) -> Result<Recovered, Error> {
         let inner = self.inner();
-        Ok(Recovered { queues: inner.queues.values().cloned().collect(), ids_end: inner.ids_end })
+        let (queues, journals) = (inner.queues.values().cloned().collect(), inner.journals.clone());
+        Ok(Recovered { queues, ids_end: inner.ids_end, journals })
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -167,11 +192,32 @@ impl Record {
 }
 
 impl Inner {
-    fn mutate(&mut self, mutation: Mutation<'_>) -> Result<(), Error> {
+    fn check_switches(&mut self) -> Result<(), Error> {
+        let failure = |source| Err(Error::Io { operation: "committing messages", source });
+        if std::mem::take(&mut self.fails_next) {
+            return failure(io::Error::other("a test asked for it"));
+        }
+        if self.full > 0 {
+            self.full -= 1;
+            return failure(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn apply_batch(&mut self, batch: &Batch, taken: &Taken) -> Result<(), Error> {
+        self.undo.push(Undo::Journals(self.journals.clone()));
+        layout::advance(&mut self.journals, batch)?;
+        mutations(std::slice::from_ref(batch)).try_for_each(|mutation| self.mutate(mutation?, taken))
+    }
+
+    fn mutate(&mut self, mutation: Mutation<'_>, taken: &Taken) -> Result<(), Error> {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
             Mutation::Put(put) => {
                 self.count(put.queue, &mutation)?;
+                if taken.contains(put.message) {
+                    return Ok(());
+                }
                 let Put { queue, message, put_ms, flags, crc32c, body } = put;
                 match self.set_message((queue, message), Some(Record { put_ms, flags, crc32c, body: body.to_vec() })) {
                     false => Ok(()),
@@ -180,17 +226,15 @@ impl Inner {
             }
             Mutation::Take { queue, message } | Mutation::Corrupt { queue, message } => {
                 self.count(queue, &mutation)?;
-                match self.set_message((queue, message), None) {
-                    true => Ok(()),
-                    false => Err(damaged(queue, &format!("message {message} is not there to be taken"))),
-                }
+                let was_there = self.set_message((queue, message), None);
+                // What another store would not look for must not be there to be found.
+                assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+                Ok(())
             }
-            Mutation::Purge { queue, below, count } => {
+            Mutation::Purge { queue, below, count: _ } => {
                 self.count(queue, &mutation)?;
-                match self.remove_below(queue, below) == count {
-                    true => Ok(()),
-                    false => Err(damaged(queue, &format!("not {count} messages are below {below}"))),
-                }
+                self.remove_below(queue, below);
+                Ok(())
             }
             Mutation::Unsent { queue } if !self.queues.contains_key(&queue) => Ok(()),
             Mutation::Unsent { queue } => self.count(queue, &mutation),
@@ -228,13 +272,12 @@ impl Inner {
         Ok(())
     }
 
-    fn remove_below(&mut self, queue: QueueId, below: MessageId) -> u64 {
+    fn remove_below(&mut self, queue: QueueId, below: MessageId) {
         let doomed: Vec<Key> =
             self.messages.range((queue, MessageId(0))..(queue, below)).map(|(key, _)| *key).collect();
         for key in &doomed {
             self.set_message(*key, None);
         }
-        doomed.len() as u64
     }
 
     /// Whether there was one before.
@@ -259,6 +302,7 @@ impl Inner {
                 Undo::Queue(queue, row) => drop(replace(&mut self.queues, queue, row)),
                 Undo::Message(key, record) => drop(replace(&mut self.messages, key, record)),
                 Undo::IdsEnd(end) => self.ids_end = end,
+                Undo::Journals(rows) => self.journals = rows,
             }
         }
     }
@@ -279,37 +323,33 @@ fn damaged(queue: QueueId, what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Seq, ShardId};
+    use crate::ids::{Position, Seq, ShardId};
     use crate::mutation::checksum;
 
     const QUEUE: QueueId = QueueId(1);
 
-    fn batch(mutations: &[Mutation<'_>]) -> Batch {
+    fn batch(seq: u64, mutations: &[Mutation<'_>]) -> Batch {
         let mut bytes = Vec::new();
         mutations.iter().for_each(|mutation| mutation.encode(&mut bytes));
-        Batch { shard: ShardId(0), seq: Seq(1), mutations: bytes }
+        let end = Position { seq: Seq(seq + 1), segment: 0, offset: 0 };
+        Batch { shard: ShardId(0), seq: Seq(seq), mutations: bytes, end }
+    }
+
+    fn take(seq: u64) -> Batch {
+        batch(seq, &[Mutation::Take { queue: QUEUE, message: MessageId(1) }])
     }
 
     fn with_two_messages() -> MemoryStore {
         let mut store = MemoryStore::new();
+        store.begin_journals(&[Salt::default()]).unwrap();
         let put = |message| {
             let message = MessageId(message);
             let crc32c = checksum(QUEUE, message, 1, 2, b"x");
             Mutation::Put(Put { queue: QUEUE, message, put_ms: 1, flags: 2, crc32c, body: b"x" })
         };
         let create = Mutation::Create { queue: QUEUE, created_ms: 1, name: b"q" };
-        store.apply(&[batch(&[create, put(1), put(2)])]).unwrap();
+        store.apply(&[batch(1, &[create, put(1), put(2)])], &Taken::none()).unwrap();
         store
-    }
-
-    #[test]
-    fn a_purge_that_counted_wrongly_is_refused() {
-        let mut store = with_two_messages();
-        for count in [0, 2] {
-            let purge = Mutation::Purge { queue: QUEUE, below: MessageId(2), count };
-            assert!(matches!(store.apply(&[batch(&[purge])]), Err(Error::Damaged(_))), "{count}");
-        }
-        assert_eq!(store.message_ids(QUEUE), [1, 2].map(MessageId));
     }
 
     #[test]
@@ -319,11 +359,24 @@ mod tests {
         handle.set_free_size(5);
         assert_eq!(store.free_size(), 5);
         handle.fail_next_apply();
-        let take = || batch(&[Mutation::Take { queue: QUEUE, message: MessageId(1) }]);
-        assert!(matches!(store.apply(&[take()]), Err(Error::Io { .. })));
+        handle.fill(2);
+        assert!(!store.apply(&[take(2)], &Taken::none()).unwrap_err().is_storage_full());
+        assert!(store.apply(&[take(2)], &Taken::none()).unwrap_err().is_storage_full());
+        assert!(store.begin_journals(&[]).unwrap_err().is_storage_full());
         assert_eq!(handle.message_ids(QUEUE), [1, 2].map(MessageId));
-        store.apply(&[take(), batch(&[])]).unwrap();
+        store.apply(&[take(2), batch(3, &[])], &Taken::none()).unwrap();
         assert_eq!(handle.message_ids(QUEUE), [MessageId(2)]);
         assert_eq!(handle.applies(), [1, 2]);
+    }
+
+    #[test]
+    fn a_fork_goes_its_own_way() {
+        let mut store = with_two_messages();
+        let mut fork = store.fork();
+        assert_eq!(fork.recover().unwrap(), store.recover().unwrap());
+        fork.apply(&[take(2)], &Taken::none()).unwrap();
+        assert_eq!(store.message_ids(QUEUE), [1, 2].map(MessageId));
+        store.apply(&[take(2), take(3)], &Taken::none()).unwrap();
+        assert_eq!(fork.recover().unwrap().queues[0].counters.gets, 1);
     }
 }

@@ -6,11 +6,15 @@
 //!
 //! Invariant: a batch is applied whole or not at all, and batches of one shard are applied in order.
 //!
-//! Step 6 to 7 of a message's path.
+//! Step 10 of a message's path: the journal has made it durable before it comes here.
 
-use crate::ids::{MessageId, QueueId, Seq, ShardId};
+use std::io;
+
+use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use crate::queue::Counters;
 
+pub mod ballast;
+pub mod checkpoint;
 #[cfg(test)]
 mod conformance;
 pub mod directory;
@@ -19,11 +23,19 @@ pub mod lmdb;
 pub mod memory;
 pub mod thread;
 
+pub use checkpoint::Taken;
+
 /// What a shard asks of the store thread.
 #[derive(Debug)]
 pub enum Request {
-    /// Make these mutations durable. Answered by [`Reply::Checkpointed`].
-    Checkpoint(Batch),
+    /// Bring these batches, which the journal already holds, into the store. They are all of one shard, in order, and go on
+    /// where its last checkpoint ended. Answered by one [`Reply::Checkpointed`] for each transaction it took.
+    Checkpoint {
+        /// What to bring; empty to hurry what was sent before.
+        batches: Vec<Batch>,
+        /// Without pauses between transactions, and so for everything that waits already, of every shard.
+        urgent: bool,
+    },
     /// Read stored messages of a queue's middle. Answered by [`Reply::Loaded`].
     Load(Load),
 }
@@ -37,6 +49,8 @@ pub struct Batch {
     pub seq: Seq,
     /// Mutations, encoded as in [`crate::mutation`].
     pub mutations: Vec<u8>,
+    /// Where the shard's journal goes on after this batch.
+    pub end: Position,
 }
 
 /// Which messages to read: ids above `after` and below `below`, in order, until `size_max` bytes are encoded (at least
@@ -62,8 +76,8 @@ pub enum Reply {
     Checkpointed {
         /// The newest of them.
         seq: Seq,
-        /// The batches' buffers, emptied, for reuse.
-        spent: Vec<Vec<u8>>,
+        /// How many batches the transaction brought.
+        len: usize,
     },
     /// The answer to a [`Load`].
     Loaded {
@@ -72,7 +86,8 @@ pub enum Reply {
         /// What was found, or why nothing could be read.
         result: Result<Loaded, Error>,
     },
-    /// Whether puts must be refused because the file system's free space is below the operator's floor. Sent when it changes.
+    /// Whether puts must be refused: the file system's free space is below the operator's floor, a write met a full file
+    /// system, or the ballast is not whole. Sent when it changes.
     Full(bool),
 }
 
@@ -94,6 +109,19 @@ pub struct Recovered {
     pub queues: Vec<QueueRow>,
     /// Ids below this were reserved by some shard of some earlier start.
     pub ids_end: u64,
+    /// The journals that belong to this store, by shard, and how far they are in it.
+    pub journals: Vec<JournalRow>,
+}
+
+/// A shard's journal as the store knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JournalRow {
+    /// Whose.
+    pub shard: ShardId,
+    /// The salt of its records.
+    pub salt: Salt,
+    /// The first record that is not in the store.
+    pub position: Position,
 }
 
 /// A queue as the store knows it.
@@ -109,7 +137,7 @@ pub struct QueueRow {
     pub counters: Counters,
 }
 
-/// Why the store could not do what was asked. After an error from [`Store::apply`] nothing more may be acknowledged.
+/// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The data directory cannot be used; says what to do.
@@ -129,14 +157,34 @@ pub enum Error {
     Damaged(String),
 }
 
+impl Error {
+    /// Whether a write found no room, in the file system or in a quota. The only failed write that may be tried again.
+    pub fn is_storage_full(&self) -> bool {
+        let Error::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// What the store thread drives: LMDB in the daemon, a map in tests.
 pub trait Store {
-    /// Makes the batches durable, all in one transaction, in order. Puts that a later mutation of the same call takes away are
-    /// counted but never written.
+    /// Makes the batches durable, all in one transaction, in order, together with the journal position that each shard's last
+    /// one ends at. `taken` is of these batches, or of more that go on after them: its messages are counted, never written.
+    /// A take whose message is not there is no error: a crash may have come between the transactions of a checkpoint, and
+    /// then its put was counted by the one before.
     ///
     /// # Errors
-    /// On any error nothing of the call is durable and the store must not be used for further writes.
-    fn apply(&mut self, batches: &[Batch]) -> Result<(), Error>;
+    /// One that [`Error::is_storage_full`] left everything as it was: the call may be repeated, other calls made. After any
+    /// other the store must not be written to again; nothing of the call is durable, unless it was the last sync that failed,
+    /// when a restart may find all of it. [`Error::Damaged`] when the batches contradict the store: a shard without a
+    /// journal, a journal that goes back, a message put twice, more messages gone than came.
+    fn apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error>;
+
+    /// Begins a generation of journals, one for each shard from 0 on, and forgets all older ones: their records must have
+    /// been applied. Durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    fn begin_journals(&mut self, salts: &[Salt]) -> Result<(), Error>;
 
     /// Reads messages, checking each one's checksum.
     ///

@@ -1,28 +1,27 @@
 //! The store thread: serves every shard's requests with one store, one transaction after the other.
 //!
-//! Group commit needs no timer here: while a commit runs, requests pile up in the channel, and all of them go into the
-//! next one. Only with a commit delay (acknowledgements that do not wait for commits) are batches held back to be fewer.
+//! No one waits for a checkpoint but the journal's room, and many wait for the journal's next write on the same device. So a
+//! checkpoint is applied in small slices with pauses between them, which grow shorter as more waits.
 //!
-//! Invariant: batches of one shard are applied in order, each in exactly one [`Store::apply`], and are answered only after
-//! it returned. A load sees what was applied before it and nothing else. After a failed apply nothing is answered.
+//! Invariant: batches of one shard are applied in order, each in exactly one [`Store::apply`] that succeeded, and are
+//! answered only after it returned. A load sees what was applied before it and nothing else. After a failed apply nothing is
+//! answered; a full file system is no failure, the same slice is tried until there is room.
 //!
-//! Step 6 to 7 of a message's path.
+//! Step 10 of a message's path.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Batch, Error, Load, Reply, Request, Store};
-use crate::ids::{Seq, ShardId};
-
-/// Mutations in one apply. A transaction that changes more holds up the loads behind it and the memory in front of it.
-const APPLY_SIZE_MAX: usize = 64 << 20;
+use super::ballast::Ballast;
+use super::checkpoint::Backlog;
+use super::{Error, Load, Reply, Request, Store};
+use crate::ids::ShardId;
 
 /// Requests taken before work is done on them. Shards wait for their answers, so more than this never serves anyone.
 const REQUESTS_MAX: usize = 16_384;
-
-/// A larger buffer is freed instead of going back to its shard, where one large message would keep it forever.
-const SPENT_CAPACITY_MAX: usize = 1 << 20;
 
 /// Silence after which a slice of tidying may begin. Whoever comes then waits for one slice at most.
 const TIDY_AFTER: Duration = Duration::from_millis(5);
@@ -33,23 +32,52 @@ const TIDY_EVERY: Duration = Duration::from_millis(100);
 /// How often the file system is asked for its free space, at most.
 const FREE_CHECK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long a write that found no room waits until it is tried again.
+const FULL_RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// How the store thread works.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadConfig {
     /// How many shards send requests; their ids are below it.
     pub shards: u16,
-    /// How long a batch may wait for others. Zero commits as soon as the commit before it is done.
-    pub commit_delay: Duration,
-    /// Bytes of mutations that end the delay early: some MiB are enough that a commit's two flushes no longer matter beside
-    /// the writing, and shards must not be left waiting for the memory that a commit gives back.
-    pub delayed_size_max: usize,
+    /// Bytes of mutations in one transaction, unless one batch alone has more. It holds up the loads that come meanwhile.
+    pub slice_size_max: usize,
+    /// Bytes of mutations of one shard that may wait: where pauses have shrunk to nothing.
+    pub backlog_size_max: usize,
+    /// How many times as long as a transaction took the pause behind it is, as long as less than half the backlog waits.
+    pub pace: u32,
+    /// Longest pause: a device that stalls once must not stop checkpoints for a multiple of that.
+    pub pause_max: Duration,
     /// Bytes of free space on the file system below which shards are told [`Reply::Full`]. 0 never.
     pub free_size_min: u64,
+    /// What is added to the thread's nice value, so that shards on the same core go first.
+    pub nice: i32,
 }
 
-/// Starts the thread. It ends with `Ok` when all senders of `requests` are gone and what they sent is durable, and with
-/// the store's error as soon as it has one; the process has to stop then. Shards are told [`Reply::Full`] when free space
-/// falls below the floor and again when it has risen to five quarters of it; until then they may take it that there is room.
+impl Default for ThreadConfig {
+    fn default() -> Self {
+        ThreadConfig {
+            shards: 1,
+            slice_size_max: 1 << 20,
+            backlog_size_max: 64 << 20,
+            pace: 3,
+            pause_max: Duration::from_secs(1),
+            free_size_min: 0,
+            nice: 5,
+        }
+    }
+}
+
+/// Starts the thread. It ends with `Ok` when all senders of `requests` are gone and what they sent is in the store, and with
+/// the store's error as soon as it has one; the process has to stop then. A full file system is an error only when the
+/// senders are gone; what is not in the store then is in the journals.
+///
+/// `pressure` is how many bytes of mutations each shard has that the store has not: the more some shard has, the shorter the
+/// pauses.
+///
+/// Shards are told [`Reply::Full`] when there is no room for puts: free space has fallen below the floor and has not risen
+/// to five quarters of it again, or the ballast is not whole, or a write finds no room. Until then they may take it that
+/// there is room.
 ///
 /// # Errors
 /// [`Error::Io`] when the system has no room for another thread.
@@ -58,30 +86,42 @@ pub struct ThreadConfig {
 /// The thread panics when a shard's batches are not numbered from 1 without gaps, or its id is not one of `config.shards`.
 pub fn spawn(
     store: impl Store + Send + 'static,
+    ballast: Ballast,
     requests: Receiver<Request>,
     reply: impl Fn(ShardId, Reply) + Send + 'static,
+    pressure: Arc<[AtomicUsize]>,
     config: ThreadConfig,
 ) -> Result<JoinHandle<Result<(), Error>>, Error> {
     Builder::new()
         .name("ringq-store".to_owned())
-        .spawn(move || Worker::new(store, reply, config).run(&requests))
+        .spawn(move || {
+            // On Linux this is the calling thread's alone. A thread that stays as nice as the others only competes more.
+            if let Err(error) = rustix::process::nice(config.nice) {
+                tracing::warn!("the store thread keeps its priority: {error}");
+            }
+            Worker::new(store, ballast, reply, pressure, config).run(&requests)
+        })
         .map_err(|source| Error::Io { operation: "starting the store thread", source })
 }
 
 struct Worker<S, R> {
     store: S,
+    ballast: Ballast,
     reply: R,
+    /// For each shard, the bytes that it has and the store has not, whether they were sent here or not.
+    pressure: Arc<[AtomicUsize]>,
     config: ThreadConfig,
     loads: Vec<Load>,
-    /// Batches not applied yet, in order of arrival, and what they encode together.
-    pending: Vec<Batch>,
-    pending_size: usize,
-    /// When the oldest pending batch came.
-    pending_since: Instant,
-    /// Newest batch received, by shard.
-    received: Vec<Seq>,
+    backlog: Backlog,
+    last_write: Write,
     tidy: Tidy,
-    free: Free,
+    room: Room,
+}
+
+/// The newest transaction.
+struct Write {
+    ended: Instant,
+    took: Duration,
 }
 
 /// When to remove rows that no one misses.
@@ -90,8 +130,13 @@ struct Tidy {
     last: Instant,
 }
 
-/// What is known of the file system's free space.
-struct Free {
+/// What is known of the room for writes.
+struct Room {
+    /// Whether free space is below the floor.
+    is_below: bool,
+    /// When to repeat the write that found no room.
+    retry_at: Option<Instant>,
+    /// What the shards were told.
     is_full: bool,
     checked: Instant,
 }
@@ -104,38 +149,46 @@ enum Senders {
 }
 
 impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
-    fn new(store: S, reply: R, config: ThreadConfig) -> Self {
+    fn new(store: S, ballast: Ballast, reply: R, pressure: Arc<[AtomicUsize]>, config: ThreadConfig) -> Self {
         let now = Instant::now();
         Worker {
             store,
+            ballast,
             reply,
+            pressure,
             config,
             loads: Vec::new(),
-            pending: Vec::new(),
-            pending_size: 0,
-            pending_since: now,
-            received: vec![Seq(0); usize::from(config.shards)],
+            backlog: Backlog::new(config.shards),
+            last_write: Write { ended: now, took: Duration::ZERO },
             // An earlier run may have left rows to remove.
             tidy: Tidy { has_work: true, last: now },
-            free: Free { is_full: false, checked: now },
+            room: Room { is_below: false, retry_at: None, is_full: false, checked: now },
         }
     }
 
     fn run(mut self, requests: &Receiver<Request>) -> Result<(), Error> {
+        // Before anyone hears of it: a first start makes the ballast.
+        while self.grow_ballast()? {}
         self.check_free();
         loop {
             let senders = self.receive(requests);
-            let is_idle = self.loads.is_empty() && self.pending.is_empty();
+            let is_idle = self.loads.is_empty() && self.backlog.is_empty();
             self.answer_loads();
             if senders == Senders::Gone {
-                return self.apply_all();
+                return self.finish();
             }
-            if self.is_commit_due() {
-                self.apply_some()?;
-                self.tidy.has_work = true;
+            if self.slice_wait().is_some_and(|wait| wait.is_zero()) {
+                let result = self.apply_slice();
+                self.go_on_if_full(result)?;
             }
-            self.tidy(is_idle)?;
-            if self.free.checked.elapsed() >= FREE_CHECK_EVERY {
+            if self.is_tidy_due(is_idle) {
+                let result = self.tidy();
+                self.go_on_if_full(result)?;
+            }
+            if self.room.checked.elapsed() >= FREE_CHECK_EVERY {
+                if self.backlog.is_empty() {
+                    self.grow_ballast()?;
+                }
                 self.check_free();
             }
         }
@@ -153,9 +206,6 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
             Err(RecvTimeoutError::Disconnected) => return Senders::Gone,
         }
         for _ in 1..REQUESTS_MAX {
-            if self.pending_size >= APPLY_SIZE_MAX {
-                break;
-            }
             match requests.try_recv() {
                 Ok(request) => self.take(request),
                 Err(TryRecvError::Empty) => break,
@@ -167,38 +217,39 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
 
     /// How long there is nothing to do unless a request comes; `None` for as long as none does.
     fn wait_max(&self) -> Option<Duration> {
-        let commit = self.has_pending().then(|| self.config.commit_delay.saturating_sub(self.pending_since.elapsed()));
-        let commit = if self.is_commit_due() { Some(Duration::ZERO) } else { commit };
-        let tidy = self.tidy.has_work.then_some(TIDY_AFTER);
+        let tidy = self.tidy.has_work.then(|| TIDY_AFTER.max(self.pause_left()));
         // Other programs make room, too, and no commit tells us.
-        let free = self.free.is_full.then_some(FREE_CHECK_EVERY);
-        [commit, tidy, free].into_iter().flatten().min()
+        let free = self.room.is_full.then_some(FREE_CHECK_EVERY);
+        [self.slice_wait(), tidy, free].into_iter().flatten().min()
     }
 
     fn take(&mut self, request: Request) {
         match request {
             Request::Load(load) => self.loads.push(load),
-            Request::Checkpoint(batch) => {
-                let received = &mut self.received[usize::from(batch.shard.0)];
-                received.0 += 1;
-                assert_eq!(batch.seq, *received, "a batch of shard {} is missing or out of order", batch.shard);
-                if self.pending.is_empty() {
-                    self.pending_since = Instant::now();
-                }
-                self.pending_size += batch.mutations.len();
-                self.pending.push(batch);
-            }
+            Request::Checkpoint { batches, urgent } => self.backlog.push(batches, urgent),
         }
     }
 
-    fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// How long the next slice has to wait; `None` when there is none.
+    fn slice_wait(&self) -> Option<Duration> {
+        match self.backlog.is_empty() {
+            true => None,
+            false if self.backlog.is_urgent() => Some(self.retry_left()),
+            false => Some(self.pause_left()),
+        }
     }
 
-    fn is_commit_due(&self) -> bool {
-        self.has_pending()
-            && (self.pending_size >= self.config.delayed_size_max
-                || self.pending_since.elapsed() >= self.config.commit_delay)
+    /// How long nothing may be written, for the sake of the journals or for lack of room.
+    fn pause_left(&self) -> Duration {
+        let Write { ended, took } = self.last_write;
+        let pressure = self.pressure.iter().map(|shard| shard.load(Ordering::Relaxed)).max();
+        let waiting = self.backlog.size().max(pressure.unwrap_or(0));
+        let pause = pause(took, &self.config, waiting);
+        pause.saturating_sub(ended.elapsed()).max(self.retry_left())
+    }
+
+    fn retry_left(&self) -> Duration {
+        self.room.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Loads go first: a get waits for each of them, and a commit takes longer than all of them.
@@ -209,49 +260,92 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         }
     }
 
-    fn apply_all(&mut self) -> Result<(), Error> {
-        while self.has_pending() {
-            self.apply_some()?;
+    /// Applies everything that waits; there is no one left to pause for.
+    fn finish(mut self) -> Result<(), Error> {
+        while !self.backlog.is_empty() {
+            self.apply_slice()?;
         }
         Ok(())
     }
 
-    /// Applies the oldest pending batches, as many as one apply may hold, and tells their shards.
-    fn apply_some(&mut self) -> Result<(), Error> {
-        let len = share_len(&self.pending);
-        self.store.apply(&self.pending[..len])?;
-        let mut answers: Vec<Option<(Seq, Vec<Vec<u8>>)>> = vec![None; self.received.len()];
-        for batch in self.pending.drain(..len) {
-            self.pending_size -= batch.mutations.len();
-            let (seq, spent) = answers[usize::from(batch.shard.0)].get_or_insert_default();
-            *seq = batch.seq;
-            let mut buffer = batch.mutations;
-            if buffer.capacity() <= SPENT_CAPACITY_MAX {
-                buffer.clear();
-                spent.push(buffer);
-            }
+    /// Applies the next slice and tells its shard.
+    fn apply_slice(&mut self) -> Result<(), Error> {
+        let Some(slice) = self.backlog.slice(self.config.slice_size_max)? else { return Ok(()) };
+        let begun = Instant::now();
+        while let Err(error) = self.store.apply(slice.batches, slice.taken) {
+            self.ballast.make_room(error)?;
         }
-        for (shard, answer) in (0..self.config.shards).zip(answers) {
-            if let Some((seq, spent)) = answer {
-                (self.reply)(ShardId(shard), Reply::Checkpointed { seq, spent });
-            }
-        }
+        let applied = self.backlog.applied();
+        self.on_written(begun);
+        self.tidy.has_work = true;
+        (self.reply)(applied.shard, Reply::Checkpointed { seq: applied.seq, len: applied.len });
         Ok(())
     }
 
-    fn tidy(&mut self, is_idle: bool) -> Result<(), Error> {
-        if self.tidy.has_work && (is_idle || self.tidy.last.elapsed() >= TIDY_EVERY) {
-            self.tidy.has_work = self.store.tidy()?;
-            self.tidy.last = Instant::now();
+    fn is_tidy_due(&self, is_idle: bool) -> bool {
+        let is_time = is_idle || self.tidy.last.elapsed() >= TIDY_EVERY;
+        self.tidy.has_work && is_time && !self.backlog.is_urgent() && self.pause_left().is_zero()
+    }
+
+    fn tidy(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        self.tidy.last = begun;
+        loop {
+            match self.store.tidy() {
+                Ok(has_more) => {
+                    self.tidy.has_work = has_more;
+                    self.on_written(begun);
+                    return Ok(());
+                }
+                Err(error) => self.ballast.make_room(error)?,
+            }
         }
-        Ok(())
+    }
+
+    fn on_written(&mut self, begun: Instant) {
+        let ended = Instant::now();
+        self.last_write = Write { ended, took: ended - begun };
+        self.room.retry_at = None;
+        self.tell_room();
+    }
+
+    /// Turns the error of a write that found no room into a wait: the journals hold what it was to write.
+    fn go_on_if_full(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        match result {
+            Err(error) if error.is_storage_full() => {
+                tracing::debug!("{error}; it will be tried again");
+                self.room.retry_at = Some(Instant::now() + FULL_RETRY_AFTER);
+                self.tell_room();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the ballast larger if that leaves the floor's free space. Whether it did.
+    fn grow_ballast(&mut self) -> Result<bool, Error> {
+        let needed = self.config.free_size_min.saturating_add(self.ballast.missing());
+        if self.ballast.is_whole() || self.store.free_size() < needed {
+            return Ok(false);
+        }
+        self.ballast.grow()
     }
 
     fn check_free(&mut self) {
-        self.free.checked = Instant::now();
-        let is_full = is_full(self.free.is_full, self.store.free_size(), self.config.free_size_min);
-        if is_full != self.free.is_full {
-            self.free.is_full = is_full;
+        self.room.checked = Instant::now();
+        self.room.is_below = is_below(self.room.is_below, self.store.free_size(), self.config.free_size_min);
+        self.tell_room();
+    }
+
+    /// Tells the shards whether there is room for puts, if that has changed.
+    fn tell_room(&mut self) {
+        let is_full = self.room.is_below || self.room.retry_at.is_some() || !self.ballast.is_whole();
+        if is_full != self.room.is_full {
+            self.room.is_full = is_full;
+            tracing::warn!(
+                "{}",
+                if is_full { "no room for messages: puts are refused" } else { "there is room again" }
+            );
             for shard in 0..self.config.shards {
                 (self.reply)(ShardId(shard), Reply::Full(is_full));
             }
@@ -259,19 +353,23 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
     }
 }
 
-/// How many of the batches, from the first, go into one apply: at least one, however large.
-fn share_len(batches: &[Batch]) -> usize {
-    let mut size = 0;
-    let len = batches.iter().take_while(|batch| {
-        size += batch.mutations.len();
-        size <= APPLY_SIZE_MAX
-    });
-    len.count().max(1).min(batches.len())
+/// How long to leave the device to the journals after a transaction that took so long, while so many bytes wait.
+fn pause(took: Duration, config: &ThreadConfig, backlog_size: usize) -> Duration {
+    let longest = took.saturating_mul(config.pace).min(config.pause_max);
+    let half = config.backlog_size_max / 2;
+    if backlog_size <= half {
+        return longest;
+    }
+    if backlog_size >= config.backlog_size_max {
+        return Duration::ZERO;
+    }
+    let left = config.backlog_size_max - backlog_size;
+    longest.mul_f64(left as f64 / (config.backlog_size_max - half) as f64)
 }
 
 /// The gap between the two marks keeps a file system at the floor from being full and not full by turns.
-fn is_full(was_full: bool, free_size: u64, free_size_min: u64) -> bool {
-    let enough = if was_full { free_size_min.saturating_add(free_size_min / 4) } else { free_size_min };
+fn is_below(was_below: bool, free_size: u64, free_size_min: u64) -> bool {
+    let enough = if was_below { free_size_min.saturating_add(free_size_min / 4) } else { free_size_min };
     free_size < enough
 }
 
@@ -280,16 +378,24 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
 
     use super::*;
-    use crate::ids::{MessageId, QueueId};
+    use crate::ids::{MessageId, Position, QueueId, Salt, Seq};
     use crate::mutation::{Mutation, Put, checksum};
     use crate::store::memory::MemoryStore;
+    use crate::store::{Batch, Loaded, Recovered, Taken};
 
     const QUEUE: QueueId = QueueId(1);
-    const DELAYED_SIZE: usize = 2 << 20;
-    const AT_ONCE: ThreadConfig =
-        ThreadConfig { shards: 2, commit_delay: Duration::ZERO, delayed_size_max: DELAYED_SIZE, free_size_min: 0 };
-    /// Longer than any test: only something else than time ends it.
-    const NEVER: Duration = Duration::from_secs(86_400);
+    /// Small slices without pauses.
+    const AT_ONCE: ThreadConfig = ThreadConfig {
+        shards: 2,
+        slice_size_max: 100,
+        backlog_size_max: 1 << 20,
+        pace: 0,
+        pause_max: Duration::from_secs(86_400),
+        free_size_min: 0,
+        nice: 0,
+    };
+    /// Of what may wait, only the first slice is applied before any test would be over.
+    const NEVER_AGAIN: ThreadConfig = ThreadConfig { pace: u32::MAX, ..AT_ONCE };
 
     fn encoded(mutations: &[Mutation<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -297,8 +403,13 @@ mod tests {
         bytes
     }
 
-    fn batch(shard: u16, seq: u64, mutations: Vec<u8>) -> Request {
-        Request::Checkpoint(Batch { shard: ShardId(shard), seq: Seq(seq), mutations })
+    fn batch(shard: u16, seq: u64, mutations: Vec<u8>) -> Batch {
+        let end = Position { seq: Seq(seq + 1), segment: 0, offset: 0 };
+        Batch { shard: ShardId(shard), seq: Seq(seq), mutations, end }
+    }
+
+    fn checkpoint(batches: Vec<Batch>) -> Request {
+        Request::Checkpoint { batches, urgent: false }
     }
 
     fn put(message: u64, body: &[u8]) -> Vec<u8> {
@@ -307,13 +418,19 @@ mod tests {
         encoded(&[Mutation::Put(Put { queue: QUEUE, message, put_ms: 1, flags: 2, crc32c, body })])
     }
 
-    fn ids(end: u64) -> Vec<u8> {
-        encoded(&[Mutation::Ids { end }])
+    fn take(message: u64) -> Vec<u8> {
+        encoded(&[Mutation::Take { queue: QUEUE, message: MessageId(message) }])
+    }
+
+    fn load() -> Load {
+        let (after, below) = (MessageId(0), MessageId(u64::MAX));
+        Load { shard: ShardId(1), queue: QUEUE, after, below, size_max: 1000 }
     }
 
     /// A store with one empty queue, the ends of its thread's channels, and the thread once it is started.
     struct Bench {
         store: MemoryStore,
+        ballast: Option<Ballast>,
         requests: Option<Sender<Request>>,
         waiting: Option<Receiver<Request>>,
         replies: Receiver<(ShardId, Reply)>,
@@ -324,10 +441,13 @@ mod tests {
         fn new() -> Bench {
             let mut store = MemoryStore::new();
             let create = encoded(&[Mutation::Create { queue: QUEUE, created_ms: 1, name: b"q" }]);
-            store.apply(&[Batch { shard: ShardId(0), seq: Seq(0), mutations: create }]).unwrap();
+            store.begin_journals(&[Salt::default()]).unwrap();
+            store.apply(&[batch(0, 1, create)], &Taken::none()).unwrap();
+            store.begin_journals(&[Salt::default(); 2]).unwrap();
             let (requests, waiting) = channel();
             let (reply, replies) = channel();
-            Bench { store, requests: Some(requests), waiting: Some(waiting), replies, reply: Some(reply) }
+            let (requests, waiting, reply) = (Some(requests), Some(waiting), Some(reply));
+            Bench { store, ballast: None, requests, waiting, replies, reply }
         }
 
         fn send(&self, request: Request) {
@@ -337,7 +457,8 @@ mod tests {
         fn start(&mut self, config: ThreadConfig) -> JoinHandle<Result<(), Error>> {
             let reply = self.reply.take().unwrap();
             let answer = move |shard, answer| reply.send((shard, answer)).unwrap();
-            spawn(self.store.clone(), self.waiting.take().unwrap(), answer, config).unwrap()
+            let ballast = self.ballast.take().unwrap_or_else(Ballast::none);
+            spawn(self.store.clone(), ballast, self.waiting.take().unwrap(), answer, Arc::new([]), config).unwrap()
         }
 
         fn finish(&mut self, thread: JoinHandle<Result<(), Error>>) -> Result<(), Error> {
@@ -352,58 +473,114 @@ mod tests {
 
         fn checkpointed(&self) -> (u16, u64, usize) {
             match self.replies.recv().unwrap() {
-                (shard, Reply::Checkpointed { seq, spent }) => {
-                    assert!(spent.iter().all(Vec::is_empty));
-                    (shard.0, seq.0, spent.len())
-                }
+                (shard, Reply::Checkpointed { seq, len }) => (shard.0, seq.0, len),
                 other => panic!("expected a checkpoint, got {other:?}"),
+            }
+        }
+
+        fn loaded(&self) -> Vec<u8> {
+            match self.replies.recv().unwrap() {
+                (ShardId(1), Reply::Loaded { queue: QUEUE, result }) => result.unwrap().messages,
+                other => panic!("expected the load's answer, got {other:?}"),
+            }
+        }
+
+        /// Both shards hear the same.
+        fn assert_full(&self, expected: bool) {
+            for shard in 0..2 {
+                match self.replies.recv().unwrap() {
+                    (ShardId(s), Reply::Full(full)) if s == shard => assert_eq!(full, expected),
+                    other => panic!("expected to hear of room, got {other:?}"),
+                }
             }
         }
     }
 
     #[test]
-    fn waiting_batches_of_all_shards_go_into_one_apply_and_one_answer_each() {
+    fn a_job_is_applied_in_slices_and_each_is_answered() {
         let mut bench = Bench::new();
-        bench.send(batch(0, 1, put(1, b"a")));
-        bench.send(batch(1, 1, ids(10)));
-        bench.send(batch(0, 2, put(2, b"b")));
+        let body = [b'x'; 13];
+        bench.send(checkpoint((1..=5).map(|seq| batch(0, seq, put(seq, &body))).collect()));
+        bench.send(checkpoint(vec![batch(1, 1, encoded(&[Mutation::Ids { end: 10 }]))]));
         let thread = bench.start(AT_ONCE);
         assert_eq!(bench.checkpointed(), (0, 2, 2));
         assert_eq!(bench.checkpointed(), (1, 1, 1));
-        assert_eq!(bench.applies(), [3]);
-        bench.send(batch(0, 3, put(3, b"c")));
-        assert_eq!(bench.checkpointed(), (0, 3, 1));
-        assert_eq!(bench.applies(), [3, 1]);
+        assert_eq!(bench.checkpointed(), (0, 4, 2));
+        assert_eq!(bench.checkpointed(), (0, 5, 1));
         bench.finish(thread).unwrap();
-        assert_eq!(bench.store.message_ids(QUEUE), [1, 2, 3].map(MessageId));
+        assert_eq!(bench.applies(), [2, 1, 2, 1]);
+        let recovered = bench.store.recover().unwrap();
+        assert_eq!(recovered.journals.iter().map(|row| row.position.seq.0).collect::<Vec<_>>(), [6, 2]);
+    }
+
+    #[test]
+    fn a_message_taken_in_a_later_slice_is_never_written() {
+        let mut bench = Bench::new();
+        let batches = vec![batch(0, 1, put(1, &[b'x'; 80])), batch(0, 2, put(2, &[b'x'; 80])), batch(0, 3, take(1))];
+        bench.send(checkpoint(batches));
+        let thread = bench.start(NEVER_AGAIN);
+        assert_eq!(bench.checkpointed(), (0, 1, 1));
+        assert_eq!(bench.store.message_ids(QUEUE), []);
+        assert_eq!(bench.store.recover().unwrap().queues[0].counters.ready(), 1);
+        bench.finish(thread).unwrap();
+        assert_eq!(bench.applies(), [1, 1, 1]);
+        assert_eq!(bench.store.message_ids(QUEUE), [MessageId(2)]);
     }
 
     #[test]
     fn a_load_is_answered_before_a_batch_that_came_first() {
         let mut bench = Bench::new();
-        bench.send(batch(0, 1, put(1, b"a")));
-        let load =
-            Load { shard: ShardId(1), queue: QUEUE, after: MessageId(0), below: MessageId(u64::MAX), size_max: 1000 };
-        bench.send(Request::Load(load));
+        bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
+        bench.send(Request::Load(load()));
         let thread = bench.start(AT_ONCE);
-        match bench.replies.recv().unwrap() {
-            (ShardId(1), Reply::Loaded { queue: QUEUE, result }) => assert_eq!(result.unwrap().messages, []),
-            other => panic!("expected the load's answer, got {other:?}"),
-        }
+        assert_eq!(bench.loaded(), []);
         assert_eq!(bench.checkpointed(), (0, 1, 1));
-        bench.send(Request::Load(load));
-        match bench.replies.recv().unwrap() {
-            (_, Reply::Loaded { result, .. }) => assert_eq!(result.unwrap().messages, put(1, b"a")),
-            other => panic!("expected the load's answer, got {other:?}"),
-        }
+        bench.send(Request::Load(load()));
+        assert_eq!(bench.loaded(), put(1, b"a"));
         bench.finish(thread).unwrap();
+    }
+
+    #[test]
+    fn loads_are_answered_during_a_pause_and_an_urgent_job_ends_it() {
+        let mut bench = Bench::new();
+        let body = [b'x'; 80];
+        bench.send(checkpoint(vec![batch(0, 1, put(1, &body)), batch(0, 2, put(2, &body))]));
+        let thread = bench.start(NEVER_AGAIN);
+        assert_eq!(bench.checkpointed(), (0, 1, 1));
+        bench.send(Request::Load(load()));
+        assert_eq!(bench.loaded(), put(1, &body));
+        bench.send(Request::Checkpoint { batches: Vec::new(), urgent: true });
+        assert_eq!(bench.checkpointed(), (0, 2, 1));
+        bench.finish(thread).unwrap();
+    }
+
+    #[test]
+    fn what_waits_when_all_senders_are_gone_is_applied() {
+        let mut bench = Bench::new();
+        bench.send(checkpoint((1..=3).map(|seq| batch(0, seq, put(seq, &[b'x'; 80]))).collect()));
+        let thread = bench.start(NEVER_AGAIN);
+        bench.finish(thread).unwrap();
+        assert_eq!([bench.checkpointed(), bench.checkpointed(), bench.checkpointed()].map(|c| c.1), [1, 2, 3]);
+        assert_eq!(bench.store.message_ids(QUEUE), [1, 2, 3].map(MessageId));
+    }
+
+    #[test]
+    fn pauses_shrink_as_the_backlog_grows() {
+        let config = ThreadConfig { pace: 3, backlog_size_max: 1000, ..AT_ONCE };
+        let millis = |ms| Duration::from_millis(ms);
+        for (backlog_size, expected) in [(0, 30), (500, 30), (750, 15), (900, 6), (1000, 0), (2000, 0)] {
+            assert_eq!(pause(millis(10), &config, backlog_size), millis(expected), "{backlog_size}");
+        }
+        assert_eq!(pause(millis(10), &ThreadConfig { pause_max: millis(20), ..config }, 750), millis(10));
+        assert_eq!(pause(millis(10), &ThreadConfig { pace: 0, ..config }, 0), millis(0));
+        assert_eq!(pause(millis(10), &ThreadConfig { backlog_size_max: 0, ..config }, 1), millis(0));
     }
 
     #[test]
     fn an_error_of_apply_ends_the_thread_without_an_answer() {
         let mut bench = Bench::new();
         bench.store.fail_next_apply();
-        bench.send(batch(0, 1, put(1, b"a")));
+        bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
         let thread = bench.start(AT_ONCE);
         assert!(matches!(thread.join().unwrap(), Err(Error::Io { .. })));
         assert!(bench.replies.recv().is_err(), "nothing is answered");
@@ -411,36 +588,58 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_delay_collects_until_the_batches_are_large() {
+    fn a_job_that_cannot_be_read_is_refused_before_its_first_slice() {
         let mut bench = Bench::new();
-        bench.send(batch(0, 1, put(1, b"a")));
-        let thread = bench.start(ThreadConfig { commit_delay: NEVER, ..AT_ONCE });
-        bench.send(batch(0, 2, put(2, b"b")));
-        bench.send(batch(1, 1, put(3, &vec![b'x'; DELAYED_SIZE])));
-        assert_eq!(bench.checkpointed(), (0, 2, 2));
-        // The large buffer is not given back.
-        assert_eq!(bench.checkpointed(), (1, 1, 0));
-        assert_eq!(bench.applies(), [3]);
-        bench.finish(thread).unwrap();
+        bench.send(checkpoint(vec![batch(0, 1, put(1, &[b'x'; 99])), batch(0, 2, vec![99])]));
+        let thread = bench.start(AT_ONCE);
+        assert!(matches!(thread.join().unwrap(), Err(Error::Damaged(_))));
+        assert_eq!(bench.applies(), []);
     }
 
     #[test]
-    fn a_commit_delay_ends_by_itself() {
+    fn without_room_a_slice_is_tried_until_there_is() {
         let mut bench = Bench::new();
-        let thread = bench.start(ThreadConfig { commit_delay: Duration::from_millis(2), ..AT_ONCE });
-        bench.send(batch(0, 1, put(1, b"a")));
+        bench.store.fill(usize::MAX);
+        bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
+        let thread = bench.start(AT_ONCE);
+        bench.assert_full(true);
+        bench.send(Request::Load(load()));
+        assert_eq!(bench.loaded(), [], "loads go on");
+        bench.store.fill(0);
+        bench.assert_full(false);
         assert_eq!(bench.checkpointed(), (0, 1, 1));
         bench.finish(thread).unwrap();
-    }
-
-    #[test]
-    fn what_is_pending_when_all_senders_are_gone_is_applied() {
-        let mut bench = Bench::new();
-        bench.send(batch(0, 1, put(1, b"a")));
-        let thread = bench.start(ThreadConfig { commit_delay: NEVER, ..AT_ONCE });
-        bench.finish(thread).unwrap();
-        assert_eq!(bench.checkpointed(), (0, 1, 1));
         assert_eq!(bench.store.message_ids(QUEUE), [MessageId(1)]);
+    }
+
+    #[test]
+    fn the_ballast_makes_room_and_puts_wait_until_it_is_whole_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut bench = Bench::new();
+        bench.ballast = Some(Ballast::open(temp.path(), 4096).unwrap());
+        let thread = bench.start(ThreadConfig { free_size_min: 1000, ..AT_ONCE });
+        bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
+        assert_eq!(bench.checkpointed(), (0, 1, 1), "a ballast made at the start is not worth a word");
+        bench.store.set_free_size(1000 + 4095);
+        bench.store.fill(1);
+        bench.send(checkpoint(vec![batch(0, 2, put(2, b"b"))]));
+        bench.assert_full(true);
+        assert_eq!(bench.checkpointed(), (0, 2, 1), "tried again at once");
+        assert_eq!(temp.path().join("ballast").metadata().unwrap().len(), 0);
+        bench.store.set_free_size(1000 + 4096);
+        bench.assert_full(false);
+        assert_eq!(temp.path().join("ballast").metadata().unwrap().len(), 4096);
+        bench.finish(thread).unwrap();
+    }
+
+    #[test]
+    fn without_room_at_the_end_the_journals_keep_what_is_left() {
+        let mut bench = Bench::new();
+        bench.store.fill(usize::MAX);
+        bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
+        let thread = bench.start(AT_ONCE);
+        assert!(bench.finish(thread).unwrap_err().is_storage_full());
+        assert_eq!(bench.store.recover().unwrap().journals[0].position.seq, Seq(1));
     }
 
     #[test]
@@ -448,59 +647,50 @@ mod tests {
         let mut bench = Bench::new();
         bench.store.set_free_size(999);
         let thread = bench.start(ThreadConfig { free_size_min: 1000, ..AT_ONCE });
-        for shard in 0..2 {
-            assert!(matches!(bench.replies.recv().unwrap(), (ShardId(s), Reply::Full(true)) if s == shard));
-        }
+        bench.assert_full(true);
         bench.store.set_free_size(1250);
-        for shard in 0..2 {
-            assert!(matches!(bench.replies.recv().unwrap(), (ShardId(s), Reply::Full(false)) if s == shard));
-        }
+        bench.assert_full(false);
         bench.finish(thread).unwrap();
     }
 
     #[test]
     fn fullness_ends_only_well_above_the_floor() {
-        assert!(!is_full(false, 1000, 1000));
-        assert!(is_full(false, 999, 1000));
-        assert!(is_full(true, 1249, 1000));
-        assert!(!is_full(true, 1250, 1000));
-        assert!(!is_full(false, 0, 0));
+        assert!(!is_below(false, 1000, 1000));
+        assert!(is_below(false, 999, 1000));
+        assert!(is_below(true, 1249, 1000));
+        assert!(!is_below(true, 1250, 1000));
+        assert!(!is_below(false, 0, 0));
     }
 
-    #[test]
-    fn one_apply_is_bounded_but_takes_a_batch_of_any_size() {
-        let sized = |sizes: &[usize]| -> Vec<Batch> {
-            let batch = |size: &usize| Batch { shard: ShardId(0), seq: Seq(1), mutations: vec![0; *size] };
-            sizes.iter().map(batch).collect()
-        };
-        let third = APPLY_SIZE_MAX / 3;
-        assert_eq!(share_len(&sized(&[third, third, third, third])), 3);
-        assert_eq!(share_len(&sized(&[APPLY_SIZE_MAX + 1, 1])), 1);
-        assert_eq!(share_len(&sized(&[1, APPLY_SIZE_MAX])), 1);
-        assert_eq!(share_len(&sized(&[1])), 1);
-    }
-
-    /// Has rows to remove until it was asked often enough, and again after each apply.
+    /// Has rows to remove until it was asked often enough, and again after each apply. Meets a full file system once.
     struct Untidy {
         slices: usize,
+        is_full: bool,
         asked: Sender<usize>,
     }
 
     impl Store for Untidy {
-        fn apply(&mut self, _: &[Batch]) -> Result<(), Error> {
+        fn apply(&mut self, _: &[Batch], _: &Taken) -> Result<(), Error> {
             self.slices += 1;
             Ok(())
         }
 
-        fn load(&mut self, _: &Load) -> Result<crate::store::Loaded, Error> {
-            Ok(crate::store::Loaded::default())
+        fn begin_journals(&mut self, _: &[Salt]) -> Result<(), Error> {
+            Ok(())
         }
 
-        fn recover(&mut self) -> Result<crate::store::Recovered, Error> {
-            Ok(crate::store::Recovered::default())
+        fn load(&mut self, _: &Load) -> Result<Loaded, Error> {
+            Ok(Loaded::default())
+        }
+
+        fn recover(&mut self) -> Result<Recovered, Error> {
+            Ok(Recovered::default())
         }
 
         fn tidy(&mut self) -> Result<bool, Error> {
+            if std::mem::take(&mut self.is_full) {
+                return Err(Error::Io { operation: "testing", source: std::io::ErrorKind::StorageFull.into() });
+            }
             self.slices -= 1;
             self.asked.send(self.slices).unwrap();
             Ok(self.slices > 0)
@@ -515,9 +705,10 @@ mod tests {
     fn tidying_goes_on_until_nothing_is_left_and_begins_again_after_an_apply() {
         let (asked, slices) = channel();
         let (requests, waiting) = channel();
-        let thread = spawn(Untidy { slices: 3, asked }, waiting, |_, _| {}, AT_ONCE).unwrap();
+        let store = Untidy { slices: 3, is_full: true, asked };
+        let thread = spawn(store, Ballast::none(), waiting, |_, _| {}, Arc::new([]), AT_ONCE).unwrap();
         assert_eq!([slices.recv(), slices.recv(), slices.recv()], [Ok(2), Ok(1), Ok(0)]);
-        requests.send(batch(0, 1, Vec::new())).unwrap();
+        requests.send(checkpoint(vec![batch(0, 1, Vec::new())])).unwrap();
         assert_eq!(slices.recv(), Ok(0));
         drop(requests);
         thread.join().unwrap().unwrap();

@@ -6,11 +6,11 @@
 
 use ringq::clock::Now;
 use ringq::engine::{Config, Engine, Mail};
-use ringq::ids::{ConnId, IdRange, ShardId};
+use ringq::ids::{ConnId, IdRange, Position, Salt, Seq, ShardId};
 use ringq::limits;
 use ringq::stats::{Capacity, Host};
 use ringq::store::memory::MemoryStore;
-use ringq::store::{Batch, Load, Store};
+use ringq::store::{Batch, Load, Store, Taken};
 use std::collections::VecDeque;
 
 /// Turns between full checks of an engine: a check looks at every message in memory.
@@ -108,6 +108,8 @@ impl World {
     }
 
     fn start(&mut self) {
+        let salts = vec![Salt::default(); usize::from(self.options.shards)];
+        self.store.begin_journals(&salts).unwrap();
         let recovered = self.store.recover().unwrap();
         self.ids_next = recovered.ids_end.max(1);
         let shards = self.options.shards;
@@ -219,7 +221,8 @@ impl World {
         let mut progress = engine.has_work();
         engine.run();
         if let Ok((seq, mutations)) = engine.seal(Vec::new()) {
-            self.batches[shard].push_back(Batch { shard: ShardId(shard as u16), seq, mutations });
+            let end = Position { seq: Seq(seq.0 + 1), ..Position::default() };
+            self.batches[shard].push_back(Batch { shard: ShardId(shard as u16), seq, mutations, end });
             progress = true;
         }
         for conn in std::mem::take(&mut engine.effects.hosts) {
@@ -302,7 +305,7 @@ impl World {
         if batches.is_empty() {
             return false;
         }
-        self.store.apply(&batches).unwrap();
+        self.store.apply(&batches, &Taken::of(&batches).unwrap()).unwrap();
         for batch in &batches {
             let engine = &mut self.engines[usize::from(batch.shard.0)];
             engine.on_durable(batch.seq);

@@ -1,35 +1,39 @@
-//! Applying batches: many shards' mutations, one transaction.
+//! Applying batches: a slice of a checkpoint, one transaction.
 //!
-//! Two passes. The first reads every mutation, so that malformed bytes change nothing, and notes what later mutations take
-//! away, so that the second need not write it. The second changes rows in the order of the mutations and writes each
-//! queue's counters once, at the end.
+//! Rows change in the order of the mutations; each queue's counters and each journal's position are written once, at the
+//! end. Mutations that cannot be read, or cannot be true, are found on the way and abort the transaction.
 //!
-//! Invariant: the counters of a queue and the rows of its messages change in the same transaction, and nothing is believed
-//! that the store can see to be wrong: a take of a message that is not there is an error, not a number that drifts.
+//! Invariant: the counters of a queue, the rows of its messages and the positions of the journals change in the same
+//! transaction. A take counts whether or not its message has a row, since messages that left before their checkpoint never
+//! get one; but no more messages leave a queue than came.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::io::Write;
 
 use foldhash::fast::RandomState;
 use heed::types::DecodeIgnore;
 use heed::{MdbError, PutFlags, RwTxn};
 
+use super::super::checkpoint::mutations;
 use super::super::layout::{self, MessageKey, Row, message_key};
-use super::super::{Batch, Error};
+use super::super::{Batch, Error, JournalRow, Taken};
 use super::{Databases, Lmdb, failure};
 use crate::ids::{MessageId, QueueId};
-use crate::mutation::{Decoder, Mutation, Put};
+use crate::mutation::{Mutation, Put};
 use crate::queue::Counters;
 
 const OPERATION: &str = "committing messages";
 
 impl Lmdb {
-    pub(super) fn try_apply(&mut self, batches: &[Batch]) -> Result<(), Error> {
-        let plan = Plan::read(batches)?;
+    pub(super) fn try_apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error> {
+        let mut journals = self.journals.clone();
+        for batch in batches {
+            layout::advance(&mut journals, batch)?;
+        }
         let txn = self.env.write_txn().map_err(failure(OPERATION))?;
-        let mut apply =
-            Apply { store: self, txn, plan, touched: HashMap::default(), ids_end: self.ids_end, last_key: None };
+        let touched = HashMap::default();
+        let mut apply = Apply { store: self, txn, taken, touched, ids_end: self.ids_end, journals, last_key: None };
         for mutation in mutations(batches) {
             apply.mutate(mutation?)?;
         }
@@ -41,13 +45,14 @@ impl Lmdb {
     /// Brings what is kept in memory to where the committed transaction is.
     fn follow(&mut self, changes: Changes) {
         self.ids_end = changes.ids_end;
+        self.journals = changes.journals;
         for (queue, touched) in changes.touched {
             if !touched.is_deleted {
                 if touched.row.purged_below.0 > 0 {
                     self.purged.insert(queue);
                 }
                 self.rows.insert(queue, touched.row);
-            } else if touched.is_stored {
+            } else if touched.may_leave_rows() {
                 self.rows.remove(&queue);
                 self.purged.remove(&queue);
                 self.dropped.insert(queue);
@@ -56,68 +61,38 @@ impl Lmdb {
     }
 }
 
-/// All mutations of the batches, in order.
-fn mutations(batches: &[Batch]) -> impl Iterator<Item = Result<Mutation<'_>, Error>> {
-    batches.iter().flat_map(|batch| {
-        Decoder::new(&batch.mutations).map(|mutation| {
-            mutation.map_err(|e| Error::Damaged(format!("batch {} of shard {}: {e}", batch.seq, batch.shard)))
-        })
-    })
-}
-
-/// What the batches take away again.
-struct Plan {
-    takes: HashMap<(QueueId, MessageId), TakenRow, RandomState>,
-    deletes: HashSet<QueueId, RandomState>,
-}
-
-/// Where the row of a message to be taken is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TakenRow {
-    /// In the database, from an earlier call.
-    Stored,
-    /// Nowhere: its put is in the same call and was counted, not written.
-    Unwritten,
-}
-
-impl Plan {
-    fn read(batches: &[Batch]) -> Result<Plan, Error> {
-        let mut plan = Plan { takes: HashMap::default(), deletes: HashSet::default() };
-        for mutation in mutations(batches) {
-            let is_first = match mutation? {
-                Mutation::Take { queue, message } => plan.takes.insert((queue, message), TakenRow::Stored).is_none(),
-                Mutation::Delete { queue } => plan.deletes.insert(queue),
-                _ => true,
-            };
-            if !is_first {
-                return Err(Error::Damaged("a message was taken, or a queue deleted, twice".to_owned()));
-            }
-        }
-        Ok(plan)
-    }
-}
-
 /// A queue that the batches change.
 struct Touched {
     row: Row,
     /// Whether the database has a row of it from before.
     is_stored: bool,
+    /// Whether the call wrote messages of it.
+    has_written: bool,
     is_deleted: bool,
+}
+
+impl Touched {
+    /// Whether there may be messages to remove when it is deleted.
+    fn may_leave_rows(&self) -> bool {
+        self.is_stored || self.has_written
+    }
 }
 
 /// What a committed call leaves to be brought into memory.
 struct Changes {
     touched: HashMap<QueueId, Touched, RandomState>,
     ids_end: u64,
+    journals: Vec<JournalRow>,
 }
 
 /// One call's transaction while it is being filled.
 struct Apply<'a> {
     store: &'a Lmdb,
     txn: RwTxn<'a>,
-    plan: Plan,
+    taken: &'a Taken,
     touched: HashMap<QueueId, Touched, RandomState>,
     ids_end: u64,
+    journals: Vec<JournalRow>,
     /// No key in `messages` is above it; read when the first message is written.
     last_key: Option<MessageKey>,
 }
@@ -127,25 +102,20 @@ impl Apply<'_> {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
             Mutation::Put(put) => {
-                self.count(put.queue, &mutation)?;
-                self.put(&put)
+                let is_written = !self.taken.contains(put.message);
+                self.count(put.queue, &mutation)?.has_written |= is_written;
+                if is_written { self.put(&put) } else { Ok(()) }
             }
             Mutation::Take { queue, message } => {
-                let row = self.count(queue, &mutation)?;
-                if message < row.purged_below {
-                    return Err(missing(queue, message));
-                }
+                self.count(queue, &mutation)?;
                 self.take(queue, message)
             }
             Mutation::Corrupt { queue, message } => {
-                let row = self.count(queue, &mutation)?;
-                if message < row.purged_below {
-                    return Err(missing(queue, message));
-                }
+                self.count(queue, &mutation)?;
                 self.set_aside(queue, message)
             }
             Mutation::Purge { queue, below, count: _ } => {
-                let row = self.count(queue, &mutation)?;
+                let row = &mut self.count(queue, &mutation)?.row;
                 row.purged_below = row.purged_below.max(below);
                 Ok(())
             }
@@ -172,16 +142,16 @@ impl Apply<'_> {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let row = self.store.rows.get(&queue).ok_or_else(unknown)?.clone();
-                entry.insert(Touched { row, is_stored: true, is_deleted: false })
+                entry.insert(Touched { row, is_stored: true, has_written: false, is_deleted: false })
             }
         };
         if touched.is_deleted { Err(unknown()) } else { Ok(touched) }
     }
 
-    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<&mut Row, Error> {
-        let row = &mut self.touch(queue)?.row;
-        layout::count(&mut row.counters, queue, mutation)?;
-        Ok(row)
+    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<&mut Touched, Error> {
+        let touched = self.touch(queue)?;
+        layout::count(&mut touched.row.counters, queue, mutation)?;
+        Ok(touched)
     }
 
     fn create(&mut self, queue: QueueId, created_ms: u64, name: &[u8]) -> Result<(), Error> {
@@ -191,20 +161,11 @@ impl Apply<'_> {
         }
         let (counters, purged_below) = (Counters::default(), MessageId(0));
         let row = Row { name: name.to_vec(), queue, created_ms, purged_below, counters };
-        self.touched.insert(queue, Touched { row, is_stored: false, is_deleted: false });
+        self.touched.insert(queue, Touched { row, is_stored: false, has_written: false, is_deleted: false });
         Ok(())
     }
 
     fn put(&mut self, put: &Put<'_>) -> Result<(), Error> {
-        if let Some(taken) = self.plan.takes.get_mut(&(put.queue, put.message)) {
-            return match std::mem::replace(taken, TakenRow::Unwritten) {
-                TakenRow::Stored => Ok(()),
-                TakenRow::Unwritten => Err(twice(put)),
-            };
-        }
-        if self.plan.deletes.contains(&put.queue) {
-            return Ok(());
-        }
         let key = message_key(put.queue, put.message);
         let flags = self.flags_for(&key)?;
         let messages = self.store.databases.messages.remap_data_type::<DecodeIgnore>();
@@ -217,7 +178,7 @@ impl Apply<'_> {
             .map_err(failure(OPERATION))?;
         match existing {
             None => Ok(()),
-            Some(()) => Err(twice(put)),
+            Some(()) => Err(Error::Damaged(format!("queue {}: message {} was put twice", put.queue, put.message))),
         }
     }
 
@@ -235,41 +196,54 @@ impl Apply<'_> {
     }
 
     fn take(&mut self, queue: QueueId, message: MessageId) -> Result<(), Error> {
-        if self.plan.takes.get(&(queue, message)) == Some(&TakenRow::Unwritten) || self.plan.deletes.contains(&queue) {
-            return Ok(());
+        if !self.taken.contains(message) {
+            let messages = &self.store.databases.messages;
+            messages.delete(&mut self.txn, &message_key(queue, message)).map_err(failure(OPERATION))?;
         }
-        let messages = &self.store.databases.messages;
-        match messages.delete(&mut self.txn, &message_key(queue, message)).map_err(failure(OPERATION))? {
-            true => Ok(()),
-            false => Err(missing(queue, message)),
-        }
+        Ok(())
     }
 
     /// Moves a record that failed its checksum out of its queue's way, byte for byte.
     fn set_aside(&mut self, queue: QueueId, message: MessageId) -> Result<(), Error> {
-        if self.plan.deletes.contains(&queue) {
-            return Ok(());
-        }
         let key = message_key(queue, message);
         let Databases { messages, corrupt, .. } = self.store.databases;
         let record = messages.get(&self.txn, &key).map_err(failure(OPERATION))?;
-        let record = record.ok_or_else(|| missing(queue, message))?.to_vec();
-        corrupt.put(&mut self.txn, &key, &record).map_err(failure(OPERATION))?;
-        messages.delete(&mut self.txn, &key).map_err(failure(OPERATION))?;
+        if let Some(record) = record.map(<[u8]>::to_vec) {
+            corrupt.put(&mut self.txn, &key, &record).map_err(failure(OPERATION))?;
+            messages.delete(&mut self.txn, &key).map_err(failure(OPERATION))?;
+        }
         Ok(())
     }
 
     fn commit(mut self) -> Result<Changes, Error> {
+        self.write_queues()?;
+        let meta = self.store.databases.meta;
+        if self.ids_end != self.store.ids_end {
+            let end = self.ids_end.to_le_bytes();
+            meta.put(&mut self.txn, layout::IDS_KEY, &end).map_err(failure(OPERATION))?;
+        }
+        for (row, before) in self.journals.iter().zip(&self.store.journals) {
+            if row != before {
+                let value = layout::encode_journal(row);
+                meta.put(&mut self.txn, &layout::journal_key(row.shard), &value).map_err(failure(OPERATION))?;
+            }
+        }
+        self.txn.commit().map_err(failure(OPERATION))?;
+        Ok(Changes { touched: self.touched, ids_end: self.ids_end, journals: self.journals })
+    }
+
+    fn write_queues(&mut self) -> Result<(), Error> {
+        let Databases { meta, queues, .. } = self.store.databases;
         // A name may pass from a deleted queue to a new one in the same call.
-        for touched in self.touched.values().filter(|touched| touched.is_deleted && touched.is_stored) {
-            let Databases { meta, queues, .. } = self.store.databases;
-            queues.delete(&mut self.txn, &touched.row.name).map_err(failure(OPERATION))?;
+        for touched in self.touched.values().filter(|touched| touched.is_deleted && touched.may_leave_rows()) {
+            if touched.is_stored {
+                queues.delete(&mut self.txn, &touched.row.name).map_err(failure(OPERATION))?;
+            }
             meta.put(&mut self.txn, &layout::drop_key(touched.row.queue), &[]).map_err(failure(OPERATION))?;
         }
         for touched in self.touched.values().filter(|touched| !touched.is_deleted) {
             let flags = if touched.is_stored { PutFlags::empty() } else { PutFlags::NO_OVERWRITE };
             let Row { name, .. } = &touched.row;
-            let queues = &self.store.databases.queues;
             match queues.put_with_flags(&mut self.txn, flags, name, &touched.row.encode()) {
                 Err(heed::Error::Mdb(MdbError::KeyExist)) => {
                     return Err(Error::Damaged(format!("there are two queues {}", name.escape_ascii())));
@@ -277,19 +251,6 @@ impl Apply<'_> {
                 result => result.map_err(failure(OPERATION))?,
             }
         }
-        if self.ids_end != self.store.ids_end {
-            let end = self.ids_end.to_le_bytes();
-            self.store.databases.meta.put(&mut self.txn, layout::IDS_KEY, &end).map_err(failure(OPERATION))?;
-        }
-        self.txn.commit().map_err(failure(OPERATION))?;
-        Ok(Changes { touched: self.touched, ids_end: self.ids_end })
+        Ok(())
     }
-}
-
-fn missing(queue: QueueId, message: MessageId) -> Error {
-    Error::Damaged(format!("queue {queue}: message {message} is not there to be taken"))
-}
-
-fn twice(put: &Put<'_>) -> Error {
-    Error::Damaged(format!("queue {}: message {} was put twice", put.queue, put.message))
 }

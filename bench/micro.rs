@@ -1,0 +1,253 @@
+//! Micro-benchmarks: what the steps of a message's path cost within one thread, without sockets, rings or other servers.
+//!
+//! ```text
+//! parse       bytes received -> a request                (session::frame, proto::command)
+//! queue       put into memory and queue, take out again  (queue, queue::memory, mutation)
+//! journal     a batch of mutations -> a record           (journal::record)
+//! checkpoint  batches -> a committed transaction in LMDB (store::lmdb), on the file system of $TMPDIR
+//! ```
+//! Figures are for telling a change from the state before it, on one machine in one sitting: `make microbench` compares
+//! with its last run. They say nothing about what a server with a kernel under it reaches; that is `compare.py`.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ringq::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
+use ringq::journal::record::{self, Header};
+use ringq::journal::{BLOCK_SIZE, PageBuffer};
+use ringq::limits::BODY_SIZE_DEFAULT;
+use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put, checksum};
+use ringq::queue::{Entry, Head, Memory, Queue};
+use ringq::session::frame::{Frame, frame};
+use ringq::store::checkpoint::Taken;
+use ringq::store::lmdb::{Lmdb, LmdbConfig};
+use ringq::store::{Batch, Store};
+
+/// Requests in a received buffer.
+const REQUESTS: u64 = 1000;
+
+/// Messages that lie in the queue while one is put and one taken: more than a segment holds.
+const BACKLOG: u64 = 10_000;
+
+/// Mutations of one checkpoint slice, bytes.
+const SLICE_SIZE: usize = 1 << 20;
+
+/// Mutations of one turn of a busy shard, bytes; a slice is made of such batches.
+const TURN_SIZE: usize = 16 << 10;
+
+/// Map of the database, bytes: room for all that a run of the benchmark writes.
+const MAP_SIZE: u64 = 64 << 30;
+
+/// Body sizes that matter: a job's id, a job with its arguments.
+const BODY_SIZES: [usize; 2] = [100, 1000];
+
+const QUEUE: QueueId = QueueId(1);
+const SHARD: ShardId = ShardId(0);
+const SALT: Salt = Salt([7; 16]);
+
+fn put(message: u64, body: &[u8]) -> Put<'_> {
+    let message = MessageId(message);
+    Put { queue: QUEUE, message, put_ms: 1, flags: 0, crc32c: checksum(QUEUE, message, 1, 0, body), body }
+}
+
+fn parse(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse");
+    let set = |size: usize| [format!("set queue 0 0 {size}\r\n").into_bytes(), vec![b'x'; size], b"\r\n".to_vec()];
+    let requests =
+        [("get", b"get queue\r\n".to_vec()), ("set 100 B", set(100).concat()), ("set 1000 B", set(1000).concat())];
+    group.throughput(Throughput::Elements(REQUESTS));
+    for (name, request) in requests {
+        let input = request.repeat(REQUESTS as usize);
+        group.bench_function(name, |bencher| bencher.iter(|| assert_eq!(parse_all(black_box(&input)), REQUESTS)));
+    }
+    group.finish();
+}
+
+/// Frames and parses all requests of a buffer, as a turn does with what a connection sent; how many there were.
+fn parse_all(mut input: &[u8]) -> u64 {
+    let mut count = 0;
+    while !input.is_empty() {
+        let len = match frame(input, BODY_SIZE_DEFAULT) {
+            Frame::Line { line, len } => {
+                black_box(line);
+                len
+            }
+            Frame::Put { set, body, len } => {
+                black_box((set, body));
+                len
+            }
+            Frame::Partial { .. } => unreachable!("the buffer holds whole requests"),
+        };
+        input = &input[len..];
+        count += 1;
+    }
+    count
+}
+
+/// A queue in memory with nothing around it.
+struct Lane {
+    memory: Memory,
+    queue: Queue,
+    next: u64,
+}
+
+impl Lane {
+    fn put(&mut self, body: &[u8], batch: &mut Vec<u8>) {
+        let put = put(self.next, body);
+        self.next += 1;
+        Mutation::Put(put).encode(batch);
+        let place = self.memory.append(&put);
+        self.queue.push(Entry { message: put.message, place });
+        self.queue.counters.puts += 1;
+    }
+
+    fn take(&mut self, batch: &mut Vec<u8>) {
+        let Head::Ready(entry) = self.queue.head() else { unreachable!("all messages are in memory") };
+        black_box(self.memory.message(entry.place));
+        self.queue.pop();
+        self.queue.counters.gets += 1;
+        Mutation::Take { queue: QUEUE, message: entry.message }.encode(batch);
+        self.memory.release(entry.place);
+    }
+}
+
+fn queue(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("queue");
+    group.throughput(Throughput::Elements(1));
+    for size in BODY_SIZES {
+        let body = vec![b'x'; size];
+        let mut lane = Lane { memory: Memory::new(), queue: Queue::new(QUEUE, b"queue"), next: 1 };
+        let mut batch = Vec::with_capacity(2 * TURN_SIZE);
+        for _ in 0..BACKLOG {
+            batch.clear();
+            lane.put(&body, &mut batch);
+        }
+        batch.clear();
+        group.bench_function(BenchmarkId::new("put+take", format!("{size} B")), |bencher| {
+            bencher.iter(|| {
+                if batch.len() > TURN_SIZE {
+                    batch.clear();
+                }
+                lane.put(black_box(&body), &mut batch);
+                lane.take(&mut batch);
+            });
+        });
+        assert_eq!(lane.queue.len(), BACKLOG, "as many were taken as were put");
+    }
+    group.finish();
+}
+
+fn journal(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("journal");
+    for size in [200, TURN_SIZE, SLICE_SIZE] {
+        let mutations: Vec<u8> = (0..size).map(|at| at as u8).collect();
+        let header = Header { shard: SHARD, seq: Seq(2), durable_through: Seq(1), unsynced: false };
+        let mut buffer = PageBuffer::new();
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(BenchmarkId::new("encode", format!("{size} B")), |bencher| {
+            bencher.iter(|| {
+                record::encode(&header, &SALT, black_box(&mutations), &mut buffer);
+                black_box(buffer.bytes().len())
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Makes slices of one shard, each going on where the last one ended.
+struct Slices {
+    body: Vec<u8>,
+    next: u64,
+    end: Position,
+}
+
+impl Slices {
+    fn new(size: usize) -> Slices {
+        Slices { body: vec![b'x'; size], next: 1, end: Position { seq: Seq(1), segment: 0, offset: 0 } }
+    }
+
+    /// How many messages a slice puts.
+    fn len(&self) -> u64 {
+        (SLICE_SIZE / (PUT_HEADER_SIZE + self.body.len())) as u64
+    }
+
+    /// What introduces the queue.
+    fn first(&mut self) -> Batch {
+        let mut mutations = Vec::new();
+        Mutation::Ids { end: u64::MAX }.encode(&mut mutations);
+        Mutation::Create { queue: QUEUE, created_ms: 1, name: b"queue" }.encode(&mut mutations);
+        self.batch(mutations)
+    }
+
+    fn slice(&mut self) -> Vec<Batch> {
+        let (end, mut batches, mut mutations) = (self.next + self.len(), Vec::new(), Vec::new());
+        while self.next < end {
+            Mutation::Put(put(self.next, &self.body)).encode(&mut mutations);
+            self.next += 1;
+            if mutations.len() >= TURN_SIZE || self.next == end {
+                batches.push(self.batch(std::mem::take(&mut mutations)));
+            }
+        }
+        batches
+    }
+
+    /// The takes of the slice that was made last.
+    fn takes(&mut self) -> Vec<Batch> {
+        let mut mutations = Vec::new();
+        for message in self.next - self.len()..self.next {
+            Mutation::Take { queue: QUEUE, message: MessageId(message) }.encode(&mut mutations);
+        }
+        vec![self.batch(mutations)]
+    }
+
+    fn batch(&mut self, mutations: Vec<u8>) -> Batch {
+        let seq = self.end.seq;
+        self.end.seq = Seq(seq.0 + 1);
+        self.end.offset += BLOCK_SIZE;
+        Batch { shard: SHARD, seq, mutations, end: self.end }
+    }
+}
+
+fn checkpoint(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("checkpoint");
+    for size in BODY_SIZES {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = LmdbConfig { map_size: MAP_SIZE };
+        let mut store = Lmdb::open(directory.path(), &config).expect("a fresh database");
+        store.begin_journals(&[SALT]).expect("a fresh database");
+        let mut slices = Slices::new(size);
+        store.apply(&[slices.first()], &Taken::none()).expect("room for a queue");
+        group.throughput(Throughput::Elements(slices.len()));
+        group.bench_function(BenchmarkId::new("apply 1 MiB", format!("{size} B")), |bencher| {
+            bencher.iter_custom(|rounds| apply_slices(&mut store, &mut slices, rounds));
+        });
+    }
+    group.finish();
+}
+
+/// The time that `rounds` slices of puts take. What they put is taken away again outside of it: the database stays small,
+/// and its pages come from the free list, as in a server that is kept up with.
+fn apply_slices(store: &mut Lmdb, slices: &mut Slices, rounds: u64) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..rounds {
+        let slice = slices.slice();
+        let begin = Instant::now();
+        store.apply(black_box(&slice), &Taken::none()).expect("room for a slice");
+        total += begin.elapsed();
+        store.apply(&slices.takes(), &Taken::none()).expect("taking makes room");
+    }
+    total
+}
+
+criterion_group! {
+    name = pure;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = parse, queue, journal
+}
+criterion_group! {
+    name = durable;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4)).sample_size(20);
+    targets = checkpoint
+}
+criterion_main!(pure, durable);

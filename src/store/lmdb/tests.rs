@@ -1,0 +1,326 @@
+//! What only LMDB can get wrong; the rest is in the conformance suite.
+
+use std::process::Command;
+
+use super::super::ballast::Ballast;
+use super::*;
+use crate::ids::{Position, Seq, ShardId};
+use crate::mutation::{Put, checksum};
+
+const QUEUE: QueueId = QueueId(1);
+
+fn open(directory: &Path) -> Result<Lmdb, Error> {
+    Lmdb::open(directory, &LmdbConfig::default())
+}
+
+fn refusal(directory: &Path) -> String {
+    match open(directory).err() {
+        Some(Error::Unusable(message)) => message,
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+/// The next batch of shard 0.
+fn batch(store: &Lmdb, mutations: &[Mutation<'_>]) -> Batch {
+    let mut bytes = Vec::new();
+    mutations.iter().for_each(|mutation| mutation.encode(&mut bytes));
+    let seq = store.journals[0].position.seq;
+    let end = Position { seq: Seq(seq.0 + 1), segment: 0, offset: 0 };
+    Batch { shard: ShardId(0), seq, mutations: bytes, end }
+}
+
+fn try_apply(store: &mut Lmdb, mutations: &[Mutation<'_>]) -> Result<(), Error> {
+    if store.journals.is_empty() {
+        store.begin_journals(&[Salt::default()])?;
+    }
+    let batches = [batch(store, mutations)];
+    store.apply(&batches, &Taken::of(&batches)?)
+}
+
+fn apply(store: &mut Lmdb, mutations: &[Mutation<'_>]) {
+    try_apply(store, mutations).unwrap();
+}
+
+fn put(message: u64, body: &[u8]) -> Mutation<'_> {
+    let message = MessageId(message);
+    let crc32c = checksum(QUEUE, message, 3, 4, body);
+    Mutation::Put(Put { queue: QUEUE, message, put_ms: 3, flags: 4, crc32c, body })
+}
+
+fn create() -> Mutation<'static> {
+    Mutation::Create { queue: QUEUE, created_ms: 1, name: b"q" }
+}
+
+fn load_all(store: &mut Lmdb) -> Loaded {
+    let (after, below) = (MessageId(0), MessageId(u64::MAX));
+    store.load(&Load { shard: ShardId(0), queue: QUEUE, after, below, size_max: usize::MAX }).unwrap()
+}
+
+fn len(store: &Lmdb, database: Database) -> u64 {
+    let txn = store.env.read_txn().unwrap();
+    database.len(&txn).unwrap()
+}
+
+/// Changes a value of `meta` as a later release, or a stray hand, would.
+fn write_meta(directory: &Path, key: &[u8], value: &[u8]) {
+    let store = open(directory).unwrap();
+    let mut txn = store.env.write_txn().unwrap();
+    store.databases.meta.put(&mut txn, key, value).unwrap();
+    txn.commit().unwrap();
+}
+
+#[test]
+fn every_flipped_byte_of_a_record_is_noticed() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    apply(&mut store, &[create(), put(7, b"body")]);
+    for offset in 0..layout::RECORD_HEADER_SIZE + 4 {
+        store.flip_byte(QUEUE, MessageId(7), offset);
+        let loaded = load_all(&mut store);
+        assert_eq!((loaded.messages.len(), loaded.corrupt), (0, vec![MessageId(7)]), "byte {offset}");
+        store.flip_byte(QUEUE, MessageId(7), offset);
+    }
+    assert_eq!(load_all(&mut store).corrupt, []);
+}
+
+#[test]
+fn a_damaged_record_is_kept_as_it_is_until_its_queue_goes() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    apply(&mut store, &[create(), put(7, b"body")]);
+    store.flip_byte(QUEUE, MessageId(7), 20);
+    apply(&mut store, &[Mutation::Corrupt { queue: QUEUE, message: MessageId(7) }]);
+    let txn = store.env.read_txn().unwrap();
+    let record = store.databases.corrupt.get(&txn, &message_key(QUEUE, MessageId(7))).unwrap().unwrap();
+    assert_eq!(record[layout::RECORD_HEADER_SIZE..], *b"bodx");
+    drop(txn);
+    assert_eq!(len(&store, store.databases.messages), 0);
+    apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
+    assert!(!store.tidy().unwrap());
+    assert_eq!(len(&store, store.databases.corrupt), 0);
+}
+
+#[test]
+fn a_taken_message_takes_no_room() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let take = |message| Mutation::Take { queue: QUEUE, message: MessageId(message) };
+    apply(&mut store, &[create(), put(1, &[b'x'; 1 << 20]), put(2, b"stays"), take(1)]);
+    assert_eq!(len(&store, store.databases.messages), 1);
+    assert!(store.env.real_disk_size().unwrap() < 1 << 20);
+}
+
+#[test]
+fn tidying_works_in_slices_and_goes_on_after_a_restart() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let count = TIDY_ROWS_MAX as u64 + 10;
+    let mut mutations = vec![create()];
+    mutations.extend((1..=2 * count).map(|message| put(message, b"x")));
+    apply(&mut store, &mutations);
+    apply(&mut store, &[Mutation::Purge { queue: QUEUE, below: MessageId(count + 1), count }]);
+    assert_eq!(len(&store, store.databases.messages), 2 * count, "a purge itself removes no rows");
+    assert!(store.tidy().unwrap());
+    assert_eq!(len(&store, store.databases.messages), count + 10);
+    drop(store);
+    let mut store = open(temp.path()).unwrap();
+    assert!(!store.tidy().unwrap());
+    assert_eq!(len(&store, store.databases.messages), count);
+    drop(store);
+    let mut store = open(temp.path()).unwrap();
+    assert!(store.purged.is_empty(), "what is done is not looked for again");
+    apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
+    assert_eq!(len(&store, store.databases.messages), count);
+    assert!(store.tidy().unwrap());
+    drop(store);
+    let mut store = open(temp.path()).unwrap();
+    assert!(!store.tidy().unwrap());
+    assert_eq!(len(&store, store.databases.messages), 0);
+    // Only the format and a journal are left: no mark of the deleted queue.
+    assert_eq!(len(&store, store.databases.meta), 2);
+}
+
+#[test]
+fn a_slice_of_large_rows_is_bounded_by_their_size() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let body = vec![b'x'; TIDY_SIZE_MAX / 2];
+    apply(&mut store, &[create(), put(1, &body), put(2, &body), put(3, &body)]);
+    apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
+    assert!(store.tidy().unwrap());
+    assert_eq!(len(&store, store.databases.messages), 1);
+    assert!(!store.tidy().unwrap());
+}
+
+#[test]
+fn files_copied_after_a_commit_open_to_what_was_committed() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(&temp.path().join("a")).unwrap();
+    apply(&mut store, &[create(), put(1, b"one"), put(2, &[b'x'; 10_000])]);
+    let copy = temp.path().join("b/store");
+    std::fs::create_dir_all(&copy).unwrap();
+    // What a killed process leaves: nothing was closed, and nothing had to be.
+    std::fs::copy(temp.path().join("a/store/data.mdb"), copy.join("data.mdb")).unwrap();
+    let mut copied = open(&temp.path().join("b")).unwrap();
+    assert_eq!(copied.recover().unwrap(), store.recover().unwrap());
+    assert_eq!(load_all(&mut copied), load_all(&mut store));
+}
+
+#[test]
+fn another_format_is_refused_by_name_and_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    write_meta(temp.path(), layout::FORMAT_KEY, &7u32.to_le_bytes());
+    for _ in 0..2 {
+        let message = refusal(temp.path());
+        assert!(message.contains("format 7") && message.contains("format 1"), "{message}");
+    }
+}
+
+#[test]
+fn a_database_of_something_else_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    write_meta(temp.path(), layout::FORMAT_KEY, b"one");
+    assert!(refusal(temp.path()).contains("not written by ringq"));
+
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::create_dir(temp.path().join("store")).unwrap();
+    std::fs::write(temp.path().join("store/data.mdb"), [b'x'; 16384]).unwrap();
+    assert!(refusal(temp.path()).contains("not a database"));
+}
+
+#[test]
+fn a_database_is_not_opened_twice() {
+    let temp = tempfile::tempdir().unwrap();
+    let _store = open(temp.path()).unwrap();
+    assert!(refusal(temp.path()).contains("already open"));
+}
+
+#[test]
+fn a_row_that_cannot_be_read_is_damage_and_names_its_queue() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    apply(&mut store, &[create()]);
+    let mut txn = store.env.write_txn().unwrap();
+    store.databases.queues.put(&mut txn, b"q", b"short").unwrap();
+    txn.commit().unwrap();
+    drop(store);
+    match open(temp.path()).err() {
+        Some(Error::Damaged(message)) => assert!(message.contains("queue q"), "{message}"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_full_map_is_a_full_store_and_changes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = Lmdb::open(temp.path(), &LmdbConfig { map_size: 1 << 20 }).unwrap();
+    apply(&mut store, &[create(), put(1, b"stays")]);
+    match try_apply(&mut store, &[put(2, &vec![b'x'; 2 << 20])]) {
+        Err(Error::Io { source, .. }) => assert_eq!(source.kind(), io::ErrorKind::StorageFull),
+        other => panic!("expected a full store, got {other:?}"),
+    }
+    drop(store);
+    let mut store = open(temp.path()).unwrap();
+    assert_eq!(store.recover().unwrap().queues[0].counters.puts, 1);
+    assert_eq!(load_all(&mut store).reached, MessageId(1));
+}
+
+#[test]
+fn map_sizes_halve_down_to_the_least() {
+    let sizes: Vec<u64> = map_sizes(1 << 36).collect();
+    assert_eq!(sizes, [1 << 36, 1 << 35, 1 << 34]);
+    assert_eq!(map_sizes((1 << 35) + (1 << 16)).collect::<Vec<_>>(), [(1 << 35) + (1 << 16), 1 << 35, 1 << 34]);
+    assert_eq!(map_sizes(1 << 30).collect::<Vec<_>>(), [1 << 30]);
+    assert_eq!(map_sizes((1 << 30) + 1).collect::<Vec<_>>(), [(1 << 30) + (1 << 16)]);
+}
+
+#[test]
+fn a_limit_on_address_space_makes_the_map_smaller() {
+    const CHILD: &str = "RINGQ_TEST_LIMITED";
+    if std::env::var_os(CHILD).is_some() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = open(temp.path()).unwrap();
+        assert_eq!(store.env.info().map_size, 32 << 30);
+        return;
+    }
+    let module = module_path!().split_once("::").unwrap().1;
+    let test = format!("{module}::a_limit_on_address_space_makes_the_map_smaller");
+    // 48 GiB, in KiB.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -v 50331648 && exec \"$0\" --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_journal_row_that_cannot_be_read_is_damage() {
+    let temp = tempfile::tempdir().unwrap();
+    write_meta(temp.path(), &layout::journal_key(ShardId(3)), b"short");
+    match open(temp.path()).err() {
+        Some(Error::Damaged(message)) => assert!(message.contains("shard 3"), "{message}"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+/// A file system of a few MiB at a directory, for as long as this lives.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    /// `None` where the process may not mount.
+    fn mount(size: &str) -> Option<Small> {
+        let temp = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(temp.path()).output();
+        mount.is_ok_and(|output| output.status.success()).then_some(Small(temp))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn after_a_full_file_system_the_same_store_goes_on() {
+    let Some(small) = Small::mount("4m") else {
+        eprintln!("skipped: after_a_full_file_system_the_same_store_goes_on (it has to mount a tmpfs)");
+        return;
+    };
+    let mut ballast = Ballast::open(small.0.path(), 1 << 20).unwrap();
+    while ballast.grow().unwrap() && !ballast.is_whole() {}
+    let mut store = open(small.0.path()).unwrap();
+    apply(&mut store, &[create()]);
+    let mut message = 0;
+    // Many small pages, whose write is cut short, and by turns large ones, which do not fit from the start.
+    let error = loop {
+        let body = vec![b'x'; if message % 2 == 0 { 300_000 } else { 1000 }];
+        let puts: Vec<Mutation<'_>> = (0..100).map(|n| put(message + n + 1, &body[..body.len() / 100])).collect();
+        match try_apply(&mut store, &puts) {
+            Ok(()) => message += 100,
+            Err(error) => break error,
+        }
+    };
+    assert!(message > 0);
+    let before = (store.recover().unwrap(), load_all(&mut store));
+    let error = (0..3).fold(error, |error, _| {
+        assert!(error.is_storage_full(), "{error:?}");
+        assert_eq!((store.recover().unwrap(), load_all(&mut store)), before);
+        try_apply(&mut store, &[put(message + 1, &[b'y'; 600_000])]).unwrap_err()
+    });
+    ballast.make_room(error).unwrap();
+    apply(&mut store, &[put(message + 1, &[b'y'; 600_000])]);
+    assert!(ballast.grow().is_ok_and(|grew| !grew), "there is no room for the ballast yet");
+    drop(store);
+    let mut store = open(small.0.path()).unwrap();
+    assert_eq!(load_all(&mut store).reached, MessageId(message + 1));
+    assert_eq!(store.recover().unwrap().queues[0].counters.ready(), message + 1);
+    apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
+    while store.tidy().unwrap() {}
+    assert_eq!(len(&store, store.databases.messages), 0);
+}
