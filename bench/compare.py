@@ -384,11 +384,15 @@ def table(head, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
-def phase_table(comparison, phase, show):
+def phase_section(comparison, title, phase, show):
+    """A heading and the phase's figures of all servers that have any; nothing if none has."""
     head = ["server"] + [cell_name(cell) for cell in comparison.options.grid]
-    servers = [server for server in comparison.servers if not server.idle]
-    rows = [[server.label] + [show(server.name, cell, phase) for cell in comparison.options.grid] for server in servers]
-    return table(head, rows)
+    measured = {run["server"] for run in comparison.runs if run["phase"] == phase}
+    rows = [
+        [server.label] + [show(server.name, cell, phase) for cell in comparison.options.grid]
+        for server in comparison.servers if server.name in measured
+    ]
+    return [f"## {title}\n\n" + table(head, rows)] if rows else []
 
 
 def target_table(comparison):
@@ -449,15 +453,15 @@ def report(comparison, facts):
     ratios = ratio_table(comparison)
     if ratios:
         text.append("## Ratios\n\nMedians of the ratios within a round; mixed compares puts and gets together.\n\n" + ratios)
-    text.append("## Puts per second\n\n" + phase_table(comparison, "put", lambda *at: rate(comparison.median(*at))))
-    text.append("## Gets per second\n\n" + phase_table(comparison, "get", lambda *at: rate(comparison.median(*at))))
-    text.append("## Mixed: puts + gets per second\n\nc1 uses two connections here.\n\n" + phase_table(comparison, "mixed", mixed_rate(comparison)))
+    text += phase_section(comparison, "Puts per second", "put", lambda *at: rate(comparison.median(*at)))
+    text += phase_section(comparison, "Gets per second", "get", lambda *at: rate(comparison.median(*at)))
+    text += phase_section(comparison, "Mixed: puts + gets per second (c1 uses two connections)", "mixed", mixed_rate(comparison))
     for phase in PHASES:
         latency = lambda *at: " / ".join(number(comparison.median(*at, field), 0) for field in ("p50_us", "p99_us"))
         cpu = lambda *at: " / ".join(
             number(comparison.median(*at, field), 2) for field in ("server_us_per_operation", "client_us_per_operation"))
-        text.append(f"## {phase.capitalize()}: latency p50 / p99, µs\n\n" + phase_table(comparison, phase, latency))
-        text.append(f"## {phase.capitalize()}: CPU µs per operation, server / load generator\n\n" + phase_table(comparison, phase, cpu))
+        text += phase_section(comparison, f"{phase.capitalize()}: latency p50 / p99, µs", phase, latency)
+        text += phase_section(comparison, f"{phase.capitalize()}: CPU µs per operation, server / load generator", phase, cpu)
     limited = sum(run.get("client_limited", False) for run in comparison.runs)
     notes = list(comparison.notes)
     if limited:

@@ -123,9 +123,11 @@ def judge(comparison, row, phase):
         verdict = "missed" if missed else "holds"
         if len(measured) < len(figures):
             verdict += f", {len(measured)} of {len(figures)} cells measured"
-    about = row.text if phase == "idle" else f"{row.text}, {phase}"
+    about = f"{row.text}, {phase}" if len(row.phases) > 1 else row.text
     return [row.name, about, row.bound_text() + (" (aim)" if row.aim else ""), medians or "–", verdict]
 
 
 def judge_all(comparison, rows):
-    return [judge(comparison, row, phase) for row in rows for phase in row.phases]
+    """The table, without rows about servers that are not here."""
+    present = {server.name for server in comparison.servers}
+    return [judge(comparison, row, phase) for row in rows if present.issuperset(row.servers) for phase in row.phases]

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Draws where the server's CPU time goes under load: starts RingQ, loads it, records it with perf, folds and draws.
 #
-#   perf/flamegraph.sh                    perf/flame-<NAME>.svg and the folded stacks beside it
+#   perf/flamegraph.sh                    perf/flame-<NAME>.svg; its folded stacks go to target/flame/folded
 #   perf/flamegraph.sh diff OLD NEW       perf/flame-diff-<OLD>-<NEW>.svg from the folded stacks of two runs
 #
 # Environment:
 #   NAME      what to call the result        [the workload, and "-N" if ARGS has it]
 #   WORKLOAD  arguments of ringq-bench       [mixed -c 64 -P 16]
 #   ARGS      further arguments of the server, e.g. -N
-#   SECONDS_  seconds of recording           [5]
+#   RECORD_S  seconds of recording           [5]
 #   SERVER_CPU, LOAD_CPU                     [0, 1]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,6 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly tools=target/tools/bin
 # A directory of its own: frame pointers change every crate, and the ordinary build should stay as it is.
 readonly build=${CARGO_TARGET_DIR:-target}/flame
+readonly folded=$build/folded
 readonly frequency_hz=997
 readonly warmup_s=1
 
@@ -54,17 +55,18 @@ need_perf() {
 # Frame pointers, because unwinding by debug information drops stacks at high rates and takes minutes to fold.
 build() {
     RUSTFLAGS="${RUSTFLAGS:-} -C force-frame-pointers=yes" \
-        cargo build --release --bins --target-dir "$build"
+        cargo build --locked --release --bins --target-dir "$build"
 }
 
-pinned() {
-    if [ "$(nproc)" -gt 1 ]; then taskset -c "$@"; else "${@:2}"; fi
+# For use in the background: becomes the command, so that `$!` is its process and not a shell around it.
+become_pinned() {
+    if [ "$(nproc)" -gt 1 ]; then exec taskset -c "$@"; else exec "${@:2}"; fi
 }
 
 start_server() {
     scratch=$(mktemp -d "${TMPDIR:-${CARGO_TARGET_DIR:-target}}/flame-data.XXXXXX")
     # shellcheck disable=SC2086  # ARGS are several words.
-    pinned "${SERVER_CPU:-0}" "$build/release/ringq" -p "$port" -l 127.0.0.1 -t 1 --pin off -H "$scratch/data" ${ARGS:-} \
+    become_pinned "${SERVER_CPU:-0}" "$build/release/ringq" -p "$port" -l 127.0.0.1 -t 1 --pin off -H "$scratch/data" ${ARGS:-} \
         >"$scratch/server.log" 2>&1 &
     server=$!
     local tries=0
@@ -78,7 +80,7 @@ start_server() {
 }
 
 record() {
-    local seconds=${SECONDS_:-5}
+    local seconds=${RECORD_S:-5}
     # shellcheck disable=SC2086  # WORKLOAD is several words.
     "$build/release/ringq-bench" $workload -t "127.0.0.1:$port" -w "$warmup_s" -d "$((seconds + 1))" \
         --pin "$([ "$(nproc)" -gt 1 ] && echo "${LOAD_CPU:-1}" || echo 0)" --server-pid "$server" >"$scratch/load.txt" 2>&1 &
@@ -92,21 +94,26 @@ record() {
 }
 
 draw() {
-    perf script -i "$scratch/perf.data" 2>/dev/null | "$tools/inferno-collapse-perf" >"perf/flame-$name.folded"
-    [ -s "perf/flame-$name.folded" ] || die "perf recorded nothing: was the server idle?"
+    mkdir -p "$folded"
+    perf script -i "$scratch/perf.data" 2>/dev/null | "$tools/inferno-collapse-perf" -q >"$scratch/folded"
+    [ -s "$scratch/folded" ] || die "perf recorded nothing: was the server idle?"
+    mv "$scratch/folded" "$folded/$name"
     "$tools/inferno-flamegraph" --title "RingQ: $workload ${ARGS:-}" --subtitle "CPU time of all server threads" \
-        "perf/flame-$name.folded" >"perf/flame-$name.svg"
-    echo "written: perf/flame-$name.svg, perf/flame-$name.folded"
+        "$folded/$name" >"perf/flame-$name.svg"
+    echo "written: perf/flame-$name.svg"
 }
 
 diff_runs() {
-    local old=perf/flame-$1.folded new=perf/flame-$2.folded out=perf/flame-diff-$1-$2.svg folded
-    [ -s "$old" ] && [ -s "$new" ] || die "$old and $new have to be there: make flamegraph NAME=..."
+    local out=perf/flame-diff-$1-$2.svg
+    for run in "$1" "$2"; do
+        [ -s "$folded/$run" ] || die "there is no run called $run: make flamegraph NAME=$run"
+    done
     need_inferno
+    scratch=$(mktemp -d)
     # Normalised: the runs rarely have the same number of samples.
-    folded=$("$tools/inferno-diff-folded" --normalize "$old" "$new")
+    "$tools/inferno-diff-folded" --normalize "$folded/$1" "$folded/$2" >"$scratch/diff"
     "$tools/inferno-flamegraph" --title "RingQ: from $1 to $2" --subtitle "red: more of the samples than before, blue: less" \
-        <<<"$folded" >"$out"
+        "$scratch/diff" >"$out"
     echo "written: $out"
 }
 
