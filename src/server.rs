@@ -222,7 +222,7 @@ fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Resu
             tracing::info!("journal of shard {}: {} records were replayed", row.shard, outcome.records);
         }
         if let Some(torn) = outcome.torn {
-            let what = if torn.unsynced { "a power cut took" } else { "never acknowledged:" };
+            let what = if torn.unsynced { "a power cut took" } else { "not known to be acknowledged:" };
             tracing::warn!(
                 "journal of shard {}: {what} {} records from number {} on (segment {}, byte {}); they were dropped",
                 row.shard,

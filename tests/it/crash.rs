@@ -19,16 +19,20 @@ const QUEUES: u32 = 6;
 const PRODUCERS: u32 = 4;
 const CONSUMERS: u32 = 3;
 
-/// Replay one round with `RINGQ_SEED=n cargo test --test it acknowledged_messages_survive_kill_9`; where in the load the kill
-/// falls is the scheduler's.
 #[test]
 fn acknowledged_messages_survive_kill_9() {
+    survive_kill_9("acknowledged_messages_survive_kill_9", ROUNDS, args);
+}
+
+/// Rounds of load and `kill -9` for a test of this name, with arguments that may change at each start. Replay one with
+/// `RINGQ_SEED=n`; where in the load the kill falls is the scheduler's.
+pub fn survive_kill_9(test: &str, rounds: u64, args: fn(u64) -> &'static [&'static str]) {
     let replayed = std::env::var("RINGQ_SEED").ok().map(|seed| seed.parse::<u64>().expect("RINGQ_SEED is a number"));
-    let seeds = replayed.map_or(0..ROUNDS, |seed| seed..seed + 1);
+    let seeds = replayed.map_or(0..rounds, |seed| seed..seed + 1);
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let data = scratch.path().join("data");
     for seed in seeds {
-        println!("replay this round with RINGQ_SEED={seed} cargo test --test it acknowledged_messages_survive_kill_9");
+        println!("replay this round with RINGQ_SEED={seed} cargo test --test it {test}");
         let mut rng = Rng::new(seed);
         let mut server = Server::start_in(&data, args(seed));
         let before = counters(&server);

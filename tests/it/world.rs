@@ -1,20 +1,28 @@
-//! A whole server without threads, sockets or disk: engines, the mail between them, a store in memory, clients, and a clock that
-//! moves only when told. A test decides what happens next, or lets everything happen.
+//! A whole server without threads, sockets or files: engines, the mail between them, their journals on a simulated disk, a store in
+//! memory, clients, and a clock that moves only when told. A test decides what happens next, or lets everything happen.
 //!
 //! Invariant: engines are driven exactly as `shard.rs` drives them: mail and bytes in, a turn, the batch sealed, effects
-//! carried out. What the store has not applied is lost in a crash; what it has is what the next start finds.
+//! carried out. A batch is durable when its journal record and all before it are written, and stored when a checkpoint
+//! has applied it; a crash leaves what the disk and the store have, and the next start replays it as `server.rs` does.
 
 use ringq::clock::Now;
 use ringq::engine::{Config, Engine, Mail};
-use ringq::ids::{ConnId, IdRange, Position, Salt, Seq, ShardId};
+use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
+use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
 use ringq::stats::{Capacity, Host};
+use ringq::store::ballast::Ballast;
 use ringq::store::memory::MemoryStore;
-use ringq::store::{Batch, Load, Store, Taken};
+use ringq::store::{Batch, Load, Store, Taken, checkpoint};
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
 
 /// Turns between full checks of an engine: a check looks at every message in memory.
 const CHECK_EVERY: u64 = 29;
+
+/// Mutations in one transaction of a start, bytes: little, so that starts take several.
+const REPLAY_SLICE_SIZE: usize = 4096;
 
 /// How the server under test is configured.
 #[derive(Clone, Debug)]
@@ -25,6 +33,10 @@ pub struct Options {
     pub queues_max: usize,
     pub flush_all: bool,
     pub shutdown: bool,
+    /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
+    pub segment_size: u64,
+    /// Journal writes under way at once.
+    pub journal_depth: usize,
 }
 
 impl Default for Options {
@@ -36,6 +48,8 @@ impl Default for Options {
             queues_max: 1000,
             flush_all: false,
             shutdown: false,
+            segment_size: 4 << 20,
+            journal_depth: 1024,
         }
     }
 }
@@ -55,20 +69,77 @@ pub struct Client {
     backlog: Vec<u8>,
 }
 
+/// One shard's journal as the medium has it. It outlives crashes.
+struct Disk {
+    segments: Vec<Vec<u8>>,
+}
+
+impl Disk {
+    fn new(segment_size: u64) -> Disk {
+        Disk { segments: (0..SEGMENTS).map(|_| vec![0; segment_size as usize]).collect() }
+    }
+
+    fn write(&mut self, segment: u32, offset: usize, bytes: &[u8]) {
+        self.segments[segment as usize][offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+impl ReadSegment for Disk {
+    fn segments(&self) -> u32 {
+        self.segments.len() as u32
+    }
+
+    fn segment_size(&self) -> u64 {
+        self.segments[0].len() as u64
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        into.copy_from_slice(&self.segments[segment as usize][offset as usize..][..into.len()]);
+        Ok(())
+    }
+}
+
+/// One shard's way to durability in this life of the server.
+struct Lane {
+    writer: Writer,
+    /// Writes that the disk has not completed, oldest first.
+    under_way: Vec<Write>,
+    /// Not handed to the store, oldest first.
+    kept: VecDeque<Batch>,
+    /// Handed to the store and not applied whole.
+    jobs: VecDeque<Job>,
+    /// The newest batch whose replies the engine may have released.
+    durable: Seq,
+    /// The newest batch that holds anything.
+    last_content: Seq,
+    /// What the newest record says is durable.
+    covered: Seq,
+}
+
+/// What a checkpoint brings into the store.
+struct Job {
+    batches: Vec<Batch>,
+    taken: Taken,
+    applied: usize,
+}
+
 /// The server and everything around it.
 pub struct World {
     options: Options,
     now: Now,
     pub store: MemoryStore,
     engines: Vec<Engine>,
-    /// On their way to the store, by shard: shards are served in any order.
-    batches: Vec<VecDeque<Batch>>,
+    /// By shard.
+    lanes: Vec<Lane>,
+    /// The journals, by shard.
+    disks: Vec<Disk>,
     loads: VecDeque<Load>,
     mail: VecDeque<(ShardId, ShardId, Mail)>,
     pub clients: Vec<Client>,
     next_shard: usize,
     generation: u32,
     ids_next: u64,
+    starts: u64,
     turns: u64,
     pub stopped: bool,
 }
@@ -81,13 +152,15 @@ impl World {
             now,
             store: MemoryStore::new(),
             engines: Vec::new(),
-            batches: Vec::new(),
+            lanes: Vec::new(),
+            disks: Vec::new(),
             loads: VecDeque::new(),
             mail: VecDeque::new(),
             clients: Vec::new(),
             next_shard: 0,
             generation: 0,
             ids_next: 0,
+            starts: 0,
             turns: 0,
             stopped: false,
         };
@@ -95,9 +168,11 @@ impl World {
         world
     }
 
-    /// A power cut, and a new start with what the store had. `shards` may have changed.
+    /// A power cut, and a new start with what the journals and the store had. Of writes under way nothing is left, except for what
+    /// [`World::tear`] left before. `shards` may have changed.
     pub fn crash(&mut self, shards: u16) {
         self.options.shards = shards;
+        self.store = self.store.fork();
         self.loads.clear();
         self.mail.clear();
         self.clients.iter_mut().for_each(|c| {
@@ -107,13 +182,38 @@ impl World {
         self.start();
     }
 
+    /// Of each write under way, leaves those pieces of this many bytes on the disk that `keeps` wants. A crash must follow.
+    pub fn tear(&mut self, piece_size: usize, mut keeps: impl FnMut() -> bool) {
+        for (lane, disk) in self.lanes.iter_mut().zip(&mut self.disks) {
+            for write in lane.under_way.drain(..) {
+                for (at, piece) in write.buffer.bytes().chunks(piece_size).enumerate() {
+                    if keeps() {
+                        disk.write(write.segment, write.offset as usize + at * piece_size, piece);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A start that dies when it has brought at most so many records of each journal into the store. A crash must follow.
+    pub fn die_in_replay(&mut self, records_max: usize) {
+        for batches in self.replayed() {
+            let taken = Taken::of(&batches).unwrap();
+            let applied = records_max.min(batches.len());
+            if applied > 0 {
+                self.store.apply(&batches[..applied], &taken).unwrap();
+            }
+        }
+    }
+
     fn start(&mut self) {
-        let salts = vec![Salt::default(); usize::from(self.options.shards)];
-        self.store.begin_journals(&salts).unwrap();
+        for batches in self.replayed() {
+            checkpoint::replay(&mut self.store, &mut Ballast::none(), &batches, REPLAY_SLICE_SIZE).unwrap();
+        }
+        self.begin_journals();
         let recovered = self.store.recover().unwrap();
         self.ids_next = recovered.ids_end.max(1);
         let shards = self.options.shards;
-        self.batches = (0..shards).map(|_| VecDeque::new()).collect();
         self.engines = (0..shards)
             .map(|shard| {
                 let owned = |name: &[u8]| Engine::owner_of(name, shards) == ShardId(shard);
@@ -122,6 +222,52 @@ impl World {
                 Engine::new(self.config(shard), rows, range)
             })
             .collect();
+    }
+
+    /// What the journals hold that the store does not have, by journal: at least all that replies were sent for.
+    fn replayed(&mut self) -> Vec<Vec<Batch>> {
+        let mut journals = Vec::new();
+        for row in self.store.recover().unwrap().journals {
+            let mut batches = Vec::new();
+            let mut keep = |seq, mutations: &[u8], end| -> Result<(), Infallible> {
+                batches.push(Batch { shard: row.shard, seq, mutations: mutations.to_vec(), end });
+                Ok(())
+            };
+            let shard = usize::from(row.shard.0);
+            let outcome = replay(&mut self.disks[shard], row.shard, &row.salt, row.position, &mut keep);
+            let end = outcome.unwrap_or_else(|error| panic!("nothing was damaged: {error}")).end;
+            let durable = self.lanes[shard].durable;
+            assert!(end.seq > durable, "shard {shard}: replay ends before {}, but {durable} was acknowledged", end.seq);
+            journals.push(batches);
+        }
+        journals
+    }
+
+    /// The files of shards that go on are used again, with what is in them.
+    fn begin_journals(&mut self) {
+        self.store.begin_journals(&[]).unwrap();
+        self.starts += 1;
+        let Options { shards, segment_size, journal_depth: depth, .. } = self.options;
+        self.disks.resize_with(usize::from(shards), || Disk::new(segment_size));
+        let salts: Vec<Salt> = (0..shards).map(|shard| salt(self.starts, shard)).collect();
+        self.store.begin_journals(&salts).unwrap();
+        let lane = |(shard, salt): (u16, &Salt)| Lane {
+            writer: Writer::new(WriterConfig {
+                shard: ShardId(shard),
+                salt: *salt,
+                segment_size,
+                segments: SEGMENTS,
+                depth,
+                unsynced: false,
+            }),
+            under_way: Vec::new(),
+            kept: VecDeque::new(),
+            jobs: VecDeque::new(),
+            durable: Seq(0),
+            last_content: Seq(0),
+            covered: Seq(0),
+        };
+        self.lanes = (0..shards).zip(&salts).map(lane).collect();
     }
 
     fn config(&self, shard: u16) -> Config {
@@ -214,17 +360,19 @@ impl World {
 
     // --- what can happen next; each returns whether it did ---
 
-    /// One turn of one shard. Its batch goes on its way to the store, its effects are carried out.
+    /// One turn of one shard. Its batch goes on its way to the journal if that has room, its effects are carried out.
     pub fn turn(&mut self, shard: usize) -> bool {
         let engine = &mut self.engines[shard];
         engine.begin_turn(self.now);
         let mut progress = engine.has_work();
         engine.run();
-        if let Ok((seq, mutations)) = engine.seal(Vec::new()) {
-            let end = Position { seq: Seq(seq.0 + 1), ..Position::default() };
-            self.batches[shard].push_back(Batch { shard: ShardId(shard as u16), seq, mutations, end });
+        let size = engine.unsealed_size();
+        if size > 0 && self.lanes[shard].writer.room(size) == Room::Now {
+            let Ok((seq, mutations)) = engine.seal(Vec::new()) else { unreachable!("there is something to seal") };
+            self.lanes[shard].take(ShardId(shard as u16), seq, mutations);
             progress = true;
         }
+        engine.on_journal_short(self.lanes[shard].writer.is_reserved_for_removals(0));
         for conn in std::mem::take(&mut engine.effects.hosts) {
             engine.on_host(conn, Host { pid: 1, uptime_s: 2, time_s: 3, user_us: 4, system_us: 5 });
             progress = true;
@@ -298,20 +446,75 @@ impl World {
         progress
     }
 
-    /// The store applies the oldest `count` batches of a shard in one transaction.
-    pub fn apply(&mut self, shard: usize, count: usize) -> bool {
-        let waiting = &mut self.batches[shard];
-        let batches: Vec<Batch> = waiting.drain(..count.min(waiting.len())).collect();
-        if batches.is_empty() {
+    /// Writes of a shard that the disk has not completed.
+    pub fn writes_under_way(&self, shard: usize) -> usize {
+        self.lanes[shard].under_way.len()
+    }
+
+    /// The disk completes one of a shard's writes under way, the `at`th in order of age.
+    pub fn write(&mut self, shard: usize, at: usize) {
+        let lane = &mut self.lanes[shard];
+        let write = lane.under_way.remove(at);
+        self.disks[shard].write(write.segment, write.offset as usize, write.buffer.bytes());
+        if let Some(durable) = lane.writer.written(write.token, write.buffer) {
+            lane.durable = durable;
+            self.engines[shard].on_durable(durable);
+        }
+    }
+
+    /// A record that tells of the acknowledgement of all before it, if that is not told yet.
+    pub fn cover(&mut self, shard: usize) -> bool {
+        let (lane, engine) = (&mut self.lanes[shard], &mut self.engines[shard]);
+        let is_wanted = lane.last_content > lane.covered && lane.under_way.is_empty() && engine.unsealed_size() == 0;
+        if !is_wanted || lane.writer.room(0) != Room::Now {
             return false;
         }
-        self.store.apply(&batches, &Taken::of(&batches).unwrap()).unwrap();
-        for batch in &batches {
-            let engine = &mut self.engines[usize::from(batch.shard.0)];
-            engine.on_durable(batch.seq);
-            engine.on_stored(batch.seq);
-        }
+        let seq = engine.seal_empty();
+        lane.take(ShardId(shard as u16), seq, Vec::new());
         true
+    }
+
+    /// A shard hands what its journal has to the store, which does nothing about it yet.
+    pub fn checkpoint(&mut self, shard: usize) {
+        let lane = &mut self.lanes[shard];
+        let journalled = lane.kept.partition_point(|batch| batch.seq <= lane.durable);
+        let batches: Vec<Batch> = lane.kept.drain(..journalled).collect();
+        if !batches.is_empty() {
+            let taken = Taken::of(&batches).unwrap();
+            lane.jobs.push_back(Job { batches, taken, applied: 0 });
+        }
+    }
+
+    /// The store applies up to `count` batches of a shard's oldest job in one transaction.
+    pub fn apply_slice(&mut self, shard: usize, count: usize) -> bool {
+        let lane = &mut self.lanes[shard];
+        let Some(job) = lane.jobs.front_mut() else {
+            return false;
+        };
+        let rest = &job.batches[job.applied..];
+        let slice = &rest[..count.min(rest.len())];
+        self.store.apply(slice, &job.taken).unwrap();
+        let stored = slice.last().expect("a job has batches left").seq;
+        job.applied += slice.len();
+        if job.applied == job.batches.len() {
+            lane.jobs.pop_front();
+        }
+        lane.writer.release(stored);
+        self.engines[shard].on_stored(stored);
+        true
+    }
+
+    /// The disk completes up to `count` of a shard's oldest writes, and a checkpoint brings all that is journalled into the
+    /// store.
+    pub fn apply(&mut self, shard: usize, count: usize) -> bool {
+        let count = count.min(self.writes_under_way(shard));
+        (0..count).for_each(|_| self.write(shard, 0));
+        self.checkpoint(shard);
+        let mut progress = count > 0;
+        while self.apply_slice(shard, usize::MAX) {
+            progress = true;
+        }
+        progress
     }
 
     /// The store tells every shard whether there is room.
@@ -383,6 +586,27 @@ impl World {
         }
         panic!("the server never comes to rest");
     }
+}
+
+impl Lane {
+    fn take(&mut self, shard: ShardId, seq: Seq, mutations: Vec<u8>) {
+        let write = self.writer.append(seq, self.durable, &mutations);
+        assert!(write.offset.is_multiple_of(BLOCK_SIZE), "records begin at blocks");
+        self.covered = self.durable;
+        if !mutations.is_empty() {
+            self.last_content = seq;
+        }
+        self.kept.push_back(Batch { shard, seq, mutations, end: write.end });
+        self.under_way.push(write);
+    }
+}
+
+/// Equal for none of the starts and shards of a test.
+fn salt(start: u64, shard: u16) -> Salt {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&start.to_le_bytes());
+    bytes[8..10].copy_from_slice(&shard.to_le_bytes());
+    Salt(bytes)
 }
 
 fn find(clients: &mut [Client], shard: usize, conn: ConnId) -> &mut Client {
