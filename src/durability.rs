@@ -12,7 +12,7 @@
 //! Step 6 and 7 of a message's path.
 
 use crate::clock::Now;
-use crate::ids::{Seq, ShardId};
+use crate::ids::Seq;
 use crate::journal::{Files, PageBuffer, Room, SyncMethod, Write, Writer, WriterConfig};
 use crate::ring::{FileId, Ring, WriteSync};
 use crate::store::{Batch, Request};
@@ -314,18 +314,15 @@ impl Durability {
     pub fn next_deadline(&self) -> Option<u64> {
         let cover = self.may_cover().then_some(self.last_write_ms + COVER_AFTER_MS);
         let every = self.config.checkpoint_every_ms;
-        let checkpoint = (every > 0 && !self.kept.is_empty()).then_some(self.kept_since_ms + every);
+        // While a checkpoint runs, its end is what wakes the shard: a time that has passed would keep it awake.
+        let may_begin = every > 0 && !self.kept.is_empty() && self.handed <= self.stored;
+        let checkpoint = may_begin.then_some(self.kept_since_ms + every);
         let retry = self.retries.iter().map(|(_, due)| *due).min();
         let sync = match &self.method {
             Method::PageCache { is_dirty: true, syncing: 0, synced_ms, .. } => Some(synced_ms + SYNC_EVERY_MS),
             _ => None,
         };
         [cover, checkpoint, retry, sync].into_iter().flatten().min()
-    }
-
-    /// Whose journal it is.
-    pub fn shard(&self) -> ShardId {
-        self.config.writer.shard
     }
 }
 

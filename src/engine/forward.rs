@@ -10,7 +10,7 @@
 //! Step 4 and step 8 of a message's path, for queues of other shards.
 
 use super::execute::GetResult;
-use super::{Awaiting, Engine, Origin, push_to_lane};
+use super::{Awaiting, Engine, Origin};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::limits::{FORWARDED_SIZE_MAX, REQUESTS_PER_TURN};
 use crate::proto::command::SetLine;
@@ -340,7 +340,7 @@ impl Engine {
         let durable = self.durable;
         let index = usize::from(to.0);
         let lane = &mut self.lanes[index];
-        push_to_lane(&mut lane.answers, durable, answer.seq, |out| encode_answer(token, answer, out));
+        lane.answers.push(durable, answer.seq, &[], |out| encode_answer(token, answer, out));
         if answer.seq > durable && lane.awaits < answer.seq {
             lane.awaits = answer.seq;
             self.awaiting.push_back((answer.seq, Awaiting::Lane(to.0)));

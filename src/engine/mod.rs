@@ -30,7 +30,7 @@ use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
 use crate::limits;
 use crate::mutation::Mutation;
 use crate::queue::{Memory, Queue};
-use crate::session::replies::{Answer, Replies, SlotId};
+use crate::session::replies::{Answer, SlotId};
 use crate::session::{Phase, Session, Wait};
 use crate::stats::{Capacity, ShardStats};
 use crate::store::{Load, QueueRow};
@@ -571,9 +571,4 @@ impl Engine {
         let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();
         assert_eq!(reserved, self.bodies_reserved, "the body budget is what sessions reserved");
     }
-}
-
-/// Replies that wait behind each other on the way to one receiver: a client's session, or another shard's lane.
-fn push_to_lane(replies: &mut Replies, durable: Seq, seq: Seq, write: impl FnOnce(&mut Vec<u8>)) {
-    replies.push(durable, seq, &[], write);
 }

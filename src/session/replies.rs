@@ -46,6 +46,8 @@ struct Waiting {
     parts: Vec<Option<Answer>>,
     /// How many parts are not in yet.
     missing: usize,
+    /// Bytes of the parts that are.
+    size: usize,
     ending: &'static [u8],
     /// The parts are messages.
     is_get: bool,
@@ -99,32 +101,33 @@ impl Replies {
     pub fn push_waiting(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
         let missing = parts.iter().filter(|p| p.is_none()).count();
         assert!(missing > 0, "a reply with all its parts is not waiting");
-        self.push_slot(Waiting { parts, missing, ending, is_get: false, is_open: false })
+        self.push_slot(Waiting { parts, missing, size: 0, ending, is_get: false, is_open: false })
     }
 
     /// Adds the place of a get's reply, with the messages there are so far; [`Replies::add_part`] adds more until
     /// [`Replies::close`].
     pub fn push_get(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
         assert!(parts.iter().all(Option::is_some), "what is awaited is added");
-        self.push_slot(Waiting { parts, missing: 0, ending, is_get: true, is_open: true })
+        self.push_slot(Waiting { parts, missing: 0, size: 0, ending, is_get: true, is_open: true })
     }
 
-    fn push_slot(&mut self, waiting: Waiting) -> u64 {
-        let slot = self.next_slot();
+    fn push_slot(&mut self, mut waiting: Waiting) -> u64 {
+        let slot = self.first_slot + self.slots.len() as u64;
         self.waiting += 1;
-        self.held_size += waiting.parts.iter().flatten().map(|a| a.bytes.len()).sum::<usize>();
+        waiting.size = waiting.parts.iter().flatten().map(|a| a.bytes.len()).sum();
+        self.held_size += waiting.size;
         self.slots.push_back(Slot::Waiting(waiting));
         slot
     }
 
     /// Adds a piece to an open reply: a message, or the place of one that comes later.
     pub fn add_part(&mut self, slot: u64, part: Option<Answer>) -> SlotId {
-        match &part {
-            Some(answer) => self.held_size += answer.bytes.len(),
-            None => self.awaited += 1,
-        }
+        let size = part.as_ref().map_or(0, |answer| answer.bytes.len());
+        self.held_size += size;
+        self.awaited += usize::from(part.is_none());
         let waiting = self.waiting_at(slot);
         assert!(waiting.is_open, "a closed reply has all its parts");
+        waiting.size += size;
         waiting.missing += usize::from(part.is_none());
         waiting.parts.push(part);
         SlotId { slot, part: waiting.parts.len() as u32 - 1 }
@@ -133,7 +136,7 @@ impl Replies {
     /// How many bytes of an open reply's messages are there, and how many messages are awaited.
     pub fn progress(&mut self, slot: u64) -> (usize, usize) {
         let waiting = self.waiting_at(slot);
-        (waiting.parts.iter().flatten().map(|a| a.bytes.len()).sum(), waiting.missing)
+        (waiting.size, waiting.missing)
     }
 
     /// No more parts will be added. Returns as [`Replies::fill`].
@@ -153,15 +156,12 @@ impl Replies {
         waiting
     }
 
-    /// The number that the next slot will have.
-    pub fn next_slot(&self) -> u64 {
-        self.first_slot + self.slots.len() as u64
-    }
-
     /// Fills one piece of a waiting reply. Returns the newest batch that what is now in order waits for.
     pub fn fill(&mut self, durable: Seq, at: SlotId, answer: Answer) -> Seq {
-        self.held_size += answer.bytes.len();
+        let size = answer.bytes.len();
+        self.held_size += size;
         let waiting = self.waiting_at(at.slot);
+        waiting.size += size;
         let part = &mut waiting.parts[at.part as usize];
         assert!(part.is_none(), "an answer comes once");
         *part = Some(answer);
