@@ -61,6 +61,12 @@ pub const ID_RANGE_LEN: u64 = 1 << 32;
 /// A batch is handed on when it has this size, bytes, even if the turn is not over.
 pub const BATCH_SIZE: usize = 1 << 20;
 
+/// Records kept for a checkpoint are collected into batches of this size, bytes: what a transaction can at least be cut to.
+pub const KEPT_BATCH_SIZE: usize = 128 << 10;
+
+/// Buffers of such batches that a shard holds for reuse.
+pub const KEPT_SPARE_MAX: usize = 64;
+
 /// Buffers kept for reuse by connections, each at most this size, bytes.
 pub const POOLED_BUFFER_SIZE_MAX: usize = 64 << 10;
 

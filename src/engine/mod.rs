@@ -300,9 +300,9 @@ impl Engine {
         self.sealed
     }
 
-    /// Whether someone waits for a checkpoint.
-    pub fn wants_checkpoint(&self) -> bool {
-        !self.checkpoints.is_empty()
+    /// The newest batch that someone waits to be in the store.
+    pub fn checkpoint_wanted(&self) -> Option<Seq> {
+        self.checkpoints.back().map(|(seq, _)| *seq)
     }
 
     /// Whether puts must wait because the rest of the journal is kept for removals.

@@ -16,7 +16,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::ballast::Ballast;
-use super::checkpoint::Backlog;
+use super::checkpoint::{Applied, Backlog};
 use super::{Error, Load, Reply, Request, Store};
 use crate::ids::ShardId;
 
@@ -83,7 +83,7 @@ impl Default for ThreadConfig {
 /// [`Error::Io`] when the system has no room for another thread.
 ///
 /// # Panics
-/// The thread panics when a shard's batches are not numbered from 1 without gaps, or its id is not one of `config.shards`.
+/// The thread panics when the numbers of a shard's batches do not rise, or its id is not one of `config.shards`.
 pub fn spawn(
     store: impl Store + Send + 'static,
     ballast: Ballast,
@@ -278,7 +278,8 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         let applied = self.backlog.applied();
         self.on_written(begun);
         self.tidy.has_work = true;
-        (self.reply)(applied.shard, Reply::Checkpointed { seq: applied.seq, len: applied.len });
+        let Applied { shard, seq, len, spent } = applied;
+        (self.reply)(shard, Reply::Checkpointed { seq, len, spent });
         Ok(())
     }
 
@@ -473,7 +474,7 @@ mod tests {
 
         fn checkpointed(&self) -> (u16, u64, usize) {
             match self.replies.recv().unwrap() {
-                (shard, Reply::Checkpointed { seq, len }) => (shard.0, seq.0, len),
+                (shard, Reply::Checkpointed { seq, len, .. }) => (shard.0, seq.0, len),
                 other => panic!("expected a checkpoint, got {other:?}"),
             }
         }

@@ -1,5 +1,6 @@
 //! The integration tests: the server as its clients, its operator and chance meet it.
 
+mod allocations;
 mod backlog;
 mod clients;
 mod concurrency;
