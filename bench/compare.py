@@ -108,7 +108,7 @@ class Choice:
         self.parts = [part for part in PARTS if part in parts or not names and not options.quick]
         self.grid = None
         if names and "grid" not in names:
-            needs = [need for row in self.rows for need in row.needs()]
+            needs = [need for row in self.rows if set(row.servers) <= set(found) for need in row.needs()]
             self.grid = {"servers": names & set(found), "needs": needs}
             wanted = self.grid["servers"] | {server for server, _, _ in needs}
         else:
