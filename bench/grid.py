@@ -1,8 +1,9 @@
 """The grid: put, get and mixed load over connections and requests in flight, every server in turn.
 
 Each round gives every server its turn in a cell before the next cell comes, so that drift of the machine meets all of
-them alike; servers whose turn it is not are stopped (SIGSTOP), as soon as they have done what a turn left to do. Besides: what a durable write and a round trip take by
-themselves (the floor under a durable put), and the memory of idle connections.
+them alike; servers whose turn it is not are stopped (SIGSTOP), as soon as they have done what a turn left to do. Besides:
+what a durable write and a round trip take by themselves (the floor under a durable put), and the memory of idle
+connections.
 """
 
 import contextlib

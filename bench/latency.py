@@ -47,7 +47,8 @@ def measure_checkpoints(setting, figures):
     The first has the usual memory and `-C 1`. The second has room for everything in memory and journal and no `-C`; what it
     has kept goes into the database between the rounds. When the database's file is written shows who did what.
     """
-    roomy = ["-C", "0", "--journal-pages", "131072"]
+    # 1 GiB of journal: half of it is more than a run writes and the segment it begins in.
+    roomy = ["-C", "0", "--journal-pages", "262144"]
     states = {
         "with": servers.ringq(setting.options, "ringq-checkpoints", "RingQ -C 1", "-C", "1"),
         "without": servers.ringq(setting.options, "ringq-roomy", "RingQ -m 2048, large journal", *roomy, memory_mb=2048),

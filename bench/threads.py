@@ -52,17 +52,20 @@ def measure_shards(setting, figures):
             for count in (1, 2):
                 name = f"{mode}-t{count}"
                 extra = ["-N"] if mode == "ringq-N" else []
-                server = servers.ringq(setting.options, name, f"RingQ {' '.join([*extra, '-t', str(count)])}", *extra, threads=count)
+                label = f"RingQ {' '.join([*extra, '-t', str(count)])}"
+                server = servers.ringq(setting.options, name, label, *extra, threads=count)
                 running.enter_context(server.running(setting.directory, server_pin)).pause()
                 shards[name] = server
-        figures.add_evidence("two-shards", f"mixed load, {QUEUES} queues, half of which a connection's shard does not own; servers: "
-                                           f"{' '.join(server_pin) or 'not pinned'}, --pin off; load: {' '.join(load_pin) or 'not pinned'}")
+        figures.add_evidence("two-shards", f"mixed load, {QUEUES} queues, half of which a connection's shard does not own; "
+                                           f"servers: {' '.join(server_pin) or 'not pinned'}, --pin off; "
+                                           f"load: {' '.join(load_pin) or 'not pinned'}")
+        seconds = setting.scaled(SECONDS, 0.5)
         for round_number in range(1, ROUNDS + 1):
             for cell in (MANY, BUSY):
                 for server in shards.values():
                     server.resume()
-                    result = setting.load(server, "mixed", "-c", cell[0], "-P", cell[1], "-q", QUEUES, "-d", setting.scaled(SECONDS, 0.5),
-                                          "-w", setting.scaled(SECONDS, 0.5) / 4, pin=load_pin)
+                    result = setting.load(server, "mixed", "-c", cell[0], "-P", cell[1], "-q", QUEUES,
+                                          "-d", seconds, "-w", seconds / 4, pin=load_pin)
                     figures.add_load("two-shards", server, cell, round_number, "mixed", result)
                     setting.load(server, "drain", "-c", 64, "-P", 16, "-q", QUEUES, pin=load_pin)
                     server.settle()
