@@ -32,6 +32,10 @@ const TIDY_EVERY: Duration = Duration::from_millis(100);
 /// How often the file system is asked for its free space, at most.
 const FREE_CHECK_EVERY: Duration = Duration::from_millis(100);
 
+/// A pause is looked at again at least this often: what waits can become much while nobody has anything to send here, and puts
+/// wait for the end of a pause that was right when it began.
+const PAUSE_LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// How long a write that found no room waits until it is tried again.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -220,7 +224,8 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         let tidy = self.tidy.has_work.then(|| TIDY_AFTER.max(self.pause_left()));
         // Other programs make room, too, and no commit tells us.
         let free = self.room.is_full.then_some(FREE_CHECK_EVERY);
-        [self.slice_wait(), tidy, free].into_iter().flatten().min()
+        let slice = self.slice_wait().map(|wait| wait.min(PAUSE_LOOK_EVERY));
+        [slice, tidy, free].into_iter().flatten().min()
     }
 
     fn take(&mut self, request: Request) {
