@@ -73,6 +73,9 @@ pub const QUEUES_DEFAULT: usize = 100_000;
 /// Connections per server unless the file limit is lower or `-c` says otherwise.
 pub const CONNECTIONS_DEFAULT: usize = 65_536;
 
+/// Default `--max-wait`, seconds: a client that is gone without a word does not hold its connection's wait for longer.
+pub const WAIT_S_DEFAULT: u32 = 3600;
+
 /// Default `-B`, bytes.
 pub const BODY_SIZE_DEFAULT: usize = 1 << 20;
 

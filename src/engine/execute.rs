@@ -10,6 +10,7 @@ use crate::proto::reply;
 use crate::queue::{Entry, Head, Queue};
 use crate::session::replies::Answer;
 use crate::store::{self, Load, Loaded};
+use std::collections::VecDeque;
 
 /// What became of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,9 @@ impl Engine {
         self.stats.set_hits += 1;
         self.stats.curr_items += 1;
         self.stats.total_items += 1;
+        if self.shelf(index).line.is_some() {
+            self.serve_line(index);
+        }
         PutResult { reply: reply::STORED, seq: self.current() }
     }
 
@@ -67,8 +71,8 @@ impl Engine {
         self.shelve(Queue::new(queue, name))
     }
 
-    /// Takes the message at the head of a queue of this shard and writes its `VALUE` block to `out`.
-    pub(super) fn get(&mut self, name: &[u8], cas: bool, out: &mut Vec<u8>) -> GetResult {
+    /// Takes the message at the head of a queue of this shard and writes its `VALUE` block, the key's options echoed, to `out`.
+    pub(super) fn get(&mut self, name: &[u8], options: &[u8], cas: bool, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
         let Some(index) = self.find(name) else {
             return GetResult::Miss;
@@ -78,7 +82,7 @@ impl Engine {
             Head::Empty => GetResult::Miss,
             // Gets that wait for a load come first.
             Head::Ready(entry) if shelf.waiters.is_empty() => {
-                self.take(index, entry, cas, out);
+                self.take(index, entry, options, cas, out);
                 GetResult::Hit(self.shelf(index).queue.id)
             }
             Head::Ready(_) | Head::Stored => {
@@ -89,21 +93,21 @@ impl Engine {
     }
 
     /// A get waits for the head of its queue to be loaded.
-    pub(super) fn wait_for_load(&mut self, index: u32, origin: Origin, cas: bool) {
+    pub(super) fn wait_for_load(&mut self, index: u32, waiter: Waiter) {
         let shelf = self.shelf(index);
-        shelf.waiters.push_back(Waiter { origin, cas });
-        if let Origin::Remote { shard, token } = origin {
+        shelf.waiters.push_back(waiter);
+        if let Origin::Remote { shard, token } = waiter.origin {
             let queue = shelf.queue.id;
             self.remote_waiters.insert((shard, token), queue);
         }
     }
 
     /// Removes the head, which is `entry`, for good.
-    fn take(&mut self, index: u32, entry: Entry, cas: bool, out: &mut Vec<u8>) {
+    pub(super) fn take(&mut self, index: u32, entry: Entry, options: &[u8], cas: bool, out: &mut Vec<u8>) {
         let put = self.memory.message(entry.place);
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
         let cas = cas.then_some(entry.message);
-        reply::value(out, &shelf.queue.name, put.flags, cas, put.body);
+        reply::value(out, &shelf.queue.name, options, put.flags, cas, put.body);
         let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
         shelf.queue.pop();
         shelf.queue.counters.apply(&mutation);
@@ -186,10 +190,15 @@ impl Engine {
             match shelf.queue.head() {
                 Head::Ready(entry) => {
                     answer.hits.push(shelf.queue.id);
-                    self.take(index, entry, waiter.cas, &mut answer.bytes);
+                    self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);
                     answer.seq = self.current();
                 }
-                Head::Empty => {}
+                Head::Empty => {
+                    let name = shelf.queue.name.clone();
+                    self.forget_waiter(waiter);
+                    self.miss(&name, waiter);
+                    continue;
+                }
                 Head::Stored => {
                     shelf.waiters.push_front(waiter);
                     return self.load_ahead(index);
@@ -225,10 +234,10 @@ impl Engine {
     }
 
     /// The queue is gone or emptied: who waited for its head missed it.
-    fn dismiss_waiters(&mut self, waiters: impl IntoIterator<Item = Waiter>) {
+    fn dismiss_waiters(&mut self, name: &[u8], waiters: VecDeque<Waiter>) {
         for waiter in waiters {
             self.forget_waiter(waiter);
-            self.answer(waiter.origin, Answer::default());
+            self.miss(name, waiter);
         }
     }
 
@@ -250,11 +259,11 @@ impl Engine {
         let Some(index) = self.find(name) else {
             return false;
         };
-        let Shelf { mut queue, waiters } = self.unshelve(index);
+        let Shelf { mut queue, waiters, line: _ } = self.unshelve(index);
         self.record(&Mutation::Delete { queue: queue.id });
         let newest = MessageId(self.ids.next - 1);
         self.stats.curr_items -= queue.clear(newest, |entry| self.memory.release(entry.place));
-        self.dismiss_waiters(waiters);
+        self.dismiss_waiters(&queue.name, waiters);
         true
     }
 
@@ -272,7 +281,10 @@ impl Engine {
             mutation.encode(&mut self.batch);
             self.stats.curr_items -= count;
             let waiters = std::mem::take(&mut shelf.waiters);
-            self.dismiss_waiters(waiters);
+            if !waiters.is_empty() {
+                let name = shelf.queue.name.clone();
+                self.dismiss_waiters(&name, waiters);
+            }
         }
     }
 

@@ -12,8 +12,8 @@
 //!
 //! Invariant: a reply that reports a mutation leaves only after `on_durable` covered the batch that holds it.
 //!
-//! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`forward`] speaks with other shards,
-//! [`room`] keeps the bounds, [`overview`] answers `stats`.
+//! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
+//! [`forward`] speaks with other shards, [`room`] keeps the bounds, [`overview`] answers `stats`.
 //!
 //! Step 4 and step 8 of a message's path.
 
@@ -22,6 +22,7 @@ mod forward;
 mod overview;
 mod room;
 mod serve;
+mod waiting;
 
 pub use forward::Mail;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub queues_max: usize,
     /// Seed of the hash table of queue names: random in the daemon, so that no client can choose names that collide.
     pub hash_seed: u64,
+    /// `--max-wait`, ms.
+    pub wait_ms_max: u64,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -129,17 +132,21 @@ enum Origin {
     Remote { shard: ShardId, token: u32 },
 }
 
-/// A get that waits until its queue's head is loaded.
+/// A get that waits: until its queue's head is loaded, or in a line for a message.
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     origin: Origin,
     cas: bool,
+    /// Of a get that may wait for a message.
+    patience: Option<waiting::Patience>,
 }
 
 /// A queue of this shard and the gets that wait for its head.
 struct Shelf {
     queue: Queue,
     waiters: VecDeque<Waiter>,
+    /// The line of gets that wait for a message of this name, if anybody does.
+    line: Option<u32>,
 }
 
 /// Whose replies wait for a batch.
@@ -172,6 +179,7 @@ pub struct Engine {
     hasher: foldhash::fast::FixedState,
     memory: Memory,
     remote_waiters: HashMap<(ShardId, u32), QueueId>,
+    waits: waiting::Waits,
     refusing_puts: bool,
     puts_wait: bool,
 
@@ -196,6 +204,8 @@ pub struct Engine {
 
     lanes: Vec<forward::Lane>,
     pending: forward::PendingTable,
+    /// Connections with forwarded requests have closed this turn.
+    cancels_due: bool,
 
     stats: ShardStats,
     /// What the shard must carry out.
@@ -226,6 +236,7 @@ impl Engine {
             hasher: foldhash::fast::FixedState::with_seed(config.hash_seed),
             memory: Memory::new(),
             remote_waiters: HashMap::new(),
+            waits: waiting::Waits::default(),
             refusing_puts: false,
             puts_wait: false,
             ids,
@@ -243,6 +254,7 @@ impl Engine {
             checkpoints: VecDeque::new(),
             lanes: (0..shards).map(|_| forward::Lane::default()).collect(),
             pending: forward::PendingTable::default(),
+            cancels_due: false,
             stats: ShardStats::default(),
             effects: Effects::default(),
             config,
@@ -393,6 +405,7 @@ impl Engine {
     /// The server is stopping: what clients have sent is served, then connections close as their clients have their replies.
     pub fn on_stop(&mut self) {
         self.stopping = true;
+        self.end_waits();
         for index in 0..self.sessions.len() {
             if let Some(conn) = self.conn_at(index) {
                 self.effects.read_ends.push(conn);
@@ -407,7 +420,8 @@ impl Engine {
 
     /// When [`Engine::run`] must be called even if nothing happens, monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at)
+        let sessions = self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at);
+        sessions.into_iter().chain(self.waits.next_deadline()).min()
     }
 
     fn conn_at(&self, index: usize) -> Option<ConnId> {
@@ -443,8 +457,11 @@ impl Engine {
                     return self.count_unsent(&answer);
                 };
                 let seq = session.replies.fill(durable, at, answer);
+                // The next request may wait for this answer, or for any that leaves.
+                let own = Wait::Message(at.slot);
+                let wait = if session.wait == Some(own) { own } else { Wait::Replies };
                 self.note_reply(conn, seq);
-                self.go_on(conn, Wait::Replies);
+                self.go_on(conn, wait);
             }
             Origin::Remote { shard, token } => self.answer_remote(shard, token, &answer),
         }
@@ -531,7 +548,8 @@ impl Engine {
     fn shelve(&mut self, queue: Queue) -> u32 {
         let hash = self.hasher.hash_one(&*queue.name);
         let id = queue.id;
-        let shelf = Some(Shelf { queue, waiters: VecDeque::new() });
+        let line = self.line_of(&queue.name);
+        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line });
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;
@@ -570,5 +588,6 @@ impl Engine {
         assert_eq!(ready, self.stats.curr_items, "curr_items is what all queues hold");
         let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();
         assert_eq!(reserved, self.bodies_reserved, "the body budget is what sessions reserved");
+        self.assert_waits_consistent();
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Gather {
 impl Engine {
     /// What this shard counts.
     pub(super) fn shard_stats(&self) -> ShardStats {
-        ShardStats { memory_used: self.memory.used() as u64, ..self.stats }
+        ShardStats { memory_used: self.memory.used() as u64, waiters: self.waits.len() as u64, ..self.stats }
     }
 
     /// `stats`

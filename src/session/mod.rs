@@ -35,6 +35,8 @@ pub enum Wait {
     Forward,
     /// For room in the body budget.
     Body,
+    /// For the message, or the timeout, of the get whose reply has this slot.
+    Message(u64),
 }
 
 /// One connection's protocol state. Idle, it owns no heap memory.
@@ -55,6 +57,8 @@ pub struct Session {
     pub replies: Replies,
     /// Why the request at the front of `input` waits.
     pub wait: Option<Wait>,
+    /// The place of its waiting get in the engine's lines.
+    pub waiting: Option<u32>,
     /// In the engine's list of sessions to go on with.
     pub runnable: bool,
     /// In the engine's list of sessions with something to send.
@@ -111,6 +115,7 @@ impl Session {
             reserved: 0,
             replies: Replies::default(),
             wait: None,
+            waiting: None,
             runnable: false,
             sendable: false,
             sending: false,

@@ -20,4 +20,5 @@ mod socket_peer;
 mod traffic;
 mod transcript;
 mod transcripts;
+mod waiting;
 mod world;

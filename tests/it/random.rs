@@ -30,6 +30,9 @@ impl Rng {
     }
 }
 
+/// Waiting gets wait for less than this, ms.
+const WAIT_MS_MAX: usize = 300;
+
 /// A request whose reply has not come.
 #[derive(Debug)]
 enum Asked {
@@ -112,6 +115,9 @@ impl History {
 
     fn run(&mut self, steps: usize) {
         for _ in 0..steps {
+            if self.rng.below(8) == 0 {
+                self.pass_time();
+            }
             match self.rng.below(100) {
                 0..30 => self.ask(),
                 30..60 => {
@@ -131,6 +137,12 @@ impl History {
         }
     }
 
+    /// Some waiting gets have waited long enough.
+    pub fn pass_time(&mut self) {
+        let ms = self.rng.below(100) as u64;
+        self.world.advance(ms);
+    }
+
     pub fn ask(&mut self) {
         let driver = self.rng.below(self.drivers.len());
         if self.drivers[driver].asked.len() >= self.asked_max {
@@ -139,7 +151,11 @@ impl History {
         let mut bytes = Vec::new();
         // More puts than gets at first, so that backlogs grow; the final drain empties them.
         for _ in 0..1 + self.rng.below(8) {
-            if self.rng.below(5) < 3 { self.ask_put(driver, &mut bytes) } else { self.ask_get(driver, &mut bytes) }
+            match self.rng.below(20) {
+                0..12 => self.ask_put(driver, &mut bytes),
+                12..17 => self.ask_get(driver, &mut bytes),
+                _ => self.ask_waiting_get(driver, &mut bytes),
+            }
         }
         let client = self.drivers[driver].client;
         let cut = self.rng.below(bytes.len() + 1);
@@ -167,6 +183,12 @@ impl History {
         let keys: Vec<String> = queues.iter().map(|q| format!("q{q}")).collect();
         bytes.extend_from_slice(format!("get {}\r\n", keys.join(" ")).as_bytes());
         self.drivers[driver].asked.push_back(Asked::Get { queues });
+    }
+
+    fn ask_waiting_get(&mut self, driver: usize, bytes: &mut Vec<u8>) {
+        let (queue, wait) = (self.rng.below(self.queues), self.rng.below(WAIT_MS_MAX));
+        bytes.extend_from_slice(format!("get q{queue}/t={wait}\r\n").as_bytes());
+        self.drivers[driver].asked.push_back(Asked::Get { queues: vec![queue] });
     }
 
     /// Reads whole replies of every client.
@@ -259,6 +281,12 @@ impl History {
     pub fn finish(&mut self) {
         self.world.settle();
         self.hear();
+        // Waiting gets may stand behind each other.
+        for _ in 0..self.drivers.iter().map(|d| d.asked.len()).sum() {
+            self.world.advance(WAIT_MS_MAX as u64);
+            self.world.settle();
+            self.hear();
+        }
         assert!(self.drivers.iter().all(|d| d.asked.is_empty()), "every request is answered");
         let client = self.world.connect();
         for queue in 0..self.queues {
@@ -320,7 +348,8 @@ fn parse_values(bytes: &[u8]) -> Option<(Vec<(usize, (usize, u64))>, usize)> {
         let size: usize = words[3].parse().unwrap();
         let body = bytes.get(at..at + size + 2)?;
         let (putter, number) = std::str::from_utf8(body).unwrap().trim_end().split_once(' ').unwrap();
-        values.push((words[1][1..].parse().unwrap(), (putter.parse().unwrap(), number.parse().unwrap())));
+        let name = words[1].split('/').next().unwrap();
+        values.push((name[1..].parse().unwrap(), (putter.parse().unwrap(), number.parse().unwrap())));
         at += size + 2;
     }
 }

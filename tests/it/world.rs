@@ -10,6 +10,7 @@ use ringq::engine::{Config, Engine, Mail};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
+use ringq::queue::Counters;
 use ringq::stats::{Capacity, Host};
 use ringq::store::ballast::Ballast;
 use ringq::store::memory::MemoryStore;
@@ -31,6 +32,7 @@ pub struct Options {
     pub memory_share: usize,
     pub body_size_max: usize,
     pub queues_max: usize,
+    pub wait_ms_max: u64,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -46,6 +48,7 @@ impl Default for Options {
             memory_share: 32 << 20,
             body_size_max: 1 << 20,
             queues_max: 1000,
+            wait_ms_max: 3_600_000,
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -288,6 +291,7 @@ impl World {
             memory_share: self.options.memory_share,
             body_size_max: self.options.body_size_max,
             queues_max: self.options.queues_max,
+            wait_ms_max: self.options.wait_ms_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,
@@ -356,6 +360,26 @@ impl World {
     pub fn advance(&mut self, ms: u64) {
         self.now.mono_ms += ms;
         self.now.wall_ms += ms;
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now.mono_ms
+    }
+
+    /// When the first shard to be woken by time alone must be, ms.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.engines.iter().filter_map(Engine::next_deadline).min()
+    }
+
+    /// Whether the server has stopped receiving from a client.
+    pub fn is_paused(&self, client: usize) -> bool {
+        self.clients[client].paused
+    }
+
+    /// The counters of a queue as the store has them.
+    pub fn counters(&mut self, queue: &str) -> Counters {
+        let rows = self.store.recover().unwrap().queues;
+        rows.into_iter().find(|row| row.name == queue.as_bytes()).expect("a queue of this name is stored").counters
     }
 
     // --- what can happen next; each returns whether it did ---
