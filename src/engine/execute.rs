@@ -14,11 +14,16 @@ use std::collections::VecDeque;
 
 /// What became of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PutResult {
-    /// What to say.
-    pub reply: &'static [u8],
-    /// What to wait for before saying it.
-    pub seq: Seq,
+pub(super) enum PutResult {
+    /// It was accepted or refused.
+    Done {
+        /// What to say.
+        reply: &'static [u8],
+        /// What to wait for before saying it.
+        seq: Seq,
+    },
+    /// The message was handed over to a waiting client: its putter is answered when that is settled.
+    Passing(MessageId),
 }
 
 /// What became of a get.
@@ -37,32 +42,41 @@ impl Engine {
     pub(super) fn put(&mut self, name: &[u8], flags: u32, body: &[u8]) -> PutResult {
         self.stats.set_cmds += 1;
         if self.refusing_puts {
-            return PutResult { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
+            return PutResult::Done { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
         }
         let index = match self.find(name) {
             Some(index) => index,
             None if self.by_id.len() >= self.config.queues_max => {
-                return PutResult { reply: reply::NOT_STORED, seq: Seq(0) };
+                return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
             }
             None => self.create(name),
         };
+        self.stats.set_hits += 1;
+        self.stats.total_items += 1;
+        let is_awaited = self.shelf(index).line.is_some();
+        if is_awaited && let Some(message) = self.hand_over(index, flags, body) {
+            return PutResult::Passing(message);
+        }
+        let put = self.new_put(index, flags, body);
+        let place = self.memory.append(&put);
+        self.batch.extend_from_slice(self.memory.encoded(place));
+        let shelf = self.shelf(index);
+        shelf.queue.push(Entry { message: put.message, place });
+        shelf.queue.counters.apply(&Mutation::Put(put));
+        self.stats.curr_items += 1;
+        if is_awaited {
+            self.serve_line(index);
+        }
+        PutResult::Done { reply: reply::STORED, seq: self.current() }
+    }
+
+    /// A body becomes a message of a queue.
+    pub(super) fn new_put<'a>(&mut self, index: u32, flags: u32, body: &'a [u8]) -> Put<'a> {
         let message = MessageId(self.next_id());
         let queue = self.shelf(index).queue.id;
         let put_ms = self.now.wall_ms;
         let crc32c = checksum(queue, message, put_ms, flags, body);
-        let put = Put { queue, message, put_ms, flags, crc32c, body };
-        let place = self.memory.append(&put);
-        self.batch.extend_from_slice(self.memory.encoded(place));
-        let shelf = self.shelf(index);
-        shelf.queue.push(Entry { message, place });
-        shelf.queue.counters.apply(&Mutation::Put(put));
-        self.stats.set_hits += 1;
-        self.stats.curr_items += 1;
-        self.stats.total_items += 1;
-        if self.shelf(index).line.is_some() {
-            self.serve_line(index);
-        }
-        PutResult { reply: reply::STORED, seq: self.current() }
+        Put { queue, message, put_ms, flags, crc32c, body }
     }
 
     fn create(&mut self, name: &[u8]) -> u32 {
@@ -259,8 +273,9 @@ impl Engine {
         let Some(index) = self.find(name) else {
             return false;
         };
-        let Shelf { mut queue, waiters, line: _ } = self.unshelve(index);
+        let Shelf { mut queue, waiters, .. } = self.unshelve(index);
         self.record(&Mutation::Delete { queue: queue.id });
+        self.drop_passing(queue.id);
         let newest = MessageId(self.ids.next - 1);
         self.stats.curr_items -= queue.clear(newest, |entry| self.memory.release(entry.place));
         self.dismiss_waiters(&queue.name, waiters);
@@ -269,6 +284,8 @@ impl Engine {
 
     /// Empties every queue of this shard.
     pub(super) fn flush(&mut self) {
+        // What was handed over before is taken before, and does not come back later.
+        self.journal_passing();
         let below = MessageId(self.ids.next);
         for index in 0..self.shelves.len() {
             let Some(shelf) = self.shelves[index].as_mut().filter(|s| !s.queue.is_empty()) else {

@@ -10,7 +10,7 @@
 //!
 //! Step 4 and step 8 of a message's path, for queues of other shards.
 
-use super::execute::GetResult;
+use super::execute::{GetResult, PutResult};
 use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::limits::{FORWARDED_SIZE_MAX, REQUESTS_PER_TURN};
@@ -311,11 +311,13 @@ impl Engine {
         let origin = Origin::Remote { shard: from, token };
         let mut answer = Answer::default();
         match request {
-            Request::Put { flags, name, body } => {
-                let result = self.put(name, flags, body);
-                answer.bytes.extend_from_slice(result.reply);
-                answer.seq = result.seq;
-            }
+            Request::Put { flags, name, body } => match self.put(name, flags, body) {
+                PutResult::Done { reply, seq } => {
+                    answer.bytes.extend_from_slice(reply);
+                    answer.seq = seq;
+                }
+                PutResult::Passing(message) => return self.await_settlement(message, origin),
+            },
             Request::Get { name, cas } => match self.get(name, b"", cas, &mut answer.bytes) {
                 GetResult::Hit(queue) => {
                     answer.hits.push(queue);

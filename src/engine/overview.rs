@@ -102,6 +102,8 @@ impl Engine {
 
     /// Someone is to be answered when everything accepted so far is in the store.
     pub(super) fn checkpoint(&mut self, origin: Origin) {
+        self.journal_passing();
+        self.count_passed();
         let newest = self.newest();
         if newest <= self.stored {
             self.answer(origin, Answer::default());

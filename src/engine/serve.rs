@@ -8,7 +8,7 @@
 //!
 //! Step 2 to 4 of a message's path.
 
-use super::execute::GetResult;
+use super::execute::{GetResult, PutResult};
 use super::{Engine, Notice, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq};
 use crate::limits::{
@@ -110,8 +110,18 @@ impl Engine {
         }
     }
 
-    /// The ring has let go of the connection: its slot may be reused.
-    pub fn on_closed(&mut self, conn: ConnId) {
+    /// A send failed after the kernel had taken `sent` bytes of it: nothing can be sent any more.
+    pub fn on_send_failed(&mut self, conn: ConnId, sent: usize) {
+        self.end_send(conn, sent);
+        self.on_lost(conn);
+        self.give_back_unsent(conn);
+    }
+
+    /// The ring has let go of the connection: its slot may be reused. Of a send that this cut off, the kernel had taken `sent`
+    /// bytes.
+    pub fn on_closed(&mut self, conn: ConnId, sent: usize) {
+        self.end_send(conn, sent);
+        self.give_back_unsent(conn);
         let slot = &mut self.sessions[conn.index as usize];
         assert!(slot.as_ref().is_some_and(|s| s.generation == conn.generation && s.phase == Phase::Closed));
         *slot = None;
@@ -127,6 +137,7 @@ impl Engine {
     pub fn run(&mut self) {
         self.expire_deadlines();
         self.expire_waits();
+        self.expire_passing();
         self.run_inbound();
         for _ in 0..self.runnable.len() {
             let conn = self.runnable.pop_front().expect("counted");
@@ -246,9 +257,15 @@ impl Engine {
         if !self.has_room_for(body.len()) {
             return Err(Wait::Memory);
         }
-        let result = self.put(set.key.name, set.flags, body);
-        if !set.noreply {
-            self.reply(conn, result.seq, &[], |out| out.extend_from_slice(result.reply));
+        match self.put(set.key.name, set.flags, body) {
+            PutResult::Done { reply, seq } if !set.noreply => {
+                self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
+            }
+            PutResult::Passing(message) if !set.noreply => {
+                let at = SlotId { slot: self.open_slot(conn, vec![None], b""), part: 0 };
+                self.await_settlement(message, Origin::Local { conn, at });
+            }
+            PutResult::Done { .. } | PutResult::Passing(_) => {}
         }
         Ok(())
     }
@@ -611,6 +628,7 @@ impl Engine {
             self.leave_line(place);
         }
         self.cancels_due |= waited;
+        self.give_back_unsent(conn);
         self.effects.closes.push(conn);
     }
 

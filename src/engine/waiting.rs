@@ -245,12 +245,18 @@ impl Engine {
         waiter
     }
 
+    /// Who is first in the line of a queue, and where it stands.
+    pub(super) fn first_in_line(&mut self, index: u32) -> Option<(u32, Origin)> {
+        let line = self.shelf(index).line?;
+        let place = self.waits.line(line).first.expect("no line is empty");
+        Some((place, self.waits.at(place).waiter.origin))
+    }
+
     /// A message has come to a queue that has a line: its first takes it, the ordinary way.
     pub(super) fn serve_line(&mut self, index: u32) {
-        while let Some(line) = self.shelf(index).line
-            && let Head::Ready(entry) = self.shelf(index).queue.head()
+        while let Head::Ready(entry) = self.shelf(index).queue.head()
+            && let Some((first, _)) = self.first_in_line(index)
         {
-            let first = self.waits.line(line).first.expect("no line is empty");
             let waiter = self.leave_line(first);
             let mut answer = Answer { hits: vec![self.shelf(index).queue.id], ..Answer::default() };
             self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);

@@ -12,6 +12,7 @@ mod hostile;
 mod journal;
 mod layers;
 mod lifecycle;
+mod passing;
 mod random;
 mod readme;
 mod ringqctl;

@@ -47,6 +47,7 @@ impl Simulation {
         if self.below(8) == 0 {
             self.history.pass_time();
         }
+        self.history.send();
         match self.below(100) {
             0..25 => self.history.ask(),
             25..48 => drop(self.history.world.turn(shard)),
