@@ -248,18 +248,18 @@ impl Shard {
                     }
                 }
                 Event::Synced { result } => self.durability.on_synced(result)?,
-                Event::Sent { conn, buffer, result } => {
+                Event::Sent { conn, buffer, sent, result } => {
                     self.pool.put(buffer);
                     match result {
                         Ok(()) => self.engine.on_sent(conn),
-                        Err(_) => self.engine.on_lost(conn),
+                        Err(_) => self.engine.on_send_failed(conn, sent),
                     }
                 }
                 Event::Accepted { socket, .. } => self.assign(socket),
                 Event::AcceptFailed { error, .. } => self.pause_accepting(&error),
                 Event::Ended { conn, error: None } => self.engine.on_eof(conn),
                 Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
-                Event::Closed { conn } => self.closed(conn),
+                Event::Closed { conn, sent } => self.closed(conn, sent),
                 Event::Woken => {}
                 Event::Timer => {
                     if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
@@ -311,8 +311,8 @@ impl Shard {
         self.shared.accept_paused.store(true, Ordering::SeqCst);
     }
 
-    fn closed(&mut self, conn: ConnId) {
-        self.engine.on_closed(conn);
+    fn closed(&mut self, conn: ConnId, sent: usize) {
+        self.engine.on_closed(conn, sent);
         self.shared.connections.fetch_sub(1, Ordering::SeqCst);
         if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
             self.shared.mailboxes[0].send(Mail::Resume);

@@ -124,6 +124,7 @@ impl Apply<'_> {
                 Ok(_) => self.count(queue, &mutation).map(|_| ()),
                 Err(_) => Ok(()),
             },
+            Mutation::Passed { queue, .. } => self.count(queue, &mutation).map(|_| ()),
             Mutation::Delete { queue } => {
                 self.touch(queue)?.is_deleted = true;
                 Ok(())
