@@ -263,7 +263,7 @@ impl Durability {
         let has_batches = self.kept.has_through(self.durable);
         // Without batches it hurries those that were handed over before.
         let hurries = self.urgent.is_some_and(|through| has_batches || self.handed >= through);
-        if !hurries && !(is_due && has_batches) {
+        if !(hurries || is_due && has_batches) {
             return None;
         }
         let before = self.kept.size();

@@ -99,7 +99,7 @@ impl Connections {
                     client.take_answers(bytes, clock.now_ns(), &mut self.load)?;
                     conn.index as usize
                 }
-                Event::Sent { conn, mut buffer, result } => {
+                Event::Sent { conn, mut buffer, result, .. } => {
                     result.context("cannot write to the server")?;
                     buffer.clear();
                     let client = &mut self.clients[conn.index as usize];

@@ -35,6 +35,7 @@ impl Shard {
             memory_share: 64 << 20,
             body_size_max: 1 << 20,
             queues_max: 10,
+            wait_ms_max: 1000,
             hash_seed: 1,
             flush_all: false,
             shutdown: false,
