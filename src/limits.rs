@@ -36,6 +36,11 @@ pub const INPUT_SIZE_MAX: usize = 64 << 10;
 /// Requests under way from one shard to another, bytes (one may exceed it when there is no other).
 pub const FORWARDED_SIZE_MAX: usize = 1 << 20;
 
+/// Buffers of mail that a shard keeps for its mail to another one, and how large each may be, bytes.
+pub const LANE_SPARE_MAX: usize = 4;
+/// See [`LANE_SPARE_MAX`].
+pub const LANE_SPARE_SIZE_MAX: usize = 256 << 10;
+
 /// All messages one multi-get may return, bytes, unless `-B` is larger.
 pub const MULTI_GET_SIZE_MAX: usize = 16 << 20;
 

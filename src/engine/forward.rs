@@ -13,11 +13,12 @@
 use super::execute::{GetResult, PutResult};
 use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
-use crate::limits::{FORWARDED_SIZE_MAX, REQUESTS_PER_TURN};
+use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
 use crate::proto::command::{SetLine, Timeout};
 use crate::proto::reply;
 use crate::session::Wait;
-use crate::session::replies::{Answer, Replies, SlotId};
+use crate::session::replies::{Answer, Piece, Replies, SlotId};
+use smallvec::smallvec;
 use std::collections::VecDeque;
 
 /// What one shard sends another.
@@ -44,6 +45,18 @@ pub(super) struct Lane {
     /// Answers to the other shard, waiting for durability.
     pub answers: Replies,
     awaits: Seq,
+    /// Empty buffers, in which mail came.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Lane {
+    /// Keeps the buffer of mail that was dealt with, for mail to send.
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < LANE_SPARE_MAX && buffer.capacity() <= LANE_SPARE_SIZE_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
 }
 
 /// What the answers of other shards are for.
@@ -197,7 +210,7 @@ impl Engine {
         if noreply {
             return Expected::Nothing;
         }
-        let slot = self.open_slot(conn, vec![None], ending);
+        let slot = self.open_slot(conn, smallvec![None], ending);
         Expected::Part { conn, at: SlotId { slot, part: 0 } }
     }
 
@@ -245,10 +258,12 @@ impl Engine {
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             let shard = ShardId(shard as u16);
             if !lane.outbox.is_empty() {
-                deliver(shard, Mail::Requests(std::mem::take(&mut lane.outbox)));
+                let spare = lane.spare.pop().unwrap_or_default();
+                deliver(shard, Mail::Requests(std::mem::replace(&mut lane.outbox, spare)));
             }
             if lane.answers.has_released() {
-                deliver(shard, Mail::Answers(lane.answers.take_released(Vec::new())));
+                let spare = lane.spare.pop().unwrap_or_default();
+                deliver(shard, Mail::Answers(lane.answers.take_released(spare)));
             }
         }
     }
@@ -262,7 +277,10 @@ impl Engine {
                 self.lanes[usize::from(from.0)].inbound.push_back(bytes);
                 self.run_lane(from);
             }
-            Mail::Answers(bytes) => self.take_answers(from, &bytes),
+            Mail::Answers(bytes) => {
+                self.take_answers(from, &bytes);
+                self.lanes[usize::from(from.0)].recycle(bytes);
+            }
         }
     }
 
@@ -304,19 +322,31 @@ impl Engine {
                 self.execute_remote(from, token, request);
                 done = bytes.len() - reader.rest.len();
             }
+            self.lanes[lane].recycle(bytes);
         }
     }
 
     fn execute_remote(&mut self, from: ShardId, token: u32, request: Request<'_>) {
+        let mut answer = Answer { bytes: std::mem::take(&mut self.scratch), ..Answer::default() };
+        if self.execute_for(from, token, request, &mut answer) {
+            self.answer_remote(from, token, answer.piece());
+        }
+        self.keep_scratch(answer.bytes);
+    }
+
+    /// `false`: it is answered later, or not at all.
+    fn execute_for(&mut self, from: ShardId, token: u32, request: Request<'_>, answer: &mut Answer) -> bool {
         let origin = Origin::Remote { shard: from, token };
-        let mut answer = Answer::default();
         match request {
             Request::Put { flags, name, body } => match self.put(name, flags, body) {
                 PutResult::Done { reply, seq } => {
                     answer.bytes.extend_from_slice(reply);
                     answer.seq = seq;
                 }
-                PutResult::Passing(message) => return self.await_settlement(message, origin),
+                PutResult::Passing(message) => {
+                    self.await_settlement(message, origin);
+                    return false;
+                }
             },
             Request::Get { name, cas } => match self.get(name, b"", cas, &mut answer.bytes) {
                 GetResult::Hit(queue) => {
@@ -325,10 +355,14 @@ impl Engine {
                 }
                 GetResult::Miss => {}
                 GetResult::MustWait(index) => {
-                    return self.wait_for_load(index, Waiter { origin, cas, patience: None });
+                    self.wait_for_load(index, Waiter { origin, cas, patience: None });
+                    return false;
                 }
             },
-            Request::WaitingGet { name, timeout, cas } => return self.get_or_wait(name, timeout, cas, origin),
+            Request::WaitingGet { name, timeout, cas } => {
+                self.get_or_wait(name, timeout, cas, origin);
+                return false;
+            }
             Request::Delete { name } => {
                 if self.delete(name) {
                     answer.bytes.extend_from_slice(reply::DELETED);
@@ -341,7 +375,10 @@ impl Engine {
                 self.flush();
                 answer.seq = self.newest();
             }
-            Request::Checkpoint => return self.checkpoint(origin),
+            Request::Checkpoint => {
+                self.checkpoint(origin);
+                return false;
+            }
             Request::Stats => answer.bytes = self.shard_stats().encode(),
             Request::StatsReset => self.stats.reset(),
             Request::List { cursor } => {
@@ -355,11 +392,14 @@ impl Engine {
                 if let Some(queue) = self.remote_waiters.get(&(from, token)).copied() {
                     self.cancel_waiter(Origin::Remote { shard: from, token }, queue);
                 }
-                return;
+                return false;
             }
-            Request::Unsent { queue } => return self.unsent(queue),
+            Request::Unsent { queue } => {
+                self.unsent(queue);
+                return false;
+            }
         }
-        self.answer_remote(from, token, &answer);
+        true
     }
 
     /// The batch that covers everything that was changed so far; what was never sealed counts too.
@@ -369,7 +409,7 @@ impl Engine {
 
     // --- answering ---
 
-    pub(super) fn answer_remote(&mut self, to: ShardId, token: u32, answer: &Answer) {
+    pub(super) fn answer_remote(&mut self, to: ShardId, token: u32, answer: Piece<'_>) {
         let durable = self.durable;
         let index = usize::from(to.0);
         let lane = &mut self.lanes[index];
@@ -383,20 +423,20 @@ impl Engine {
     fn take_answers(&mut self, from: ShardId, bytes: &[u8]) {
         let mut reader = Reader { rest: bytes };
         while !reader.rest.is_empty() {
-            let (token, answer) = decode_answer(&mut reader);
+            let (token, queue, answer) = decode_answer(&mut reader);
+            let hits = queue.as_slice();
+            let answer = Piece { hits, ..answer };
             let pending = self.pending.remove(token);
             assert_eq!(pending.shard, from, "an answer comes from where the request went");
             self.lanes[usize::from(from.0)].under_way -= pending.size;
             match pending.what {
-                Expected::Part { conn, at } if self.session(conn).is_some() => {
-                    self.answer(Origin::Local { conn, at }, answer);
-                }
+                Expected::Part { conn, at } if self.session(conn).is_some() => self.answer_part(conn, at, answer),
                 Expected::Part { .. } => {
-                    answer.hits.iter().for_each(|queue| self.tell(from, &Request::Unsent { queue: *queue }));
+                    hits.iter().for_each(|queue| self.tell(from, &Request::Unsent { queue: *queue }));
                 }
                 Expected::Nothing => {}
-                Expected::Stats { conn } => self.gather_stats(conn, &answer.bytes),
-                Expected::Listing { conn } => self.continue_listing(conn, &answer.bytes),
+                Expected::Stats { conn } => self.gather_stats(conn, answer.bytes),
+                Expected::Listing { conn } => self.continue_listing(conn, answer.bytes),
             }
         }
         let waiters = std::mem::take(&mut self.forward_waiters[usize::from(from.0)]);
@@ -475,23 +515,23 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
 }
 
 /// token u32 · failed u8 · queue u64 (0: no message in it) · size u32 · bytes
-fn encode_answer(token: u32, answer: &Answer, out: &mut Vec<u8>) {
+fn encode_answer(token: u32, answer: Piece<'_>, out: &mut Vec<u8>) {
     assert!(answer.hits.len() <= 1, "a forwarded get names one queue");
     out.extend_from_slice(&token.to_le_bytes());
     out.push(u8::from(answer.failure.is_some()));
     out.extend_from_slice(&answer.hits.first().map_or(0, |q| q.0).to_le_bytes());
     out.extend_from_slice(&(answer.bytes.len() as u32).to_le_bytes());
-    out.extend_from_slice(&answer.bytes);
+    out.extend_from_slice(answer.bytes);
 }
 
-fn decode_answer(reader: &mut Reader<'_>) -> (u32, Answer) {
+/// Token, the queue of the message in it if there is one, and all else.
+fn decode_answer<'a>(reader: &mut Reader<'a>) -> (u32, Option<QueueId>, Piece<'a>) {
     let token = reader.u32();
     // The only thing that can fail on the other side after a request was understood is reading the store.
     let failure = (reader.u8() == 1).then_some(reply::STORAGE_UNREADABLE);
-    let queue = QueueId(reader.u64());
+    let queue = Some(QueueId(reader.u64())).filter(|queue| queue.0 != 0);
     let size = reader.u32() as usize;
-    let hits = if queue.0 == 0 { Vec::new() } else { vec![queue] };
-    (token, Answer { bytes: reader.take(size).to_vec(), seq: Seq(0), hits, failure })
+    (token, queue, Piece { bytes: reader.take(size), seq: Seq(0), hits: &[], failure })
 }
 
 struct Reader<'a> {
@@ -556,10 +596,10 @@ mod tests {
 
     #[test]
     fn answers_cross_without_the_senders_batch_number() {
-        let answer = Answer { bytes: b"x".into(), seq: Seq(4), hits: vec![QueueId(2)], failure: None };
+        let answer = Piece { bytes: b"x", seq: Seq(4), hits: &[QueueId(2)], failure: None };
         let mut bytes = Vec::new();
-        encode_answer(8, &answer, &mut bytes);
-        let (token, there) = decode_answer(&mut Reader { rest: &bytes });
-        assert_eq!((token, there), (8, Answer { seq: Seq(0), ..answer }));
+        encode_answer(8, answer, &mut bytes);
+        let there = decode_answer(&mut Reader { rest: &bytes });
+        assert_eq!(there, (8, Some(QueueId(2)), Piece { seq: Seq(0), hits: &[], ..answer }));
     }
 }

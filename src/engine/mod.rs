@@ -33,7 +33,7 @@ use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
 use crate::limits;
 use crate::mutation::Mutation;
 use crate::queue::{Memory, Queue};
-use crate::session::replies::{Answer, SlotId};
+use crate::session::replies::{Answer, Piece, SlotId};
 use crate::session::{Phase, Session, Wait};
 use crate::stats::{Capacity, ShardStats};
 use crate::store::{Load, QueueRow};
@@ -194,7 +194,7 @@ pub struct Engine {
     next_ids: Option<IdRange>,
 
     batch: Vec<u8>,
-    /// Reused for the reply of a get.
+    /// Reused for the reply of a get, or of a request of another shard.
     scratch: Vec<u8>,
     sealed: Seq,
     durable: Seq,
@@ -474,14 +474,34 @@ impl Engine {
                     return self.count_unsent(&answer);
                 };
                 let seq = session.replies.fill(durable, at, answer);
-                // The next request may wait for this answer, or for any that leaves.
-                let own = Wait::Message(at.slot);
-                let wait = if session.wait == Some(own) { own } else { Wait::Replies };
-                self.note_reply(conn, seq);
-                self.go_on(conn, wait);
+                self.note_answer(conn, at, seq);
             }
-            Origin::Remote { shard, token } => self.answer_remote(shard, token, &answer),
+            Origin::Remote { shard, token } => self.answer_remote(shard, token, answer.piece()),
         }
+    }
+
+    /// Answers a request of a session that is there, with what another shard said.
+    fn answer_part(&mut self, conn: ConnId, at: SlotId, piece: Piece<'_>) {
+        let durable = self.durable;
+        let replies = &mut self.session(conn).expect("the caller has it").replies;
+        let seq = replies.fill_next(durable, at, piece).unwrap_or_else(|| replies.fill(durable, at, piece.to_answer()));
+        self.note_answer(conn, at, seq);
+    }
+
+    /// An answer was filled in: the next request may wait for it, or for any that leaves.
+    fn note_answer(&mut self, conn: ConnId, at: SlotId, seq: Seq) {
+        let own = Wait::Message(at.slot);
+        let session = self.session(conn).expect("the caller has it");
+        let wait = if session.wait == Some(own) { own } else { Wait::Replies };
+        self.note_reply(conn, seq);
+        self.go_on(conn, wait);
+    }
+
+    /// Gives back what was in [`Engine::scratch`].
+    fn keep_scratch(&mut self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        bytes.shrink_to(limits::POOLED_BUFFER_SIZE_MAX);
+        self.scratch = bytes;
     }
 
     /// A reply was added: it is either to be sent or to be released later.

@@ -9,9 +9,10 @@ use super::{Engine, Origin};
 use crate::ids::{ConnId, Seq, ShardId};
 use crate::limits::{LISTING_QUEUES_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::reply;
-use crate::session::replies::{Answer, SlotId};
+use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::{Listing, Wait};
 use crate::stats::{self, Host, ShardStats};
+use smallvec::smallvec;
 
 /// A `stats` reply being put together.
 #[derive(Default)]
@@ -115,7 +116,7 @@ impl Engine {
     /// `db_checkpoint`, `db_archive`: answered when everything accepted before is in the store.
     pub(super) fn serve_checkpoint(&mut self, conn: ConnId) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        let slot = self.open_slot(conn, vec![None; usize::from(self.config.shards)], reply::OK);
+        let slot = self.open_slot(conn, smallvec![None; usize::from(self.config.shards)], reply::OK);
         for (part, shard) in (1..).zip(self.other_shards()) {
             self.forward(shard, &Request::Checkpoint, Expected::Part { conn, at: SlotId { slot, part } });
         }
@@ -129,7 +130,7 @@ impl Engine {
             return self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
         }
         let here = Answer { seq, ..Answer::default() };
-        let mut parts = vec![Some(here)];
+        let mut parts: Parts = smallvec![Some(here)];
         parts.resize(usize::from(self.config.shards), None);
         let slot = self.open_slot(conn, parts, text);
         for (part, shard) in (1..).zip(self.other_shards()) {

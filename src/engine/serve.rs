@@ -18,8 +18,9 @@ use crate::limits::{
 use crate::proto::command::{Command, Keys, Line, SetLine};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
-use crate::session::replies::{Answer, SlotId};
+use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::{MultiGet, Phase, Session, Wait};
+use smallvec::smallvec;
 use std::cmp::Reverse;
 
 /// What a look at the front of the input led to.
@@ -262,7 +263,7 @@ impl Engine {
                 self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
             }
             PutResult::Passing(message) if !set.noreply => {
-                let at = SlotId { slot: self.open_slot(conn, vec![None], b""), part: 0 };
+                let at = SlotId { slot: self.open_slot(conn, smallvec![None], b""), part: 0 };
                 self.await_settlement(message, Origin::Local { conn, at });
             }
             PutResult::Done { .. } | PutResult::Passing(_) => {}
@@ -337,9 +338,7 @@ impl Engine {
                 self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, cas, patience: None });
             }
         }
-        block.clear();
-        block.shrink_to(POOLED_BUFFER_SIZE_MAX);
-        self.scratch = block;
+        self.keep_scratch(block);
         Ok(())
     }
 
@@ -347,7 +346,7 @@ impl Engine {
     pub(super) fn await_message(&mut self, conn: ConnId) -> SlotId {
         let durable = self.durable;
         let replies = &mut self.session(conn).expect("it is being served").replies;
-        let slot = replies.push_get(Vec::new(), reply::END);
+        let slot = replies.push_get(Parts::new(), reply::END);
         let at = replies.add_part(slot, None);
         replies.close(durable, slot);
         at
@@ -365,7 +364,7 @@ impl Engine {
     /// front of the input until all its keys were dealt with.
     fn serve_multi_get(&mut self, conn: ConnId, keys: Keys<'_>, cas: bool) -> Result<(), Wait> {
         let size_max = MULTI_GET_SIZE_MAX.max(self.config.body_size_max);
-        let mut here: Vec<Option<Answer>> = Vec::new();
+        let mut here = Parts::new();
         let mut here_size = 0;
         let session = self.session(conn).expect("it is being served");
         let mut open = session.multi_get.take();
@@ -435,7 +434,7 @@ impl Engine {
     }
 
     /// The open reply of a multi-get, which begins with what was found so far.
-    fn open_get(&mut self, conn: ConnId, open: Option<MultiGet>, here: &mut Vec<Option<Answer>>) -> u64 {
+    fn open_get(&mut self, conn: ConnId, open: Option<MultiGet>, here: &mut Parts) -> u64 {
         let replies = &mut self.session(conn).expect("it is being served").replies;
         open.map_or_else(|| replies.push_get(std::mem::take(here), reply::END), |m| m.slot)
     }
@@ -476,7 +475,7 @@ impl Engine {
         if session.replies.waiting() > 0 { Err(Wait::Replies) } else { Ok(()) }
     }
 
-    pub(super) fn open_slot(&mut self, conn: ConnId, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
+    pub(super) fn open_slot(&mut self, conn: ConnId, parts: Parts, ending: &'static [u8]) -> u64 {
         self.session(conn).expect("it is being served").replies.push_waiting(parts, ending)
     }
 

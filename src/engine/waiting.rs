@@ -17,6 +17,7 @@ use crate::queue::Head;
 use crate::session::Wait;
 use crate::session::replies::Answer;
 use hashbrown::{HashMap, HashTable};
+use smallvec::smallvec;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 
@@ -258,7 +259,7 @@ impl Engine {
             && let Some((first, _)) = self.first_in_line(index)
         {
             let waiter = self.leave_line(first);
-            let mut answer = Answer { hits: vec![self.shelf(index).queue.id], ..Answer::default() };
+            let mut answer = Answer { hits: smallvec![self.shelf(index).queue.id], ..Answer::default() };
             self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);
             answer.seq = self.current();
             self.answer(waiter.origin, answer);

@@ -7,6 +7,8 @@
 //! Invariant: bytes leave in the order of requests, and a byte leaves only when every batch marked at or before it is durable.
 
 use crate::ids::{QueueId, Seq};
+use crate::limits::POOLED_BUFFER_SIZE_MAX;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Replies on their way to one client.
@@ -24,6 +26,8 @@ pub struct Replies {
     /// Messages that gets wait for.
     awaited: usize,
     held_size: usize,
+    /// Bytes of complete replies behind a slot that waits, in order.
+    held: HeldBytes,
 }
 
 /// `out` up to `end` needs `seq` to be durable; `hits` messages of `queue` are in it.
@@ -36,14 +40,38 @@ struct Mark {
 
 /// A reply that cannot go to `out` yet.
 enum Slot {
-    /// Complete, behind one that waits.
-    Held(Answer),
+    /// Complete, behind one that waits; so many bytes of `held`.
+    Held { size: usize, seq: Seq, hits: Hits },
     /// To be filled in pieces.
     Waiting(Waiting),
 }
 
+/// Bytes that come and go in the same order.
+#[derive(Default)]
+struct HeldBytes {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl HeldBytes {
+    /// The first of them, so many.
+    fn take(&mut self, size: usize) -> &[u8] {
+        let start = self.taken;
+        self.taken += size;
+        &self.bytes[start..self.taken]
+    }
+
+    fn forget_taken(&mut self) {
+        if self.taken == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(POOLED_BUFFER_SIZE_MAX);
+            self.taken = 0;
+        }
+    }
+}
+
 struct Waiting {
-    parts: Vec<Option<Answer>>,
+    parts: Parts,
     /// How many parts are not in yet.
     missing: usize,
     /// Bytes of the parts that are.
@@ -61,6 +89,12 @@ impl Waiting {
     }
 }
 
+/// The queues of messages; rarely more than one.
+pub type Hits = SmallVec<[QueueId; 1]>;
+
+/// The pieces of a reply, as far as they are in; rarely more than one.
+pub type Parts = SmallVec<[Option<Answer>; 1]>;
+
 /// A piece of a reply with what it depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
@@ -69,9 +103,36 @@ pub struct Answer {
     /// Sent only when this batch is durable; 0 when nothing is waited for.
     pub seq: Seq,
     /// The queues of the messages in it.
-    pub hits: Vec<QueueId>,
+    pub hits: Hits,
     /// A text that replaces the reply's ending: what went wrong with this piece.
     pub failure: Option<&'static [u8]>,
+}
+
+/// An [`Answer`] whose bytes are somebody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// As in [`Answer`].
+    pub bytes: &'a [u8],
+    /// As in [`Answer`].
+    pub seq: Seq,
+    /// As in [`Answer`].
+    pub hits: &'a [QueueId],
+    /// As in [`Answer`].
+    pub failure: Option<&'static [u8]>,
+}
+
+impl Answer {
+    /// The same, lent.
+    pub fn piece(&self) -> Piece<'_> {
+        Piece { bytes: &self.bytes, seq: self.seq, hits: &self.hits, failure: self.failure }
+    }
+}
+
+impl Piece<'_> {
+    /// The same, with bytes of its own.
+    pub fn to_answer(self) -> Answer {
+        Answer { bytes: self.bytes.to_vec(), seq: self.seq, hits: self.hits.into(), failure: self.failure }
+    }
 }
 
 /// Where an answer belongs: slot and piece.
@@ -90,15 +151,16 @@ impl Replies {
             write(&mut self.out);
             self.mark(durable, seq, hits);
         } else {
-            let mut bytes = Vec::new();
-            write(&mut bytes);
-            self.held_size += bytes.len();
-            self.slots.push_back(Slot::Held(Answer { bytes, seq, hits: hits.to_vec(), failure: None }));
+            let start = self.held.bytes.len();
+            write(&mut self.held.bytes);
+            let size = self.held.bytes.len() - start;
+            self.held_size += size;
+            self.slots.push_back(Slot::Held { size, seq, hits: hits.into() });
         }
     }
 
     /// Adds the place of a reply that comes in pieces and is then followed by `ending`. Returns the slot's number.
-    pub fn push_waiting(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
+    pub fn push_waiting(&mut self, parts: Parts, ending: &'static [u8]) -> u64 {
         let missing = parts.iter().filter(|p| p.is_none()).count();
         assert!(missing > 0, "a reply with all its parts is not waiting");
         self.push_slot(Waiting { parts, missing, size: 0, ending, is_get: false, is_open: false })
@@ -106,7 +168,7 @@ impl Replies {
 
     /// Adds the place of a get's reply, with the messages there are so far; [`Replies::add_part`] adds more until
     /// [`Replies::close`].
-    pub fn push_get(&mut self, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> u64 {
+    pub fn push_get(&mut self, parts: Parts, ending: &'static [u8]) -> u64 {
         assert!(parts.iter().all(Option::is_some), "what is awaited is added");
         self.push_slot(Waiting { parts, missing: 0, size: 0, ending, is_get: true, is_open: true })
     }
@@ -175,6 +237,25 @@ impl Replies {
         self.advance(durable)
     }
 
+    /// Fills a reply of one piece that is the next to be sent, without keeping its bytes in between. Returns as [`Replies::fill`];
+    /// `None`: it is not such a reply.
+    pub fn fill_next(&mut self, durable: Seq, at: SlotId, piece: Piece<'_>) -> Option<Seq> {
+        let Some(Slot::Waiting(waiting)) = self.slots.front() else { return None };
+        if at.slot != self.first_slot || waiting.is_open || waiting.parts.len() > 1 {
+            return None;
+        }
+        assert!(waiting.parts[0].is_none(), "an answer comes once");
+        let (is_get, ending) = (waiting.is_get, waiting.ending);
+        self.awaited -= usize::from(is_get);
+        self.waiting -= 1;
+        self.first_slot += 1;
+        self.slots.pop_front();
+        self.out.extend_from_slice(piece.bytes);
+        self.out.extend_from_slice(piece.failure.unwrap_or(ending));
+        self.mark(durable, piece.seq, piece.hits);
+        Some(self.advance(durable).max(piece.seq))
+    }
+
     /// Moves complete slots at the front to `out`.
     fn advance(&mut self, durable: Seq) -> Seq {
         let mut newest = Seq(0);
@@ -184,18 +265,21 @@ impl Replies {
             }
             self.first_slot += 1;
             newest = newest.max(match self.slots.pop_front().expect("just seen") {
-                Slot::Held(answer) => {
-                    self.append(durable, &answer, answer.seq);
-                    answer.seq
+                Slot::Held { size, seq, hits } => {
+                    self.held_size -= size;
+                    self.out.extend_from_slice(self.held.take(size));
+                    self.mark(durable, seq, &hits);
+                    seq
                 }
                 Slot::Waiting(waiting) => self.append_parts(durable, waiting.parts, waiting.ending),
             });
         }
+        self.held.forget_taken();
         newest
     }
 
     /// A reply in pieces is sent when all of them are durable, so every mark of it carries the newest batch.
-    fn append_parts(&mut self, durable: Seq, parts: Vec<Option<Answer>>, ending: &'static [u8]) -> Seq {
+    fn append_parts(&mut self, durable: Seq, parts: Parts, ending: &'static [u8]) -> Seq {
         let seq = parts.iter().flatten().map(|a| a.seq).max().unwrap_or_default();
         let mut last_words = ending;
         for answer in parts.iter().flatten() {
@@ -301,11 +385,13 @@ impl Replies {
             unsent(mark.queue, mark.hits);
         }
         for slot in self.slots.drain(..) {
-            let answers = match slot {
-                Slot::Held(answer) => vec![Some(answer)],
-                Slot::Waiting(waiting) => waiting.parts,
-            };
-            answers.iter().flatten().flat_map(|a| &a.hits).for_each(|queue| unsent(*queue, 1));
+            match slot {
+                Slot::Held { hits, .. } => hits.iter().for_each(|queue| unsent(*queue, 1)),
+                Slot::Waiting(waiting) => {
+                    let hits = waiting.parts.iter().flatten().flat_map(|answer| &answer.hits);
+                    hits.for_each(|queue| unsent(*queue, 1));
+                }
+            }
         }
         *self = Replies::default();
     }
@@ -314,6 +400,7 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use smallvec::smallvec;
 
     fn say(replies: &mut Replies, seq: u64, text: &str) {
         replies.push(Seq(0), Seq(seq), &[], |out| out.extend_from_slice(text.as_bytes()));
@@ -344,7 +431,7 @@ mod tests {
     fn later_replies_are_held_behind_a_slot() {
         let mut replies = Replies::default();
         say(&mut replies, 0, "a");
-        let slot = replies.push_waiting(vec![None, None], b"END");
+        let slot = replies.push_waiting(smallvec![None, None], b"END");
         say(&mut replies, 0, "z");
         assert_eq!(sent(&mut replies), "a");
         let answer = |text: &str| Answer { bytes: text.into(), ..Answer::default() };
@@ -359,7 +446,7 @@ mod tests {
     fn no_piece_is_sent_before_all_are_durable() {
         let mut replies = Replies::default();
         let first = Answer { bytes: b"1".into(), seq: Seq(1), ..Answer::default() };
-        let slot = replies.push_waiting(vec![Some(first), None], b"END");
+        let slot = replies.push_waiting(smallvec![Some(first), None], b"END");
         let second = Answer { bytes: b"2".into(), seq: Seq(3), ..Answer::default() };
         assert_eq!(replies.fill(Seq(0), SlotId { slot, part: 1 }, second), Seq(3));
         assert!(!replies.release(Seq(2)));
@@ -371,8 +458,8 @@ mod tests {
     fn a_slot_is_next_when_all_before_it_may_be_sent() {
         let mut replies = Replies::default();
         say(&mut replies, 1, "one");
-        let first = replies.push_get(Vec::new(), b"END");
-        let second = replies.push_get(Vec::new(), b"END");
+        let first = replies.push_get(Parts::new(), b"END");
+        let second = replies.push_get(Parts::new(), b"END");
         assert!(!replies.is_next(first), "what is before it waits for its batch");
         replies.release(Seq(1));
         assert!(replies.is_next(first), "though it is not sent");
@@ -387,7 +474,7 @@ mod tests {
     #[test]
     fn a_failed_piece_replaces_the_ending() {
         let mut replies = Replies::default();
-        let slot = replies.push_waiting(vec![None, None], b"END");
+        let slot = replies.push_waiting(smallvec![None, None], b"END");
         let failed = Answer { failure: Some(b"BAD"), ..Answer::default() };
         replies.fill(Seq(0), SlotId { slot, part: 0 }, failed);
         replies.fill(Seq(0), SlotId { slot, part: 1 }, Answer { bytes: b"2".into(), ..Answer::default() });
@@ -398,7 +485,7 @@ mod tests {
     fn an_open_reply_takes_parts_until_it_is_closed() {
         let mut replies = Replies::default();
         let answer = |text: &str| Answer { bytes: text.into(), ..Answer::default() };
-        let slot = replies.push_get(vec![Some(answer("1"))], b"END");
+        let slot = replies.push_get(smallvec![Some(answer("1"))], b"END");
         let at = replies.add_part(slot, None);
         replies.add_part(slot, Some(answer("3")));
         assert_eq!((replies.progress(slot), replies.awaited()), ((2, 1), 1));
@@ -407,6 +494,30 @@ mod tests {
         replies.close(Seq(0), slot);
         assert_eq!(sent(&mut replies), "123END");
         assert_eq!((replies.waiting(), replies.awaited(), replies.size()), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_next_reply_is_filled_from_borrowed_bytes_and_lets_go_what_it_held() {
+        let piece = |text: &'static str, seq| Piece { bytes: text.as_bytes(), seq: Seq(seq), hits: &[], failure: None };
+        let mut replies = Replies::default();
+        let first = replies.push_waiting(smallvec![None], b"");
+        say(&mut replies, 2, "b");
+        let second = replies.push_get(Parts::new(), b"END");
+        let at = replies.add_part(second, None);
+        replies.close(Seq(0), second);
+        say(&mut replies, 0, "d");
+        assert_eq!(replies.fill_next(Seq(0), at, piece("c", 0)), None, "it is not the next");
+        assert_eq!(replies.fill_next(Seq(0), SlotId { slot: first, part: 0 }, piece("a", 1)), Some(Seq(2)));
+        assert_eq!(replies.fill_next(Seq(0), at, Piece { failure: Some(b"BAD"), ..piece("c", 0) }), Some(Seq(0)));
+        assert!(!replies.has_released(), "no batch is durable");
+        assert!(replies.release(Seq(1)));
+        assert_eq!(sent(&mut replies), "a");
+        assert!(replies.release(Seq(2)));
+        assert_eq!(sent(&mut replies), "bcBADd");
+        assert_eq!((replies.waiting(), replies.awaited(), replies.size()), (0, 0, 0));
+        let open = replies.push_get(Parts::new(), b"END");
+        let at = replies.add_part(open, None);
+        assert_eq!(replies.fill_next(Seq(2), at, piece("e", 0)), None, "more may be added");
     }
 
     #[test]
@@ -419,8 +530,8 @@ mod tests {
         hit(&mut replies, 1);
         hit(&mut replies, 2);
         say(&mut replies, 1, "s");
-        let slot = replies.push_waiting(vec![None, None], b"END");
-        let answer = Answer { bytes: b"v".into(), hits: vec![QueueId(3)], ..Answer::default() };
+        let slot = replies.push_waiting(smallvec![None, None], b"END");
+        let answer = Answer { bytes: b"v".into(), hits: smallvec![QueueId(3)], ..Answer::default() };
         replies.fill(Seq(0), SlotId { slot, part: 0 }, answer);
         hit(&mut replies, 4);
         let mut unsent = Vec::new();
