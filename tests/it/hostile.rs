@@ -8,6 +8,7 @@ use crate::traffic::{Link, Rng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 /// What a server started with `-m 8` may use: its 8 MiB twice, as messages and on their way to the database; for each of up to two
@@ -421,11 +422,16 @@ fn clients_that_vanish_in_a_body_store_nothing_and_give_its_room_back() {
         // There is room again for bodies that come in pieces.
         let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|client| client.send(format!("set large 0 0 {MIB}\r\n").as_bytes()));
-        for client in &mut clients {
-            client.send(&vec![b'y'; MIB]);
-            client.send(b"\r\n");
-            client.expect(b"STORED\r\n");
-        }
+        // All at once: which of them has the room first is the server's to say.
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| {
+                    client.send(&vec![b'y'; MIB]);
+                    client.send(b"\r\n");
+                    client.expect(b"STORED\r\n");
+                });
+            }
+        });
         // What vanished was not stored: one of the check of the service per round, and these.
         assert_eq!(stat(&server, "total_items"), 20 + 8);
         check_service(&server);

@@ -5,10 +5,14 @@
 //! connection put into one queue comes out in that order, replies come in the order of requests. At the end: every message that
 //! was acknowledged and not delivered is there, once, but for as many as gets whose replies nobody heard; and the counters agree.
 //!
+//! What the server sends arrives in pieces and as late as the seed likes, so messages that go straight to a waiting get are in every state
+//! when a client hangs up or the power goes. A crash may take such a message from the counters only if it was delivered; an order is broken
+//! only by messages that such a client gave back.
+//!
 //! Replay one history with `RINGQ_SEED=n cargo test --test it random`.
 
 use crate::world::{Options, World};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// A small generator of our own, so that a seed means the same history whatever library changes (xorshift64*).
 pub struct Rng(u64);
@@ -82,6 +86,8 @@ pub struct History {
     /// Per queue, waiting gets of clients that hung up: each may have given a message back behind younger ones.
     returned: BTreeMap<usize, usize>,
     crashed: bool,
+    /// What was acknowledged just now.
+    acknowledged: Vec<(usize, u64)>,
 }
 
 impl History {
@@ -109,6 +115,7 @@ impl History {
             uncounted: BTreeMap::new(),
             returned: BTreeMap::new(),
             crashed: false,
+            acknowledged: Vec::new(),
             rng,
             world,
             drivers: Vec::new(),
@@ -120,6 +127,7 @@ impl History {
             body_size,
         };
         history.world.holds_sends = history.rng.below(3) > 0;
+        history.world.durable_bodies = Some(HashSet::new());
         (0..drivers).for_each(|_| history.connect());
         history
     }
@@ -188,7 +196,7 @@ impl History {
         let it = &mut self.drivers[driver];
         let body = (it.id, it.next_body);
         it.next_body += 1;
-        let text = format!("{:<size$}", format!("{} {}", body.0, body.1));
+        let text = text(body, size);
         bytes.extend_from_slice(format!("set q{queue} 0 0 {}\r\n{text}\r\n", text.len()).as_bytes());
         it.asked.push_back(Asked::Put { body });
         self.fates.insert(body, (queue, Fate::Unknown));
@@ -220,6 +228,11 @@ impl History {
             }
             self.world.clients[client].received = received[heard..].to_vec();
         }
+        for body in std::mem::take(&mut self.acknowledged) {
+            let has_arrived = self.fates[&body].1 == Fate::Delivered;
+            let is_stored = self.world.is_durable(&text(body, self.body_size));
+            assert!(has_arrived || is_stored, "{body:?} was acknowledged, but neither stored nor sent to anybody");
+        }
     }
 
     /// Takes in the reply to a client's oldest request. Returns its length, if it is whole.
@@ -233,6 +246,7 @@ impl History {
                 if *fate == Fate::Unknown {
                     *fate = Fate::Acknowledged;
                 }
+                self.acknowledged.push(*body);
                 Some(8)
             }
             Asked::WaitingGet { queue } => {
@@ -390,6 +404,11 @@ impl History {
         let stored = fates().filter(|(_, fate)| *fate != Fate::Unknown).count().saturating_sub(uncounted);
         assert!((stored..=fates().count()).contains(&puts), "queue {queue}: {puts} puts, {stored} are known");
     }
+}
+
+/// The body that says who put it and as which of his, filled up with spaces.
+fn text(body: (usize, u64), size: usize) -> String {
+    format!("{:<size$}", format!("{} {}", body.0, body.1))
 }
 
 /// Puts and gets in a line of `stats queue`; of a queue that never was, none.

@@ -305,7 +305,14 @@ impl Link {
         self.received.drain(..moved);
         self.used -= moved;
         let mut chunk = [0; 65536];
-        match self.stream.read(&mut chunk).map_err(expect_gone)? {
+        let read = loop {
+            match self.stream.read(&mut chunk) {
+                // A process that was stopped for a while finds its timed reads interrupted.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        match read.map_err(expect_gone)? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
             size => {
                 self.received.extend_from_slice(&chunk[..size]);

@@ -10,12 +10,13 @@ use ringq::engine::{Config, Engine, Mail};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
+use ringq::mutation::{Decoder, Mutation};
 use ringq::queue::Counters;
 use ringq::stats::{Capacity, Host};
 use ringq::store::ballast::Ballast;
 use ringq::store::memory::MemoryStore;
 use ringq::store::{Batch, Load, Store, Taken, checkpoint};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::io;
 
@@ -120,6 +121,8 @@ struct Lane {
     last_content: Seq,
     /// What the newest record says is durable.
     covered: Seq,
+    /// Beginnings of the bodies in batches that are not durable.
+    bodies: VecDeque<(Seq, Vec<u8>)>,
 }
 
 /// What a checkpoint brings into the store.
@@ -150,7 +153,12 @@ pub struct World {
     pub stopped: bool,
     /// What the server sends comes only when the test says so; otherwise at once.
     pub holds_sends: bool,
+    /// Beginnings of the bodies that a durable record has put, of all lives, if the test wants to know.
+    pub durable_bodies: Option<HashSet<Vec<u8>>>,
 }
+
+/// So much of a body is remembered as its beginning, bytes.
+const BEGINNING_SIZE: usize = 20;
 
 impl World {
     pub fn new(options: Options) -> World {
@@ -172,6 +180,7 @@ impl World {
             turns: 0,
             stopped: false,
             holds_sends: false,
+            durable_bodies: None,
         };
         world.start();
         world
@@ -277,6 +286,7 @@ impl World {
             durable: Seq(0),
             last_content: Seq(0),
             covered: Seq(0),
+            bodies: VecDeque::new(),
         };
         self.lanes = (0..shards).zip(&salts).map(lane).collect();
     }
@@ -441,6 +451,9 @@ impl World {
         let size = engine.unsealed_size();
         if size > 0 && self.lanes[shard].writer.room(size) == Room::Now {
             let Ok((seq, mutations)) = engine.seal(Vec::new()) else { unreachable!("there is something to seal") };
+            if self.durable_bodies.is_some() {
+                self.lanes[shard].note_bodies(seq, &mutations);
+            }
             self.lanes[shard].take(ShardId(shard as u16), seq, mutations);
             progress = true;
         }
@@ -525,6 +538,12 @@ impl World {
         progress
     }
 
+    /// Whether a durable record has put a message with this body.
+    pub fn is_durable(&self, body: &str) -> bool {
+        let beginning = &body.as_bytes()[..BEGINNING_SIZE.min(body.len())];
+        self.durable_bodies.as_ref().expect("the test asked for it").contains(beginning)
+    }
+
     /// Writes of a shard that the disk has not completed.
     pub fn writes_under_way(&self, shard: usize) -> usize {
         self.lanes[shard].under_way.len()
@@ -537,6 +556,9 @@ impl World {
         self.disks[shard].write(write.segment, write.offset as usize, write.buffer.bytes());
         if let Some(durable) = lane.writer.written(write.token, write.buffer) {
             lane.durable = durable;
+            while let Some((_, body)) = lane.bodies.pop_front_if(|(seq, _)| *seq <= durable) {
+                self.durable_bodies.as_mut().expect("bodies are noted for it").insert(body);
+            }
             self.engines[shard].on_durable(durable);
         }
     }
@@ -683,6 +705,14 @@ impl Client {
 }
 
 impl Lane {
+    fn note_bodies(&mut self, seq: Seq, mutations: &[u8]) {
+        for mutation in Decoder::new(mutations) {
+            if let Mutation::Put(put) = mutation.expect("an engine encodes mutations") {
+                self.bodies.push_back((seq, put.body[..BEGINNING_SIZE.min(put.body.len())].to_vec()));
+            }
+        }
+    }
+
     fn take(&mut self, shard: ShardId, seq: Seq, mutations: Vec<u8>) {
         let write = self.writer.append(seq, self.durable, &mutations);
         assert!(write.offset.is_multiple_of(BLOCK_SIZE), "records begin at blocks");
