@@ -27,7 +27,7 @@ ci: lint ## What continuous integration runs: lint, then all tests with every cl
 	tests/deps.sh --require
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
 
-bench: ## Compare with the peers that are installed and judge the targets; QUICK=1 for a short look, ONLY=floor,idle for a part
+bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY=floor,depth for a part
 	$(CARGO) build $(LOCKED) --release --bins
 	bench/compare.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 

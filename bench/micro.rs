@@ -22,7 +22,7 @@ use ringq::limits::BODY_SIZE_DEFAULT;
 use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put, checksum};
 use ringq::queue::{Entry, Head, Memory, Queue};
 use ringq::session::frame::{Frame, frame};
-use ringq::store::checkpoint::Taken;
+use ringq::store::Taken;
 use ringq::store::lmdb::{Lmdb, LmdbConfig};
 use ringq::store::{Batch, Load, Store};
 use rustix::time::{ClockId, clock_gettime};

@@ -97,6 +97,11 @@ struct Options {
           value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     min_free: u32,
 
+    /// Longest time a get waits for a message, seconds; longer timeouts are cut to it.
+    #[arg(long, value_name = "SECONDS", default_value_t = limits::WAIT_S_DEFAULT, env = "RINGQ_MAX_WAIT",
+          value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    max_wait: u32,
+
     /// Let clients empty all queues with flush_all.
     #[arg(long, env = "RINGQ_ENABLE_FLUSH_ALL")]
     enable_flush_all: bool,
@@ -149,6 +154,8 @@ pub struct Config {
     pub queues_max: usize,
     /// `--min-free`, bytes.
     pub free_size_min: u64,
+    /// `--max-wait`, ms.
+    pub wait_ms_max: u64,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -217,6 +224,7 @@ impl Config {
             pin: options.pin,
             queues_max: options.max_queues as usize,
             free_size_min: u64::from(options.min_free) << 20,
+            wait_ms_max: u64::from(options.max_wait) * 1000,
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
             check: options.check,
@@ -299,6 +307,8 @@ mod tests {
             ("-c 0", "--connections", "0"),
             ("--pin x", "--pin", "x"),
             ("--max-queues 0", "--max-queues", "0"),
+            ("--max-wait x", "--max-wait", "x"),
+            ("--max-wait 86401", "--max-wait", "86401"),
             ("--no-such-option", "--no-such-option", ""),
             ("word", "word", ""),
         ] {

@@ -14,8 +14,9 @@
 use crate::clock::Now;
 use crate::ids::Seq;
 use crate::journal::{Files, PageBuffer, Room, SyncMethod, Write, Writer, WriterConfig};
+use crate::kept::Kept;
 use crate::ring::{FileId, Ring, WriteSync};
-use crate::store::{Batch, Request};
+use crate::store::Request;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -47,9 +48,8 @@ pub struct Durability {
     /// The segments as the ring knows them.
     segments: Vec<FileId>,
     method: Method,
-    /// Journalled or on their way there, not handed to the store; oldest first.
-    kept: VecDeque<Batch>,
-    kept_size: usize,
+    /// Journalled or on its way there, not handed to the store.
+    kept: Kept,
     /// When the oldest kept batch came, monotonic ms.
     kept_since_ms: u64,
     durable: Seq,
@@ -60,8 +60,8 @@ pub struct Durability {
     last_write_ms: u64,
     /// The newest batch of all.
     newest: Seq,
-    /// Someone waits for everything to be in the store.
-    urgent: bool,
+    /// Someone waits for everything up to this batch to be in the store.
+    urgent: Option<Seq>,
     /// The newest batch handed to the store.
     handed: Seq,
     /// What the checkpoint that runs began with, bytes.
@@ -106,15 +106,14 @@ impl Durability {
             writer: Writer::new(config.writer),
             segments,
             method,
-            kept: VecDeque::new(),
-            kept_size: 0,
+            kept: Kept::new(config.writer.shard),
             kept_since_ms: 0,
             durable: Seq(0),
             last_content: Seq(0),
             covered: Seq(0),
             last_write_ms: 0,
             newest: Seq(0),
-            urgent: false,
+            urgent: None,
             handed: Seq(0),
             handed_size: 0,
             stored: Seq(0),
@@ -149,10 +148,7 @@ impl Durability {
         if self.kept.is_empty() {
             self.kept_since_ms = now.mono_ms;
         }
-        // A copy of just its size: a buffer that is reused may be far larger than the batch.
-        let batch = Batch { shard: self.config.writer.shard, seq, mutations: mutations.to_vec(), end: write.end };
-        self.kept_size += kept_size(&batch);
-        self.kept.push_back(batch);
+        self.kept.push(seq, mutations, write.end);
         self.write(ring, now, write)
     }
 
@@ -224,8 +220,9 @@ impl Durability {
         result
     }
 
-    /// The store has everything up to `seq`.
-    pub fn on_checkpointed(&mut self, seq: Seq) {
+    /// The store has everything up to `seq`, and gives the buffers back that it was in.
+    pub fn on_checkpointed(&mut self, seq: Seq, spent: Vec<Vec<u8>>) {
+        self.kept.recycle(spent);
         self.stored = seq;
         if self.stored >= self.handed {
             self.handed_size = 0;
@@ -237,38 +234,47 @@ impl Durability {
     /// pressing as memory that is full of messages.
     pub fn pressure(&self, memory_max: usize) -> usize {
         let filled = self.writer.used_size() as f64 / self.writer.capacity() as f64;
-        (self.kept_size + self.handed_size).max((filled * memory_max as f64) as usize)
+        (self.kept.size() + self.handed_size).max((filled * memory_max as f64) as usize)
     }
 
-    /// Someone waits until everything is in the store.
-    pub fn hurry(&mut self) {
-        self.urgent |= self.hurried < self.newest;
+    /// Someone waits until everything up to `through` is in the store.
+    pub fn hurry(&mut self, through: Seq) {
+        if through > self.hurried {
+            self.urgent = self.urgent.max(Some(through));
+        }
+    }
+
+    /// Hurries with all there is.
+    pub fn hurry_all(&mut self) {
+        self.hurry(self.newest);
     }
 
     /// What is to be handed to the store now, if anything.
     pub fn checkpoint(&mut self, now: Now) -> Option<Request> {
-        let journalled = self.kept.partition_point(|batch| batch.seq <= self.durable);
         let every = self.config.checkpoint_every_ms;
-        let is_old = every > 0 && now.mono_ms >= self.kept_since_ms + every;
-        let is_large = self.kept_size >= self.config.checkpoint_size || self.writer.is_half_full();
+        let is_old = every > 0 && now.mono_ms >= self.kept_since_ms + every && !self.kept.is_empty();
+        let is_large = self.kept.size() >= self.config.checkpoint_size || self.writer.is_half_full();
         // One at a time: while it runs, what comes is collected, so that the next one is as large as it can be.
-        let is_due = (is_old || is_large) && journalled > 0 && self.handed <= self.stored;
-        let urgent = self.urgent;
-        // Without batches it hurries those that were handed over before.
-        if !is_due && !(urgent && (journalled > 0 || self.kept.is_empty())) {
+        let is_due = (is_old || is_large) && self.handed <= self.stored;
+        if !is_due && self.urgent.is_none() {
             return None;
         }
-        let rest = self.kept.split_off(journalled);
-        let batches: Vec<Batch> = std::mem::replace(&mut self.kept, rest).into();
-        let size = batches.iter().map(kept_size).sum::<usize>();
-        self.kept_size -= size;
-        self.handed_size += size;
+        self.kept.close();
+        let has_batches = self.kept.has_through(self.durable);
+        // Without batches it hurries those that were handed over before.
+        let hurries = self.urgent.is_some_and(|through| has_batches || self.handed >= through);
+        if !(hurries || is_due && has_batches) {
+            return None;
+        }
+        let before = self.kept.size();
+        let batches = self.kept.take_through(self.durable);
+        self.handed_size += before - self.kept.size();
         self.kept_since_ms = now.mono_ms;
         self.handed = batches.last().map_or(self.handed, |batch| batch.seq);
-        if self.kept.is_empty() && std::mem::take(&mut self.urgent) {
-            self.hurried = self.newest;
+        if let Some(through) = self.urgent.take_if(|through| self.handed >= *through) {
+            self.hurried = through;
         }
-        Some(Request::Checkpoint { batches, urgent })
+        Some(Request::Checkpoint { batches, urgent: hurries })
     }
 
     /// Whether a covering record is due: an empty batch that says what was acknowledged.
@@ -324,11 +330,6 @@ impl Durability {
         };
         [cover, checkpoint, retry, sync].into_iter().flatten().min()
     }
-}
-
-/// What a kept batch costs, bytes.
-fn kept_size(batch: &Batch) -> usize {
-    batch.mutations.len() + size_of::<Batch>()
 }
 
 /// The only failure of a write that may pass.

@@ -61,6 +61,12 @@ pub const ID_RANGE_LEN: u64 = 1 << 32;
 /// A batch is handed on when it has this size, bytes, even if the turn is not over.
 pub const BATCH_SIZE: usize = 1 << 20;
 
+/// Records kept for a checkpoint are collected into batches of this size, bytes: what a transaction can at least be cut to.
+pub const KEPT_BATCH_SIZE: usize = 128 << 10;
+
+/// Buffers of such batches that a shard holds for reuse.
+pub const KEPT_SPARE_MAX: usize = 64;
+
 /// Buffers kept for reuse by connections, each at most this size, bytes.
 pub const POOLED_BUFFER_SIZE_MAX: usize = 64 << 10;
 
@@ -72,6 +78,27 @@ pub const QUEUES_DEFAULT: usize = 100_000;
 
 /// Connections per server unless the file limit is lower or `-c` says otherwise.
 pub const CONNECTIONS_DEFAULT: usize = 65_536;
+
+/// A message handed over to a waiting get is journalled after all when its client has not taken it for this long, ms: its putter
+/// does not wait for a reader that is slow. A reader that keeps up takes it in far less.
+pub const PASSING_MS_MAX: u64 = 100;
+
+/// Bodies up to this size are handed over, bytes. A larger one fills a socket's buffer, so it would often be journalled later
+/// anyway, and what the journal costs matters less beside it.
+pub const PASSING_BODY_SIZE_MAX: usize = 64 << 10;
+
+/// What a shard may have handed over and not settled, bytes as it would be journalled: a batch must have room for all of it at once.
+pub const PASSING_SIZE_MAX: usize = 512 << 10;
+
+/// Counts of settled hand-overs are recorded after this long even if nothing else is, ms: nobody waits for them, and this is what a
+/// crash can take from the counters.
+pub const PASSED_MS_MAX: u64 = 1_000;
+
+/// Queues whose settled hand-overs may be uncounted in the journal: what a batch has to have room for besides.
+pub const PASSED_QUEUES_MAX: usize = 1024;
+
+/// Default `--max-wait`, seconds: a client that is gone without a word does not hold its connection's wait for longer.
+pub const WAIT_S_DEFAULT: u32 = 3600;
 
 /// Default `-B`, bytes.
 pub const BODY_SIZE_DEFAULT: usize = 1 << 20;
@@ -88,6 +115,11 @@ pub const SHARDS_MAX: usize = 256;
 const _: () = assert!(NAME_LEN_MAX <= u8::MAX as usize, "names are encoded with a length of one byte");
 const _: () = assert!(BODY_SIZE_MAX as u64 <= BODY_ANNOUNCED_MAX);
 const _: () = assert!(LISTING_SIZE_MAX < OUTPUT_SIZE_MAX);
+const _: () = assert!(
+    BATCH_SIZE + PASSING_SIZE_MAX + PASSED_QUEUES_MAX * 32 < 2 * BATCH_SIZE,
+    "a batch with all that was handed over fits where the journal has room for it and the largest body"
+);
+const _: () = assert!(PASSING_BODY_SIZE_MAX + 1024 < PASSING_SIZE_MAX);
 const _: () = assert!(LINE_LEN_MAX < INPUT_SIZE_MAX);
 const _: () = assert!(SHARDS_MAX <= u16::MAX as usize);
 const _: () = assert!(SEGMENT_SIZE < u32::MAX as usize && BODY_SIZE_MAX < u32::MAX as usize / 2);

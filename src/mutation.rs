@@ -13,10 +13,12 @@
 //! Ids     6 · end u64
 //! Corrupt 7 · queue u64 · message u64
 //! Unsent  8 · queue u64
+//! Passed  9 · queue u64 · count u64
 //! ```
 //!
-//! Invariant: every `Put`, `Take`, `Purge`, `Corrupt`, `Unsent` names a queue that a `Create` introduced before it, in
-//! this batch, an earlier one, or the store. Does not know who writes the bytes where.
+//! Invariant: every `Put`, `Take`, `Purge`, `Corrupt`, `Unsent`, `Passed` names a queue that a `Create` introduced before it, in
+//! this batch, an earlier one, or the store. Puts of one queue need not come in order of id: a message that came back from a
+//! client that was gone is recorded late. Does not know who writes the bytes where.
 //!
 //! Step 5 to 6 of a message's path.
 
@@ -74,6 +76,13 @@ pub enum Mutation<'a> {
         /// Its queue.
         queue: QueueId,
     },
+    /// Messages went from their putters straight to those who waited for them: `puts` and `gets` rise by `count`.
+    Passed {
+        /// Their queue.
+        queue: QueueId,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// A message on its way to, or from, the store.
@@ -95,6 +104,12 @@ pub struct Put<'a> {
 
 /// Bytes of an encoded `Put` before its body.
 pub const PUT_HEADER_SIZE: usize = 1 + 8 + 8 + 8 + 4 + 4 + 4;
+
+/// Bytes of an encoded `Take`.
+pub const TAKE_SIZE: usize = 1 + 8 + 8;
+
+/// Bytes of an encoded `Passed`.
+pub const PASSED_SIZE: usize = 1 + 8 + 8;
 
 /// The bytes are not a sequence of mutations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -149,6 +164,7 @@ impl Mutation<'_> {
             Mutation::Ids { end } => words(out, 6, &[end]),
             Mutation::Corrupt { queue, message } => words(out, 7, &[queue.0, message.0]),
             Mutation::Unsent { queue } => words(out, 8, &[queue.0]),
+            Mutation::Passed { queue, count } => words(out, 9, &[queue.0, count]),
         }
     }
 }
@@ -205,6 +221,7 @@ impl<'a> Decoder<'a> {
             6 => Mutation::Ids { end: reader.u64()? },
             7 => Mutation::Corrupt { queue: QueueId(reader.u64()?), message: MessageId(reader.u64()?) },
             8 => Mutation::Unsent { queue: QueueId(reader.u64()?) },
+            9 => Mutation::Passed { queue: QueueId(reader.u64()?), count: reader.u64()? },
             _ => return None,
         };
         self.offset += rest.len() - reader.rest.len();
@@ -268,6 +285,7 @@ mod tests {
             Mutation::Put(Put { queue, message, put_ms: 11, flags: 13, crc32c, body: b"body" }),
             Mutation::Take { queue, message },
             Mutation::Unsent { queue },
+            Mutation::Passed { queue, count: 4 },
             Mutation::Corrupt { queue, message },
             Mutation::Purge { queue, below: message, count: 3 },
             Mutation::Delete { queue },
@@ -307,6 +325,20 @@ mod tests {
                 assert_eq!(last, Some(Err(Malformed { offset })), "cut at {cut}");
             }
         }
+    }
+
+    #[test]
+    fn named_sizes_are_those_of_the_encodings() {
+        let size = |mutation: Mutation<'_>| {
+            let mut bytes = Vec::new();
+            mutation.encode(&mut bytes);
+            bytes.len()
+        };
+        let (queue, message) = (QueueId(7), MessageId(9));
+        assert_eq!(size(Mutation::Take { queue, message }), TAKE_SIZE);
+        assert_eq!(size(Mutation::Passed { queue, count: 1 }), PASSED_SIZE);
+        let put = Put { queue, message, put_ms: 0, flags: 0, crc32c: 0, body: b"body" };
+        assert_eq!(size(Mutation::Put(put)), PUT_HEADER_SIZE + 4);
     }
 
     #[test]

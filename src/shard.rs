@@ -111,8 +111,10 @@ pub struct Shard {
     reports: mpsc::Sender<Report>,
     now: Now,
     mail: Vec<Mail>,
-    /// Empty buffers for replies and batches.
+    /// Empty buffers for replies.
     pool: Pool,
+    /// Empty, for the batch after the one that is being handed on.
+    spare_batch: Vec<u8>,
     /// `-L`: a batch of this size is handed on before the turn is over, bytes.
     batch_size: usize,
     /// The next shard to get a connection.
@@ -152,6 +154,7 @@ impl Shard {
             reports,
             mail: Vec::new(),
             pool: Pool::default(),
+            spare_batch: Vec::new(),
             batch_size,
             next_shard: 0,
             stopping: false,
@@ -184,7 +187,7 @@ impl Shard {
                 mailbox.awake();
             }
         }
-        self.durability.hurry();
+        self.durability.hurry_all();
         self.checkpoint();
         Ok(())
     }
@@ -214,8 +217,8 @@ impl Shard {
 
     fn take_store_reply(&mut self, reply: store::Reply) {
         match reply {
-            store::Reply::Checkpointed { seq, .. } => {
-                self.durability.on_checkpointed(seq);
+            store::Reply::Checkpointed { seq, spent, .. } => {
+                self.durability.on_checkpointed(seq, spent);
                 self.engine.on_stored(seq);
             }
             store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
@@ -245,18 +248,18 @@ impl Shard {
                     }
                 }
                 Event::Synced { result } => self.durability.on_synced(result)?,
-                Event::Sent { conn, buffer, result } => {
+                Event::Sent { conn, buffer, sent, result } => {
                     self.pool.put(buffer);
                     match result {
                         Ok(()) => self.engine.on_sent(conn),
-                        Err(_) => self.engine.on_lost(conn),
+                        Err(_) => self.engine.on_send_failed(conn, sent),
                     }
                 }
                 Event::Accepted { socket, .. } => self.assign(socket),
                 Event::AcceptFailed { error, .. } => self.pause_accepting(&error),
                 Event::Ended { conn, error: None } => self.engine.on_eof(conn),
                 Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
-                Event::Closed { conn } => self.closed(conn),
+                Event::Closed { conn, sent } => self.closed(conn, sent),
                 Event::Woken => {}
                 Event::Timer => {
                     if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
@@ -308,8 +311,8 @@ impl Shard {
         self.shared.accept_paused.store(true, Ordering::SeqCst);
     }
 
-    fn closed(&mut self, conn: ConnId) {
-        self.engine.on_closed(conn);
+    fn closed(&mut self, conn: ConnId, sent: usize) {
+        self.engine.on_closed(conn, sent);
         self.shared.connections.fetch_sub(1, Ordering::SeqCst);
         if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
             self.shared.mailboxes[0].send(Mail::Resume);
@@ -327,8 +330,8 @@ impl Shard {
         if self.durability.wants_cover(self.now) && self.engine.unsealed_size() == 0 {
             self.cover()?;
         }
-        if self.engine.wants_checkpoint() {
-            self.durability.hurry();
+        if let Some(through) = self.engine.checkpoint_wanted() {
+            self.durability.hurry(through);
         }
         self.checkpoint();
         self.report_pressure();
@@ -341,11 +344,14 @@ impl Shard {
         if self.engine.unsealed_size() == 0 || !self.durability.has_room(self.engine.unsealed_size()) {
             return Ok(());
         }
-        let Ok((seq, mutations)) = self.engine.seal(self.pool.take()) else {
+        let Ok((seq, mut mutations)) = self.engine.seal(std::mem::take(&mut self.spare_batch)) else {
             unreachable!("there is something to seal")
         };
         let durable = self.durability.take(&mut self.ring, self.now, seq, &mutations)?;
-        self.pool.put(mutations);
+        if mutations.capacity() <= 2 * limits::BATCH_SIZE {
+            mutations.clear();
+            self.spare_batch = mutations;
+        }
         if let Some(durable) = durable {
             self.engine.on_durable(durable);
         }

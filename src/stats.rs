@@ -24,6 +24,7 @@ pub struct ShardStats {
     pub loads: u64,
     pub batches: u64,
     pub corrupt: u64,
+    pub waiters: u64,
 }
 
 /// What only the impure side knows; fetched when `stats` is asked for.
@@ -42,7 +43,7 @@ pub struct Host {
 }
 
 impl ShardStats {
-    const LEN: usize = 16;
+    const LEN: usize = 17;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -64,6 +65,7 @@ impl ShardStats {
             &mut self.loads,
             &mut self.batches,
             &mut self.corrupt,
+            &mut self.waiters,
         ]
     }
 
@@ -136,6 +138,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "max_connections", capacity.connections);
     stat(out, "rejected_connections", all.rejected_connections);
     stat(out, "curr_queues", all.queues);
+    stat(out, "waiters", all.waiters);
     stat(out, "corrupt_items", all.corrupt);
     stat(out, "store_loads", all.loads);
     stat(out, "store_batches", all.batches);

@@ -1,7 +1,7 @@
 //! The clock of a run: nanoseconds since the moment all connections were ready.
 //!
 //! Every time in the load generator (due, sent, answered, deadline) is on this one scale, so that times of different
-//! threads can be compared. It does not wait; waiting is the pacer's.
+//! threads can be compared. It does not wait; waiting is the ring's.
 
 use std::time::Instant;
 

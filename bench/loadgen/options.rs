@@ -53,7 +53,8 @@ impl Workload {
 #[command(
     name = "ringq-bench",
     version,
-    after_help = "`ringq-bench device --help`: how long one durable 4 KiB write takes here, without any server."
+    after_help = "`ringq-bench device --help`: how long one durable 4 KiB write takes here, without any server.\n\
+                  `ringq-bench ceiling --help`: a server without queues, for what the ring and the kernel take by themselves."
 )]
 pub struct Options {
     /// What the connections do.

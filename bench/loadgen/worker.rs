@@ -2,26 +2,20 @@
 //!
 //! All threads connect first and start together, so that no connection is measured while others still connect.
 
-use std::cell::RefCell;
 use std::ops::Range;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Barrier, OnceLock};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::audit::Audit;
 use crate::clock::Clock;
-use crate::connection::{Connection, Thread, connect};
+use crate::connection::Connections;
 use crate::options::{Plan, Workload};
-use crate::pacer::{Pacer, Signal};
-use crate::session::{Load, Role, Session};
+use crate::session::{Load, Role};
 use crate::stamp::Filler;
 use crate::tally::{Progress, Tally};
-
-/// Submission slots of a ring: a read and a write of 2,000 connections in one go.
-const RING_ENTRIES: u32 = 4096;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -84,57 +78,12 @@ fn work_pinned(run: &Run, number: usize, events: &Sender<Event>) -> Result<Outco
             bail!("cannot pin a thread to CPU {cpu}");
         }
     }
-    let mut ring = tokio_uring::uring_builder();
-    // The thread is in the kernel often enough; interrupting it for each completion only costs.
-    ring.setup_coop_taskrun();
-    let mut builder = tokio_uring::builder();
-    builder.entries(RING_ENTRIES).uring_builder(&ring);
-    let runtime = tokio_uring::Runtime::new(&builder).context("cannot set up io_uring")?;
-    runtime.block_on(work_on_ring(run, number, events))
-}
-
-async fn work_on_ring(run: &Run, number: usize, events: &Sender<Event>) -> Result<Outcome> {
     let indices = share(run.plan.connections, run.plan.threads, number);
-    let streams = indices.clone().map(|_| connect(&run.plan.target)).collect::<Result<Vec<_>>>()?;
+    let connections = Connections::open(&run.plan, indices.clone(), new_load(run, indices))?;
     let _ = events.send(Event::Connected);
     run.start.wait();
     let clock = *run.clock.get().expect("the main thread sets the clock before the start");
-
-    let signals: Vec<Rc<Signal>> = streams.iter().map(|_| Rc::default()).collect();
-    let thread = Rc::new(Thread {
-        load: RefCell::new(new_load(run, indices.clone())),
-        clock,
-        pacer: Pacer::new(clock, signals.clone()).context("cannot make a timer")?,
-    });
-    let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
-    let paced = thread.clone();
-    let pacer_done = done.clone();
-    tokio_uring::spawn(async move {
-        let _ = pacer_done.send(paced.pacer.run().await.context("the timer failed"));
-    });
-    let mut tasks = 0;
-    for (place, (stream, index)) in streams.into_iter().zip(indices).enumerate() {
-        let session = Session::new(run.plan.clone(), index);
-        let producer = session.is_producer().then(|| run.producers.clone());
-        let connection = Rc::new(Connection::new(stream, session, signals[place].clone(), place));
-        let (reader, reader_thread, reader_done) = (connection.clone(), thread.clone(), done.clone());
-        tokio_uring::spawn(async move {
-            let _ = reader_done.send(reader.read_answers(reader_thread).await);
-        });
-        let (writer_thread, writer_done) = (thread.clone(), done.clone());
-        tokio_uring::spawn(async move {
-            let result = connection.write_requests(writer_thread).await;
-            if let Some(producers) = producer {
-                producers.fetch_sub(1, Ordering::Release);
-            }
-            let _ = writer_done.send(result);
-        });
-        tasks += 2;
-    }
-    for _ in 0..tasks {
-        results.recv().await.expect("this function holds a sender")?;
-    }
-    let mut load = thread.load.replace(new_load(run, 0..0));
+    let mut load = connections.run(clock)?;
     load.tally.finish();
     Ok(Outcome { tally: load.tally, audit: load.audit })
 }

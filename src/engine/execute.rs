@@ -10,14 +10,20 @@ use crate::proto::reply;
 use crate::queue::{Entry, Head, Queue};
 use crate::session::replies::Answer;
 use crate::store::{self, Load, Loaded};
+use std::collections::VecDeque;
 
 /// What became of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PutResult {
-    /// What to say.
-    pub reply: &'static [u8],
-    /// What to wait for before saying it.
-    pub seq: Seq,
+pub(super) enum PutResult {
+    /// It was accepted or refused.
+    Done {
+        /// What to say.
+        reply: &'static [u8],
+        /// What to wait for before saying it.
+        seq: Seq,
+    },
+    /// The message was handed over to a waiting client: its putter is answered when that is settled.
+    Passing(MessageId),
 }
 
 /// What became of a get.
@@ -36,29 +42,41 @@ impl Engine {
     pub(super) fn put(&mut self, name: &[u8], flags: u32, body: &[u8]) -> PutResult {
         self.stats.set_cmds += 1;
         if self.refusing_puts {
-            return PutResult { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
+            return PutResult::Done { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
         }
         let index = match self.find(name) {
             Some(index) => index,
             None if self.by_id.len() >= self.config.queues_max => {
-                return PutResult { reply: reply::NOT_STORED, seq: Seq(0) };
+                return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
             }
             None => self.create(name),
         };
+        self.stats.set_hits += 1;
+        self.stats.total_items += 1;
+        let is_awaited = self.shelf(index).line.is_some();
+        if is_awaited && let Some(message) = self.hand_over(index, flags, body) {
+            return PutResult::Passing(message);
+        }
+        let put = self.new_put(index, flags, body);
+        let place = self.memory.append(&put);
+        self.batch.extend_from_slice(self.memory.encoded(place));
+        let shelf = self.shelf(index);
+        shelf.queue.push(Entry { message: put.message, place });
+        shelf.queue.counters.apply(&Mutation::Put(put));
+        self.stats.curr_items += 1;
+        if is_awaited {
+            self.serve_line(index);
+        }
+        PutResult::Done { reply: reply::STORED, seq: self.current() }
+    }
+
+    /// A body becomes a message of a queue.
+    pub(super) fn new_put<'a>(&mut self, index: u32, flags: u32, body: &'a [u8]) -> Put<'a> {
         let message = MessageId(self.next_id());
         let queue = self.shelf(index).queue.id;
         let put_ms = self.now.wall_ms;
         let crc32c = checksum(queue, message, put_ms, flags, body);
-        let put = Put { queue, message, put_ms, flags, crc32c, body };
-        let place = self.memory.append(&put);
-        self.batch.extend_from_slice(self.memory.encoded(place));
-        let shelf = self.shelf(index);
-        shelf.queue.push(Entry { message, place });
-        shelf.queue.counters.apply(&Mutation::Put(put));
-        self.stats.set_hits += 1;
-        self.stats.curr_items += 1;
-        self.stats.total_items += 1;
-        PutResult { reply: reply::STORED, seq: self.current() }
+        Put { queue, message, put_ms, flags, crc32c, body }
     }
 
     fn create(&mut self, name: &[u8]) -> u32 {
@@ -67,8 +85,8 @@ impl Engine {
         self.shelve(Queue::new(queue, name))
     }
 
-    /// Takes the message at the head of a queue of this shard and writes its `VALUE` block to `out`.
-    pub(super) fn get(&mut self, name: &[u8], cas: bool, out: &mut Vec<u8>) -> GetResult {
+    /// Takes the message at the head of a queue of this shard and writes its `VALUE` block, the key's options echoed, to `out`.
+    pub(super) fn get(&mut self, name: &[u8], options: &[u8], cas: bool, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
         let Some(index) = self.find(name) else {
             return GetResult::Miss;
@@ -78,7 +96,7 @@ impl Engine {
             Head::Empty => GetResult::Miss,
             // Gets that wait for a load come first.
             Head::Ready(entry) if shelf.waiters.is_empty() => {
-                self.take(index, entry, cas, out);
+                self.take(index, entry, options, cas, out);
                 GetResult::Hit(self.shelf(index).queue.id)
             }
             Head::Ready(_) | Head::Stored => {
@@ -89,21 +107,21 @@ impl Engine {
     }
 
     /// A get waits for the head of its queue to be loaded.
-    pub(super) fn wait_for_load(&mut self, index: u32, origin: Origin, cas: bool) {
+    pub(super) fn wait_for_load(&mut self, index: u32, waiter: Waiter) {
         let shelf = self.shelf(index);
-        shelf.waiters.push_back(Waiter { origin, cas });
-        if let Origin::Remote { shard, token } = origin {
+        shelf.waiters.push_back(waiter);
+        if let Origin::Remote { shard, token } = waiter.origin {
             let queue = shelf.queue.id;
             self.remote_waiters.insert((shard, token), queue);
         }
     }
 
     /// Removes the head, which is `entry`, for good.
-    fn take(&mut self, index: u32, entry: Entry, cas: bool, out: &mut Vec<u8>) {
+    pub(super) fn take(&mut self, index: u32, entry: Entry, options: &[u8], cas: bool, out: &mut Vec<u8>) {
         let put = self.memory.message(entry.place);
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
         let cas = cas.then_some(entry.message);
-        reply::value(out, &shelf.queue.name, put.flags, cas, put.body);
+        reply::value(out, &shelf.queue.name, options, put.flags, cas, put.body);
         let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
         shelf.queue.pop();
         shelf.queue.counters.apply(&mutation);
@@ -186,10 +204,15 @@ impl Engine {
             match shelf.queue.head() {
                 Head::Ready(entry) => {
                     answer.hits.push(shelf.queue.id);
-                    self.take(index, entry, waiter.cas, &mut answer.bytes);
+                    self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);
                     answer.seq = self.current();
                 }
-                Head::Empty => {}
+                Head::Empty => {
+                    let name = shelf.queue.name.clone();
+                    self.forget_waiter(waiter);
+                    self.miss(&name, waiter);
+                    continue;
+                }
                 Head::Stored => {
                     shelf.waiters.push_front(waiter);
                     return self.load_ahead(index);
@@ -225,10 +248,10 @@ impl Engine {
     }
 
     /// The queue is gone or emptied: who waited for its head missed it.
-    fn dismiss_waiters(&mut self, waiters: impl IntoIterator<Item = Waiter>) {
+    fn dismiss_waiters(&mut self, name: &[u8], waiters: VecDeque<Waiter>) {
         for waiter in waiters {
             self.forget_waiter(waiter);
-            self.answer(waiter.origin, Answer::default());
+            self.miss(name, waiter);
         }
     }
 
@@ -250,16 +273,19 @@ impl Engine {
         let Some(index) = self.find(name) else {
             return false;
         };
-        let Shelf { mut queue, waiters } = self.unshelve(index);
+        let Shelf { mut queue, waiters, .. } = self.unshelve(index);
         self.record(&Mutation::Delete { queue: queue.id });
+        self.drop_passing(queue.id);
         let newest = MessageId(self.ids.next - 1);
         self.stats.curr_items -= queue.clear(newest, |entry| self.memory.release(entry.place));
-        self.dismiss_waiters(waiters);
+        self.dismiss_waiters(&queue.name, waiters);
         true
     }
 
     /// Empties every queue of this shard.
     pub(super) fn flush(&mut self) {
+        // What was handed over before is taken before, and does not come back later.
+        self.journal_passing();
         let below = MessageId(self.ids.next);
         for index in 0..self.shelves.len() {
             let Some(shelf) = self.shelves[index].as_mut().filter(|s| !s.queue.is_empty()) else {
@@ -272,7 +298,10 @@ impl Engine {
             mutation.encode(&mut self.batch);
             self.stats.curr_items -= count;
             let waiters = std::mem::take(&mut shelf.waiters);
-            self.dismiss_waiters(waiters);
+            if !waiters.is_empty() {
+                let name = shelf.queue.name.clone();
+                self.dismiss_waiters(&name, waiters);
+            }
         }
     }
 

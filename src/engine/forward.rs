@@ -5,15 +5,16 @@
 //! answers may come in any order, each only when what it reports is durable.
 //!
 //! Invariant: bytes of requests sent to a shard and not yet answered stay below [`FORWARDED_SIZE_MAX`] plus one request, so
-//! no mailbox grows without bound and nobody blocks on another shard.
+//! no mailbox grows without bound and nobody blocks on another shard. Gets that wait for a message do not count, since they
+//! would take the room for as long as they wait: each connection has one at most.
 //!
 //! Step 4 and step 8 of a message's path, for queues of other shards.
 
-use super::execute::GetResult;
-use super::{Awaiting, Engine, Origin};
+use super::execute::{GetResult, PutResult};
+use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::limits::{FORWARDED_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::SetLine;
+use crate::proto::command::{SetLine, Timeout};
 use crate::proto::reply;
 use crate::session::Wait;
 use crate::session::replies::{Answer, Replies, SlotId};
@@ -56,6 +57,8 @@ struct Pending {
     shard: ShardId,
     size: usize,
     what: Expected,
+    /// The other shard was told that nobody waits for the answer any more.
+    is_cancelled: bool,
 }
 
 /// What is done with an answer.
@@ -81,6 +84,11 @@ pub(super) enum Request<'a> {
     },
     Get {
         name: &'a [u8],
+        cas: bool,
+    },
+    WaitingGet {
+        name: &'a [u8],
+        timeout: Timeout,
         cas: bool,
     },
     Delete {
@@ -159,6 +167,18 @@ impl Engine {
         self.forward(owner, &Request::Get { name, cas }, Expected::Part { conn, at });
     }
 
+    pub(super) fn forward_waiting_get(
+        &mut self,
+        conn: ConnId,
+        owner: ShardId,
+        at: SlotId,
+        name: &[u8],
+        timeout: Timeout,
+        cas: bool,
+    ) {
+        self.forward(owner, &Request::WaitingGet { name, timeout, cas }, Expected::Part { conn, at });
+    }
+
     pub(super) fn forward_delete(
         &mut self,
         conn: ConnId,
@@ -188,8 +208,9 @@ impl Engine {
         lane.outbox.extend_from_slice(&[0; 4]);
         encode(request, &mut lane.outbox);
         let size = lane.outbox.len() - start;
+        let size = if matches!(request, Request::WaitingGet { .. }) { 0 } else { size };
         lane.under_way += size;
-        let token = self.pending.insert(Pending { shard: to, size, what });
+        let token = self.pending.insert(Pending { shard: to, size, what, is_cancelled: false });
         lane.outbox[start..start + 4].copy_from_slice(&token.to_le_bytes());
     }
 
@@ -200,21 +221,27 @@ impl Engine {
         encode(request, outbox);
     }
 
-    /// A connection is gone: its requests that wait on other shards shall take nothing.
-    pub(super) fn cancel_forwarded(&mut self, gone: ConnId) {
+    /// Connections are gone: their requests that wait on other shards shall take nothing. Once a turn for all of them, so
+    /// that many connections that close together are not each a search.
+    fn cancel_forwarded(&mut self) {
         for token in 0..self.pending.entries.len() {
-            let Some(pending) = &self.pending.entries[token] else {
+            let Some(Pending { shard, what: Expected::Part { conn, .. }, is_cancelled: false, .. }) =
+                self.pending.entries[token]
+            else {
                 continue;
             };
-            if matches!(pending.what, Expected::Part { conn, .. } if conn == gone) {
-                let to = pending.shard;
-                self.tell(to, &Request::Cancel { token: token as u32 });
+            if self.session(conn).is_none() {
+                self.pending.entries[token].as_mut().expect("just seen").is_cancelled = true;
+                self.tell(shard, &Request::Cancel { token: token as u32 });
             }
         }
     }
 
     /// What is to be delivered to other shards now.
     pub fn take_mail(&mut self, mut deliver: impl FnMut(ShardId, Mail)) {
+        if std::mem::take(&mut self.cancels_due) {
+            self.cancel_forwarded();
+        }
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             let shard = ShardId(shard as u16);
             if !lane.outbox.is_empty() {
@@ -284,19 +311,24 @@ impl Engine {
         let origin = Origin::Remote { shard: from, token };
         let mut answer = Answer::default();
         match request {
-            Request::Put { flags, name, body } => {
-                let result = self.put(name, flags, body);
-                answer.bytes.extend_from_slice(result.reply);
-                answer.seq = result.seq;
-            }
-            Request::Get { name, cas } => match self.get(name, cas, &mut answer.bytes) {
+            Request::Put { flags, name, body } => match self.put(name, flags, body) {
+                PutResult::Done { reply, seq } => {
+                    answer.bytes.extend_from_slice(reply);
+                    answer.seq = seq;
+                }
+                PutResult::Passing(message) => return self.await_settlement(message, origin),
+            },
+            Request::Get { name, cas } => match self.get(name, b"", cas, &mut answer.bytes) {
                 GetResult::Hit(queue) => {
                     answer.hits.push(queue);
                     answer.seq = self.current();
                 }
                 GetResult::Miss => {}
-                GetResult::MustWait(index) => return self.wait_for_load(index, origin, cas),
+                GetResult::MustWait(index) => {
+                    return self.wait_for_load(index, Waiter { origin, cas, patience: None });
+                }
             },
+            Request::WaitingGet { name, timeout, cas } => return self.get_or_wait(name, timeout, cas, origin),
             Request::Delete { name } => {
                 if self.delete(name) {
                     answer.bytes.extend_from_slice(reply::DELETED);
@@ -319,6 +351,7 @@ impl Engine {
             }
             Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
             Request::Cancel { token } => {
+                self.cancel_wait(from, token);
                 if let Some(queue) = self.remote_waiters.get(&(from, token)).copied() {
                     self.cancel_waiter(Origin::Remote { shard: from, token }, queue);
                 }
@@ -404,6 +437,12 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.push(12);
             out.extend_from_slice(&queue.0.to_le_bytes());
         }
+        Request::WaitingGet { name, timeout, cas } => {
+            name_to(out, if cas { 14 } else { 13 }, name);
+            let option = timeout.as_written();
+            out.push(option.len() as u8);
+            out.extend_from_slice(option);
+        }
     }
 }
 
@@ -426,6 +465,11 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         10 => Request::StatQueue { name: reader.name() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
+        kind @ (13 | 14) => {
+            let name = reader.name();
+            let timeout = Timeout::parse(reader.name()).expect("it was parsed before it was sent");
+            Request::WaitingGet { name, timeout, cas: kind == 14 }
+        }
         kind => unreachable!("no request of kind {kind}"),
     }
 }
@@ -498,6 +542,8 @@ mod tests {
             Request::StatQueue { name: b"q" },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },
+            Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=05").unwrap(), cas: false },
+            Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=18446744073709551615").unwrap(), cas: true },
         ];
         let mut bytes = Vec::new();
         requests.iter().for_each(|r| encode(r, &mut bytes));

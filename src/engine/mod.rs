@@ -10,18 +10,21 @@
 //!                  └───▶ forward ─▶ mail to the shard that owns the queue, and back
 //! ```
 //!
-//! Invariant: a reply that reports a mutation leaves only after `on_durable` covered the batch that holds it.
+//! Invariant: a reply that reports a mutation leaves only after `on_durable` covered the batch that holds it. A message that
+//! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
-//! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`forward`] speaks with other shards,
-//! [`room`] keeps the bounds, [`overview`] answers `stats`.
+//! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
+//! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`room`] keeps the bounds, [`overview`] answers `stats`.
 //!
 //! Step 4 and step 8 of a message's path.
 
 mod execute;
 mod forward;
 mod overview;
+mod passing;
 mod room;
 mod serve;
+mod waiting;
 
 pub use forward::Mail;
 
@@ -53,6 +56,8 @@ pub struct Config {
     pub queues_max: usize,
     /// Seed of the hash table of queue names: random in the daemon, so that no client can choose names that collide.
     pub hash_seed: u64,
+    /// `--max-wait`, ms.
+    pub wait_ms_max: u64,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -129,17 +134,23 @@ enum Origin {
     Remote { shard: ShardId, token: u32 },
 }
 
-/// A get that waits until its queue's head is loaded.
+/// A get that waits: until its queue's head is loaded, or in a line for a message.
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     origin: Origin,
     cas: bool,
+    /// Of a get that may wait for a message.
+    patience: Option<waiting::Patience>,
 }
 
 /// A queue of this shard and the gets that wait for its head.
 struct Shelf {
     queue: Queue,
     waiters: VecDeque<Waiter>,
+    /// The line of gets that wait for a message of this name, if anybody does.
+    line: Option<u32>,
+    /// Settled hand-overs that no batch counts yet.
+    passed: u64,
 }
 
 /// Whose replies wait for a batch.
@@ -172,11 +183,14 @@ pub struct Engine {
     hasher: foldhash::fast::FixedState,
     memory: Memory,
     remote_waiters: HashMap<(ShardId, u32), QueueId>,
+    waits: waiting::Waits,
+    passing: passing::Passing,
     refusing_puts: bool,
     puts_wait: bool,
 
     ids: IdRange,
-    ids_recorded: bool,
+    /// The batch that has the reservation of `ids`, once there is one.
+    ids_recorded: Option<Seq>,
     next_ids: Option<IdRange>,
 
     batch: Vec<u8>,
@@ -196,6 +210,8 @@ pub struct Engine {
 
     lanes: Vec<forward::Lane>,
     pending: forward::PendingTable,
+    /// Connections with forwarded requests have closed this turn.
+    cancels_due: bool,
 
     stats: ShardStats,
     /// What the shard must carry out.
@@ -226,10 +242,12 @@ impl Engine {
             hasher: foldhash::fast::FixedState::with_seed(config.hash_seed),
             memory: Memory::new(),
             remote_waiters: HashMap::new(),
+            waits: waiting::Waits::default(),
+            passing: passing::Passing::default(),
             refusing_puts: false,
             puts_wait: false,
             ids,
-            ids_recorded: false,
+            ids_recorded: None,
             next_ids: None,
             batch: Vec::new(),
             scratch: Vec::new(),
@@ -243,6 +261,7 @@ impl Engine {
             checkpoints: VecDeque::new(),
             lanes: (0..shards).map(|_| forward::Lane::default()).collect(),
             pending: forward::PendingTable::default(),
+            cancels_due: false,
             stats: ShardStats::default(),
             effects: Effects::default(),
             config,
@@ -283,6 +302,7 @@ impl Engine {
         if self.batch.is_empty() {
             return Err(spare);
         }
+        self.count_passed();
         self.sealed = Seq(self.sealed.0 + 1);
         self.stats.batches += 1;
         let batch = std::mem::replace(&mut self.batch, spare);
@@ -300,9 +320,9 @@ impl Engine {
         self.sealed
     }
 
-    /// Whether someone waits for a checkpoint.
-    pub fn wants_checkpoint(&self) -> bool {
-        !self.checkpoints.is_empty()
+    /// The newest batch that someone waits to be in the store.
+    pub fn checkpoint_wanted(&self) -> Option<Seq> {
+        self.checkpoints.back().map(|(seq, _)| *seq)
     }
 
     /// Whether puts must wait because the rest of the journal is kept for removals.
@@ -314,7 +334,7 @@ impl Engine {
 
     /// Size of what [`Engine::seal`] would give, bytes.
     pub fn unsealed_size(&self) -> usize {
-        self.batch.len()
+        if self.batch.is_empty() { 0 } else { self.batch.len() + self.passed_size() }
     }
 
     /// Everything up to `seq` is durable: replies that waited for it may leave.
@@ -333,11 +353,13 @@ impl Engine {
 
     /// Everything up to `seq` is in the store: messages may be loaded from there, and their memory used for others.
     pub fn on_stored(&mut self, seq: Seq) {
+        let mut reached = self.stored_below;
         while let Some((s, size, below)) = self.unstored.pop_front_if(|(s, ..)| *s <= seq) {
             self.stored = s;
             self.unstored_size -= size;
-            self.stored_below = below;
+            reached = below;
         }
+        self.advance_stored_below(reached);
         while let Some((_, origin)) = self.checkpoints.pop_front_if(|(s, _)| *s <= seq) {
             self.answer(origin, Answer::default());
         }
@@ -365,10 +387,10 @@ impl Engine {
     fn next_id(&mut self) -> u64 {
         if self.ids.next == self.ids.end {
             self.ids = self.next_ids.take().expect("the shard supplied ids when the range was half used");
-            self.ids_recorded = false;
+            self.ids_recorded = None;
         }
-        if !self.ids_recorded {
-            self.ids_recorded = true;
+        if self.ids_recorded.is_none() {
+            self.ids_recorded = Some(self.current());
             self.record(&Mutation::Ids { end: self.ids.end });
         }
         let id = self.ids.next;
@@ -393,6 +415,9 @@ impl Engine {
     /// The server is stopping: what clients have sent is served, then connections close as their clients have their replies.
     pub fn on_stop(&mut self) {
         self.stopping = true;
+        self.end_waits();
+        self.journal_passing();
+        self.count_passed();
         for index in 0..self.sessions.len() {
             if let Some(conn) = self.conn_at(index) {
                 self.effects.read_ends.push(conn);
@@ -407,7 +432,8 @@ impl Engine {
 
     /// When [`Engine::run`] must be called even if nothing happens, monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at)
+        let sessions = self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at);
+        sessions.into_iter().chain(self.waits.next_deadline()).chain(self.passing.next_deadline()).min()
     }
 
     fn conn_at(&self, index: usize) -> Option<ConnId> {
@@ -421,6 +447,11 @@ impl Engine {
             .get_mut(conn.index as usize)?
             .as_mut()
             .filter(|s| s.generation == conn.generation && s.phase != Phase::Closed)
+    }
+
+    /// A connection's session until the ring has let go of it.
+    fn session_to_the_end(&mut self, conn: ConnId) -> Option<&mut Session> {
+        self.sessions.get_mut(conn.index as usize)?.as_mut().filter(|s| s.generation == conn.generation)
     }
 
     // --- replies ---
@@ -443,8 +474,11 @@ impl Engine {
                     return self.count_unsent(&answer);
                 };
                 let seq = session.replies.fill(durable, at, answer);
+                // The next request may wait for this answer, or for any that leaves.
+                let own = Wait::Message(at.slot);
+                let wait = if session.wait == Some(own) { own } else { Wait::Replies };
                 self.note_reply(conn, seq);
-                self.go_on(conn, Wait::Replies);
+                self.go_on(conn, wait);
             }
             Origin::Remote { shard, token } => self.answer_remote(shard, token, &answer),
         }
@@ -493,12 +527,19 @@ impl Engine {
         }
         session.sending = true;
         let bytes = session.replies.take_released(spare);
+        session.taken += bytes.len() as u64;
         self.stats.bytes_written += bytes.len() as u64;
         Ok(bytes)
     }
 
     /// The ring has sent what [`Engine::take_output`] gave.
     pub fn on_sent(&mut self, conn: ConnId) {
+        if let Some(session) = self.session_to_the_end(conn) {
+            session.sent = session.taken;
+            if !session.passing.is_empty() {
+                self.settle_sent(conn);
+            }
+        }
         let Some(session) = self.session(conn) else {
             return;
         };
@@ -531,7 +572,8 @@ impl Engine {
     fn shelve(&mut self, queue: Queue) -> u32 {
         let hash = self.hasher.hash_one(&*queue.name);
         let id = queue.id;
-        let shelf = Some(Shelf { queue, waiters: VecDeque::new() });
+        let line = self.line_of(&queue.name);
+        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0 });
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;
@@ -570,5 +612,7 @@ impl Engine {
         assert_eq!(ready, self.stats.curr_items, "curr_items is what all queues hold");
         let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();
         assert_eq!(reserved, self.bodies_reserved, "the body budget is what sessions reserved");
+        self.assert_waits_consistent();
+        self.assert_passing_consistent();
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Gather {
 impl Engine {
     /// What this shard counts.
     pub(super) fn shard_stats(&self) -> ShardStats {
-        ShardStats { memory_used: self.memory.used() as u64, ..self.stats }
+        ShardStats { memory_used: self.memory.used() as u64, waiters: self.waits.len() as u64, ..self.stats }
     }
 
     /// `stats`
@@ -102,6 +102,8 @@ impl Engine {
 
     /// Someone is to be answered when everything accepted so far is in the store.
     pub(super) fn checkpoint(&mut self, origin: Origin) {
+        self.journal_passing();
+        self.count_passed();
         let newest = self.newest();
         if newest <= self.stored {
             self.answer(origin, Answer::default());

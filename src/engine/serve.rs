@@ -8,8 +8,8 @@
 //!
 //! Step 2 to 4 of a message's path.
 
-use super::execute::GetResult;
-use super::{Engine, Notice, Origin};
+use super::execute::{GetResult, PutResult};
+use super::{Engine, Notice, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq};
 use crate::limits::{
     AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, LINGER_MS_MAX, MULTI_GET_SIZE_MAX,
@@ -110,8 +110,18 @@ impl Engine {
         }
     }
 
-    /// The ring has let go of the connection: its slot may be reused.
-    pub fn on_closed(&mut self, conn: ConnId) {
+    /// A send failed after the kernel had taken `sent` bytes of it: nothing can be sent any more.
+    pub fn on_send_failed(&mut self, conn: ConnId, sent: usize) {
+        self.end_send(conn, sent);
+        self.on_lost(conn);
+        self.give_back_unsent(conn);
+    }
+
+    /// The ring has let go of the connection: its slot may be reused. Of a send that this cut off, the kernel had taken `sent`
+    /// bytes.
+    pub fn on_closed(&mut self, conn: ConnId, sent: usize) {
+        self.end_send(conn, sent);
+        self.give_back_unsent(conn);
         let slot = &mut self.sessions[conn.index as usize];
         assert!(slot.as_ref().is_some_and(|s| s.generation == conn.generation && s.phase == Phase::Closed));
         *slot = None;
@@ -126,6 +136,8 @@ impl Engine {
     /// Goes on with what waited for its turn.
     pub fn run(&mut self) {
         self.expire_deadlines();
+        self.expire_waits();
+        self.expire_passing();
         self.run_inbound();
         for _ in 0..self.runnable.len() {
             let conn = self.runnable.pop_front().expect("counted");
@@ -245,9 +257,15 @@ impl Engine {
         if !self.has_room_for(body.len()) {
             return Err(Wait::Memory);
         }
-        let result = self.put(set.key.name, set.flags, body);
-        if !set.noreply {
-            self.reply(conn, result.seq, &[], |out| out.extend_from_slice(result.reply));
+        match self.put(set.key.name, set.flags, body) {
+            PutResult::Done { reply, seq } if !set.noreply => {
+                self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
+            }
+            PutResult::Passing(message) if !set.noreply => {
+                let at = SlotId { slot: self.open_slot(conn, vec![None], b""), part: 0 };
+                self.await_settlement(message, Origin::Local { conn, at });
+            }
+            PutResult::Done { .. } | PutResult::Passing(_) => {}
         }
         Ok(())
     }
@@ -255,6 +273,7 @@ impl Engine {
     fn serve_command(&mut self, conn: ConnId, command: Command<'_>) -> Result<(), Wait> {
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
+            Command::WaitingGet { key, timeout, cas } => return self.serve_waiting_get(conn, key.name, timeout, cas),
             Command::Delete { key, noreply } => return self.serve_delete(conn, key.name, noreply),
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
                 return self.serve_flush(conn, noreply);
@@ -304,7 +323,7 @@ impl Engine {
             return Ok(());
         }
         let mut block = std::mem::take(&mut self.scratch);
-        match self.get(first.name, cas, &mut block) {
+        match self.get(first.name, b"", cas, &mut block) {
             GetResult::Hit(queue) => {
                 let seq = self.current();
                 self.reply(conn, seq, &[queue], |out| {
@@ -315,7 +334,7 @@ impl Engine {
             GetResult::Miss => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END)),
             GetResult::MustWait(index) => {
                 let at = self.await_message(conn);
-                self.wait_for_load(index, Origin::Local { conn, at }, cas);
+                self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, cas, patience: None });
             }
         }
         block.clear();
@@ -325,7 +344,7 @@ impl Engine {
     }
 
     /// A reply that is one message, which comes from elsewhere.
-    fn await_message(&mut self, conn: ConnId) -> SlotId {
+    pub(super) fn await_message(&mut self, conn: ConnId) -> SlotId {
         let durable = self.durable;
         let replies = &mut self.session(conn).expect("it is being served").replies;
         let slot = replies.push_get(Vec::new(), reply::END);
@@ -335,7 +354,7 @@ impl Engine {
     }
 
     /// Whether one more message may be awaited for a client: how large it will be is not known.
-    fn room_to_await(&mut self, conn: ConnId) -> Result<(), Wait> {
+    pub(super) fn room_to_await(&mut self, conn: ConnId) -> Result<(), Wait> {
         let awaited_max = (OUTPUT_SIZE_MAX / self.config.body_size_max).clamp(AWAITED_GETS_MIN, AWAITED_GETS_MAX);
         let session = self.session(conn).expect("it is being served");
         if session.replies.awaited() >= awaited_max { Err(Wait::Replies) } else { Ok(()) }
@@ -371,7 +390,7 @@ impl Engine {
             let elsewhere = if self.owner(key.name) != self.config.shard {
                 Some(None)
             } else {
-                match self.get(key.name, cas, &mut answer.bytes) {
+                match self.get(key.name, b"", cas, &mut answer.bytes) {
                     GetResult::Hit(queue) => {
                         answer.hits.push(queue);
                         answer.seq = self.current();
@@ -398,7 +417,9 @@ impl Engine {
             open = Some(MultiGet { slot, keys_done: 0 });
             let at = self.session(conn).expect("it is being served").replies.add_part(slot, None);
             match elsewhere {
-                Some(index) => self.wait_for_load(index, Origin::Local { conn, at }, cas),
+                Some(index) => {
+                    self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, cas, patience: None });
+                }
                 None => self.forward_get(conn, self.owner(key.name), at, key.name, cas),
             }
         }
@@ -467,7 +488,7 @@ impl Engine {
             Wait::Memory => self.memory_waiters.push(conn),
             Wait::Body => self.body_waiters.push_back(conn),
             // The forward path enters its own list, per shard; own replies come back to the session by themselves.
-            Wait::Forward | Wait::Replies => {}
+            Wait::Forward | Wait::Replies | Wait::Message(_) => {}
         }
     }
 
@@ -594,6 +615,7 @@ impl Engine {
         let session = self.session(conn).expect("the caller has it");
         session.phase = Phase::Closed;
         session.input = Vec::new();
+        let waiting = session.waiting.take();
         let mut replies = std::mem::take(&mut session.replies);
         let waited = replies.waiting() > 0 || session.listing.is_some();
         let mut lost = Vec::new();
@@ -602,9 +624,11 @@ impl Engine {
             (0..hits).for_each(|_| self.unsent(queue));
         }
         self.gathers.remove(&conn.index);
-        if waited {
-            self.cancel_forwarded(conn);
+        if let Some(place) = waiting {
+            self.leave_line(place);
         }
+        self.cancels_due |= waited;
+        self.give_back_unsent(conn);
         self.effects.closes.push(conn);
     }
 

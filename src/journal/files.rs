@@ -137,7 +137,10 @@ impl Files {
         let (descriptors, sync_method) = match mode {
             Mode::Buffered => (open_all(&paths, OFlags::empty())?, SyncMethod::PageCache),
             Mode::Direct => match open_direct(&paths)? {
-                Some(descriptors) => (descriptors, SyncMethod::DirectDsync),
+                Some(descriptors) => {
+                    leave_page_cache(&descriptors, &paths)?;
+                    (descriptors, SyncMethod::DirectDsync)
+                }
                 None => (open_all(&paths, OFlags::empty())?, SyncMethod::WriteThenFdatasync),
             },
         };
@@ -331,6 +334,18 @@ fn open_direct(paths: &[PathBuf]) -> Result<Option<Vec<OwnedFd>>, FilesError> {
         Err(e) if is_refusal(&e) => Ok(None),
         Err(e) => Err(io_error(&paths[0], "written")(e)),
     }
+}
+
+/// What was written as zeros, read by a replay or written with `-N` leaves the page cache: a direct write to cached pages has to
+/// drop them first, which the kernel does not do during a submission to a ring, but on a worker thread of its own.
+fn leave_page_cache(descriptors: &[OwnedFd], paths: &[PathBuf]) -> Result<(), FilesError> {
+    for (descriptor, path) in descriptors.iter().zip(paths) {
+        // Only clean pages can be dropped.
+        rustix::fs::fdatasync(descriptor).map_err(|e| io_error(path, "synced")(e.into()))?;
+        // Advice: without it writes are only slower.
+        let _ = rustix::fs::fadvise(descriptor, 0, None, rustix::fs::Advice::DontNeed);
+    }
+    Ok(())
 }
 
 fn is_refusal(error: &io::Error) -> bool {

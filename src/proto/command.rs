@@ -48,6 +48,12 @@ pub enum Command<'a> {
         keys: Keys<'a>,
         cas: bool,
     },
+    /// A get of one key that may wait for a message.
+    WaitingGet {
+        key: Key<'a>,
+        timeout: Timeout,
+        cas: bool,
+    },
     Delete {
         key: Key<'a>,
         noreply: bool,
@@ -79,6 +85,35 @@ pub enum Command<'a> {
 pub struct Key<'a> {
     /// 1 to 250 bytes, none of them a control byte, a space or `/`.
     pub name: &'a [u8],
+}
+
+/// `/t=MS` behind a queue name: how long a get waits for a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeout {
+    /// As the client wrote it, for the echo.
+    text: [u8; Timeout::LEN_MAX],
+    len: u8,
+    /// What it asks for, milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Timeout {
+    const PREFIX: &'static [u8] = b"/t=";
+    /// Longest form, bytes: the digits of the largest u64.
+    const LEN_MAX: usize = Self::PREFIX.len() + 20;
+
+    /// Reads an option with its slash. `None`: it is not a number of milliseconds.
+    pub fn parse(option: &[u8]) -> Option<Timeout> {
+        let wait_ms = number(option.strip_prefix(Self::PREFIX)?)?;
+        let mut text = [0; Self::LEN_MAX];
+        text.get_mut(..option.len())?.copy_from_slice(option);
+        Some(Timeout { text, len: option.len() as u8, wait_ms })
+    }
+
+    /// The option with its slash, as the client wrote it.
+    pub fn as_written(&self) -> &[u8] {
+        &self.text[..usize::from(self.len)]
+    }
 }
 
 /// The keys of a get, all of them valid.
@@ -147,20 +182,25 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
 const ERROR: Line<'static> = Line::Refused { reply: reply::ERROR, skip: 0 };
 const BAD_FORMAT: Line<'static> = Line::Refused { reply: reply::BAD_FORMAT, skip: 0 };
 
-/// `get key+` | `gets key+`
+/// `get key+` | `gets key+` | `get key/t=ms` | `gets key/t=ms`
 fn get(words: &[u8], cas: bool) -> Line<'_> {
     let mut rest = words;
     let mut count = 0;
+    let mut timed = None;
     while let Some(word) = next_word(&mut rest) {
-        if let Err(refusal) = key(word) {
-            return Line::Refused { reply: refusal, skip: 0 };
+        match key_and_timeout(word) {
+            Ok((key, Some(timeout))) => timed = Some((key, timeout)),
+            Ok((_, None)) => {}
+            Err(refusal) => return Line::Refused { reply: refusal, skip: 0 },
         }
         count += 1;
     }
-    if count == 0 {
-        return ERROR;
+    match (timed, count) {
+        (_, 0) => ERROR,
+        (None, _) => Line::Command(Command::Get { keys: Keys { words }, cas }),
+        (Some((key, timeout)), 1) => Line::Command(Command::WaitingGet { key, timeout, cas }),
+        (Some(_), _) => Line::Refused { reply: reply::ONE_KEY, skip: 0 },
     }
-    Line::Command(Command::Get { keys: Keys { words }, cas })
 }
 
 /// `set key flags exptime bytes [noreply]`
@@ -318,26 +358,43 @@ fn bare<'a>(mut words: &'a [u8], command: Command<'a>) -> Line<'a> {
     if next_word(&mut words).is_some() { ERROR } else { Line::Command(command) }
 }
 
-/// A queue name, or the reply that says what is wrong with it. `/` introduces options, and there are none yet.
+/// A queue name where no option has a meaning, or the reply that says what is wrong with it.
 fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
-    let mut has_options = false;
+    match split_options(word)? {
+        (key, b"") => Ok(key),
+        _ => Err(reply::UNKNOWN_OPTION),
+    }
+}
+
+/// A queue name of a get, with its timeout if it has one.
+fn key_and_timeout(word: &[u8]) -> Result<(Key<'_>, Option<Timeout>), &'static [u8]> {
+    let (key, options) = split_options(word)?;
+    let Some(rest) = options.strip_prefix(b"/") else {
+        return Ok((key, None));
+    };
+    if !rest.split(|b| *b == b'/').all(|option| option.starts_with(b"t=")) {
+        return Err(reply::UNKNOWN_OPTION);
+    }
+    // A second timeout is no digit of the first.
+    Timeout::parse(options).map(|timeout| (key, Some(timeout))).ok_or(reply::BAD_FORMAT)
+}
+
+/// A valid name, and what follows it from the first `/` on.
+fn split_options(word: &[u8]) -> Result<(Key<'_>, &[u8]), &'static [u8]> {
     let mut name_len = word.len();
     for (i, &byte) in word.iter().enumerate() {
         if byte < 0x20 || byte == 0x7f {
             return Err(reply::BAD_FORMAT);
         }
-        if byte == b'/' && !has_options {
-            has_options = true;
+        if byte == b'/' && name_len == word.len() {
             name_len = i;
         }
     }
     if name_len == 0 || name_len > NAME_LEN_MAX {
         return Err(reply::BAD_FORMAT);
     }
-    if has_options {
-        return Err(reply::UNKNOWN_OPTION);
-    }
-    Ok(Key { name: word })
+    let (name, options) = word.split_at(name_len);
+    Ok((Key { name }, options))
 }
 
 /// A body's length: digits that fit what can be skipped.
@@ -444,6 +501,41 @@ mod tests {
         assert_eq!(parse(b"get a\tb"), BAD_FORMAT);
         assert_eq!(parse(b"get"), ERROR);
         assert!(matches!(parse(b"gets \xff\xfe"), Line::Command(Command::Get { cas: true, .. })));
+    }
+
+    #[test]
+    fn a_timeout_is_digits_behind_a_single_key() {
+        let waiting = |line| match parse(line) {
+            Line::Command(Command::WaitingGet { key, timeout, cas }) => {
+                (key.name.to_vec(), timeout.as_written().to_vec(), timeout.wait_ms, cas)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(waiting(b"get q/t=500"), (b"q".to_vec(), b"/t=500".to_vec(), 500, false));
+        assert_eq!(waiting(b" GETS q/t=0007 "), (b"q".to_vec(), b"/t=0007".to_vec(), 7, true));
+        let most = waiting(b"get q/t=18446744073709551615");
+        assert_eq!((most.1.len(), most.2), (Timeout::LEN_MAX, u64::MAX));
+        for line in [
+            &b"get q/t="[..],
+            b"get q/t=x",
+            b"get q/t=-1",
+            b"get q/t=+1",
+            b"get q/t=18446744073709551616",
+            b"get q/t=000000000000000000001",
+            b"get q/t=1/t=2",
+            b"get /t=1",
+        ] {
+            assert_eq!(parse(line), BAD_FORMAT, "{line:?}");
+        }
+        for line in [&b"get q/T=1"[..], b"get q/t", b"get q/t=1/open", b"get q/open/t=1", b"get q/t=1/", b"get q//t=1"]
+        {
+            assert_eq!(parse(line), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 }, "{line:?}");
+        }
+        for line in [&b"get a/t=1 b"[..], b"get a b/t=1", b"gets a/t=1 b/t=1"] {
+            assert_eq!(parse(line), Line::Refused { reply: reply::ONE_KEY, skip: 0 }, "{line:?}");
+        }
+        assert_eq!(parse(b"set q/t=1 0 0 5"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 7 });
+        assert_eq!(parse(b"delete q/t=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
     }
 
     #[test]

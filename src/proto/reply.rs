@@ -21,6 +21,7 @@ mod text {
     pub const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
     pub const BAD_DATA_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
     pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
+    pub const ONE_KEY: &[u8] = b"CLIENT_ERROR option needs a single key\r\n";
     pub const UNKNOWN_OPTION: &[u8] = b"CLIENT_ERROR unknown option\r\n";
     pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
     pub const OUT_OF_STORAGE: &[u8] = b"SERVER_ERROR out of storage\r\n";
@@ -29,12 +30,14 @@ mod text {
 }
 pub use text::*;
 
-/// Appends the `VALUE` block of one message. `cas` is for `gets`.
-pub fn value(out: &mut Vec<u8>, key: &[u8], flags: u32, cas: Option<MessageId>, body: &[u8]) {
+/// Appends the `VALUE` block of one message. The key is echoed as it was asked for, `options` with their slash. `cas` is
+/// for `gets`.
+pub fn value(out: &mut Vec<u8>, name: &[u8], options: &[u8], flags: u32, cas: Option<MessageId>, body: &[u8]) {
     let mut number = itoa::Buffer::new();
-    out.reserve(key.len() + body.len() + 64);
+    out.reserve(name.len() + options.len() + body.len() + 64);
     out.extend_from_slice(b"VALUE ");
-    out.extend_from_slice(key);
+    out.extend_from_slice(name);
+    out.extend_from_slice(options);
     out.push(b' ');
     out.extend_from_slice(number.format(flags).as_bytes());
     out.push(b' ');

@@ -38,6 +38,10 @@ impl Counters {
             Mutation::Unsent { .. } => self.gets_unsent += 1,
             Mutation::Purge { count, .. } => self.deleted += count,
             Mutation::Corrupt { .. } => self.corrupt += 1,
+            Mutation::Passed { count, .. } => {
+                self.puts += count;
+                self.gets += count;
+            }
             Mutation::Create { .. } | Mutation::Delete { .. } | Mutation::Ids { .. } => {}
         }
     }

@@ -99,6 +99,19 @@ impl Queue {
         }
     }
 
+    /// Puts a message that left without being taken back to its place. It is in memory, and newer than what the store ends with.
+    pub fn put_back(&mut self, entry: Entry) {
+        let range = if self.middle > 0 {
+            assert!(entry.message > self.head_end, "what is in the store only is older");
+            &mut self.tail
+        } else {
+            self.head_end = self.head_end.max(entry.message);
+            &mut self.head
+        };
+        let at = range.partition_point(|e| e.message < entry.message);
+        range.insert(at, entry);
+    }
+
     /// Looks at the head.
     pub fn head(&self) -> Head {
         match self.head.front() {
@@ -288,6 +301,28 @@ mod tests {
         assert!(!queue.end_load());
         assert_eq!(queue.begin_load(MessageId(6)).0, MessageId(1));
         assert!(queue.end_load());
+    }
+
+    #[test]
+    fn a_message_that_comes_back_is_in_its_place() {
+        let mut queue = Queue::new(QueueId(1), b"q");
+        for n in [7, 3, 5, 4] {
+            queue.put_back(entry(n));
+            queue.counters.puts += 1;
+            queue.assert_consistent();
+        }
+        queue.push(entry(8));
+        queue.counters.puts += 1;
+        // 3 and 4 are stored and leave memory; 6 comes back behind them, before 7.
+        queue.spill(MessageId(3), MessageId(5), |_| {});
+        queue.put_back(entry(6));
+        queue.counters.puts += 1;
+        queue.assert_consistent();
+        assert_eq!(queue.head(), Head::Stored);
+        assert_eq!(queue.begin_load(MessageId(5)), (MessageId(2), MessageId(5)));
+        assert!(queue.end_load());
+        assert!(queue.append_loaded(&[entry(3), entry(4)], 0, MessageId(4)));
+        assert_eq!([0; 6].map(|_| take(&mut queue)), [3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -122,12 +122,13 @@ impl Connections {
         slot.sending = Vec::new();
     }
 
-    /// Frees the place for the next connection.
-    pub fn vacate(&mut self, conn: ConnId) {
+    /// Frees the place for the next connection. Returns how much the kernel took of a send that was cut off.
+    pub fn vacate(&mut self, conn: ConnId) -> usize {
         let slot = &self.slots[conn.index as usize];
         assert!(slot.generation == conn.generation);
         assert!(slot.socket.is_none());
         self.free.push(conn.index);
+        slot.sent
     }
 
     /// Every connection that was not asked to close.

@@ -110,6 +110,8 @@ pub enum Event<'a> {
         conn: ConnId,
         /// The bytes, for reuse of their allocation.
         buffer: Vec<u8>,
+        /// How many of them the kernel has taken.
+        sent: usize,
         /// The error that stopped it, after any part of the bytes.
         result: io::Result<()>,
     },
@@ -117,6 +119,8 @@ pub enum Event<'a> {
     Closed {
         /// Which connection.
         conn: ConnId,
+        /// How many bytes of the send that was cut off the kernel has taken; 0 if there was none.
+        sent: usize,
     },
     /// A [`Ring::write`] is done.
     Written {
@@ -560,8 +564,8 @@ impl Ring {
     fn next_owned_event(&mut self) -> Option<Event<'static>> {
         loop {
             if let Some(conn) = self.closed.pop_front() {
-                self.connections.vacate(conn);
-                return Some(Event::Closed { conn });
+                let sent = self.connections.vacate(conn);
+                return Some(Event::Closed { conn, sent });
             }
             if std::mem::take(&mut self.timer_due) {
                 return Some(Event::Timer);
@@ -636,16 +640,14 @@ impl Ring {
     fn on_send(&mut self, token: Token, result: Result<u32, Errno>) -> Option<Event<'static>> {
         let (conn, slot) = self.connections.of(token);
         slot.send.finished();
+        slot.sent += result.map_or(0, |size| size as usize);
         if slot.closing {
             self.settle(conn);
             return None;
         }
         let result = match result {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-            Ok(size) => {
-                slot.sent += size as usize;
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         };
@@ -653,7 +655,8 @@ impl Ring {
             self.send_rest(conn);
             return None;
         }
-        Some(Event::Sent { conn, buffer: std::mem::take(&mut slot.sending), result })
+        let (buffer, sent) = (std::mem::take(&mut slot.sending), std::mem::take(&mut slot.sent));
+        Some(Event::Sent { conn, buffer, sent, result })
     }
 
     fn on_accept(&mut self, index: usize, result: Result<u32, Errno>, more: bool) -> Option<Event<'static>> {

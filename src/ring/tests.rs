@@ -40,8 +40,11 @@ fn next_seen(ring: &mut Ring) -> Option<Seen> {
         Event::AcceptFailed { error, .. } => Seen::AcceptFailed(error),
         Event::Received { conn, bytes } => Seen::Received(conn, bytes.to_vec()),
         Event::Ended { conn, error } => Seen::Ended(conn, error),
-        Event::Sent { conn, buffer, result } => Seen::Sent(conn, buffer, result),
-        Event::Closed { conn } => Seen::Closed(conn),
+        Event::Sent { conn, buffer, sent, result } => {
+            assert!(sent == buffer.len() || result.is_err(), "a send that is done is whole");
+            Seen::Sent(conn, buffer, result)
+        }
+        Event::Closed { conn, .. } => Seen::Closed(conn),
         Event::Written { token, buffer, result } => Seen::Written(token, buffer, result),
         Event::Synced { result } => Seen::Synced(result),
         Event::Woken => Seen::Woken,
@@ -268,6 +271,27 @@ fn a_connection_closes_while_its_send_is_stuck() {
     let mut received = Vec::new();
     let _ = client.read_to_end(&mut received);
     assert!(received.len() < 64 << 20, "the send was cut off");
+}
+
+#[test]
+fn a_close_says_how_much_of_the_send_it_cut_off_had_gone() {
+    let mut ring = ring();
+    let (conn, mut client) = connect(&mut ring);
+    ring.send(conn, b"whole".to_vec());
+    drive(&mut ring, |_, event| matches!(event, Seen::Sent(..)));
+    ring.send(conn, vec![7; 64 << 20]);
+    turn_until(&mut ring, |ring| ring.connections.at(conn).sent > 0);
+    ring.close(conn);
+    let sent = loop {
+        ring.turn(true).unwrap();
+        if let Some(Event::Closed { sent, .. }) = ring.next_event() {
+            break sent;
+        }
+    };
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert_eq!(received.len(), "whole".len() + sent, "what the kernel took is what arrives");
+    assert!(sent < 64 << 20);
 }
 
 #[test]

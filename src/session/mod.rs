@@ -6,8 +6,9 @@
 pub mod frame;
 pub mod replies;
 
-use crate::ids::Seq;
+use crate::ids::{MessageId, QueueId, Seq};
 use replies::Replies;
+use std::collections::VecDeque;
 
 /// Where a session stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,8 @@ pub enum Wait {
     Forward,
     /// For room in the body budget.
     Body,
+    /// For the message, or the timeout, of the get whose reply has this slot.
+    Message(u64),
 }
 
 /// One connection's protocol state. Idle, it owns no heap memory.
@@ -55,12 +58,20 @@ pub struct Session {
     pub replies: Replies,
     /// Why the request at the front of `input` waits.
     pub wait: Option<Wait>,
+    /// The place of its waiting get in the engine's lines.
+    pub waiting: Option<u32>,
     /// In the engine's list of sessions to go on with.
     pub runnable: bool,
     /// In the engine's list of sessions with something to send.
     pub sendable: bool,
     /// The ring is sending for this connection.
     pub sending: bool,
+    /// Bytes of replies that the ring was given, since the start of the connection.
+    pub taken: u64,
+    /// Of these, bytes that the kernel has taken. Less than `taken` only while the ring is sending.
+    pub sent: u64,
+    /// Messages handed over to this client that the kernel has not taken, oldest first.
+    pub passing: VecDeque<Handed>,
     /// The ring was asked to pause receiving.
     pub paused: bool,
     /// Nothing was received yet.
@@ -77,6 +88,17 @@ pub struct Session {
     pub listing: Option<Listing>,
     /// A multi-get under way, the request at the front of the input.
     pub multi_get: Option<MultiGet>,
+}
+
+/// A message that is on its way from its putter to this client, without the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handed {
+    /// Its reply is sent when so many bytes are, since the start of the connection.
+    pub end: u64,
+    /// Which message.
+    pub message: MessageId,
+    /// Its queue.
+    pub queue: QueueId,
 }
 
 /// How far a multi-get has come.
@@ -111,9 +133,13 @@ impl Session {
             reserved: 0,
             replies: Replies::default(),
             wait: None,
+            waiting: None,
             runnable: false,
             sendable: false,
             sending: false,
+            taken: 0,
+            sent: 0,
+            passing: VecDeque::new(),
             paused: false,
             fresh: true,
             eof: false,

@@ -264,6 +264,16 @@ impl Replies {
         spare
     }
 
+    /// Whether a reply that fills this slot now, and waits for nothing, can be sent at once: all earlier ones may be.
+    pub fn is_next(&self, slot: u64) -> bool {
+        self.first_slot == slot && self.marks.is_empty()
+    }
+
+    /// Where the newest reply in order ends, in bytes since the start of the connection.
+    pub fn end(&self) -> u64 {
+        self.base + self.out.len() as u64
+    }
+
     /// Replies of which some part has not come.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -355,6 +365,23 @@ mod tests {
         assert!(!replies.release(Seq(2)));
         assert!(replies.release(Seq(3)));
         assert_eq!(sent(&mut replies), "12END");
+    }
+
+    #[test]
+    fn a_slot_is_next_when_all_before_it_may_be_sent() {
+        let mut replies = Replies::default();
+        say(&mut replies, 1, "one");
+        let first = replies.push_get(Vec::new(), b"END");
+        let second = replies.push_get(Vec::new(), b"END");
+        assert!(!replies.is_next(first), "what is before it waits for its batch");
+        replies.release(Seq(1));
+        assert!(replies.is_next(first), "though it is not sent");
+        assert!(!replies.is_next(second));
+        replies.close(Seq(1), first);
+        assert!(replies.is_next(second));
+        assert_eq!(replies.end(), 6);
+        assert_eq!(sent(&mut replies), "oneEND");
+        assert_eq!(replies.end(), 6);
     }
 
     #[test]

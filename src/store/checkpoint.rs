@@ -9,83 +9,13 @@
 
 use std::collections::VecDeque;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashSet;
-
 use super::ballast::Ballast;
-use super::{Batch, Error, Store};
-use crate::ids::{MessageId, QueueId, Seq, ShardId};
+use super::{Batch, Error, Store, Taken};
+use crate::ids::{Seq, ShardId};
 use crate::mutation::{Decoder, Malformed, Mutation};
 
 /// Mutations in one slice while others wait. A take is 17 bytes and costs as much as a put of a hundred, so that bytes alone bound no time.
 const SLICE_MUTATIONS_MAX: usize = 10_000;
-
-/// Messages that a checkpoint need not write, because it puts them and takes them away again: by a take, by setting
-/// them aside, or by deleting their queue.
-#[derive(Default, Debug)]
-pub struct Taken {
-    ids: HashSet<MessageId, RandomState>,
-    /// While it is found out: what is removed, whether or not these batches put it, and what is deleted.
-    removed: HashSet<MessageId, RandomState>,
-    deleted: HashSet<QueueId, RandomState>,
-}
-
-impl Taken {
-    /// Of nothing: every put is written.
-    pub fn none() -> Taken {
-        Taken::default()
-    }
-
-    /// Of these batches taken together.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] when one cannot be read.
-    pub fn of(batches: &[Batch]) -> Result<Taken, Error> {
-        let mut taken = Taken::none();
-        taken.refill(batches)?;
-        Ok(taken)
-    }
-
-    /// Becomes that of these batches, in the memory it has, so that checkpoint after checkpoint touches no fresh pages.
-    fn refill(&mut self, batches: &[Batch]) -> Result<(), Error> {
-        self.ids.clear();
-        self.removed.clear();
-        self.deleted.clear();
-        for mutation in mutations(batches) {
-            match mutation? {
-                Mutation::Take { message, .. } | Mutation::Corrupt { message, .. } => self.removed.insert(message),
-                Mutation::Delete { queue } => self.deleted.insert(queue),
-                _ => false,
-            };
-        }
-        if self.removed.is_empty() && self.deleted.is_empty() {
-            return Ok(());
-        }
-        // The second reading leaves out messages of earlier checkpoints: their rows have to be looked for.
-        for mutation in mutations(batches) {
-            let Mutation::Put(put) = mutation? else { continue };
-            if self.removed.contains(&put.message) || self.deleted.contains(&put.queue) {
-                self.ids.insert(put.message);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the message is neither to be written nor to be looked for.
-    pub fn contains(&self, message: MessageId) -> bool {
-        self.ids.contains(&message)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-}
 
 /// All mutations of the batches, in order.
 pub(super) fn mutations(batches: &[Batch]) -> impl Iterator<Item = Result<Mutation<'_>, Error>> {
@@ -172,13 +102,15 @@ pub(super) struct Slice<'a> {
 }
 
 /// A slice that is in the store.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Applied {
     pub(super) shard: ShardId,
     /// The number of its last batch.
     pub(super) seq: Seq,
     /// How many batches it had.
     pub(super) len: usize,
+    /// Their bytes, of no use any more but as memory.
+    pub(super) spent: Vec<Vec<u8>>,
 }
 
 impl Backlog {
@@ -202,15 +134,15 @@ impl Backlog {
         self.urgent > 0
     }
 
-    /// Takes in a job. Panics when its batches are not of one shard, or do not go on where its last job ended.
+    /// Takes in a job. Panics when its batches are not of one shard, or not behind those of its last job.
     pub(super) fn push(&mut self, batches: Vec<Batch>, is_urgent: bool) {
         if let Some(first) = batches.first() {
             let shard = first.shard;
             let lane = &mut self.lanes[usize::from(shard.0)];
             for batch in &batches {
-                lane.received.0 += 1;
                 assert_eq!(batch.shard, shard, "a job is of one shard");
-                assert_eq!(batch.seq, lane.received, "a batch of shard {shard} is missing or out of order");
+                assert!(batch.seq > lane.received, "a batch of shard {shard} is out of order");
+                lane.received = batch.seq;
                 self.size += batch.mutations.len();
             }
             lane.jobs.push_back(Job { batches, applied: 0, taken: None, is_urgent: false });
@@ -253,17 +185,16 @@ impl Backlog {
         }))
     }
 
-    /// The slice handed out last is in the store.
+    /// The slice handed out last is in the store. Its batches' memory is given back with what is said of it.
     pub(super) fn applied(&mut self) -> Applied {
         let (at, len) = self.slice.take().expect("a slice was handed out");
         let jobs = &mut self.lanes[at].jobs;
         let job = &mut jobs[0];
         let batches = &mut job.batches[job.applied..][..len];
         let (shard, seq) = batches.last().map(|batch| (batch.shard, batch.seq)).expect("a slice has batches");
-        // Freed slice by slice, not with the job.
-        for batch in batches {
-            self.size -= std::mem::take(&mut batch.mutations).len();
-        }
+        // Slice by slice, not with the job.
+        let spent: Vec<_> = batches.iter_mut().map(|batch| std::mem::take(&mut batch.mutations)).collect();
+        self.size -= spent.iter().map(Vec::len).sum::<usize>();
         job.applied += len;
         if job.applied == job.batches.len() {
             self.urgent -= usize::from(job.is_urgent);
@@ -271,19 +202,18 @@ impl Backlog {
             jobs.pop_front();
         }
         self.turn = at + 1;
-        Applied { shard, seq, len }
+        Applied { shard, seq, len, spent }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Position;
+    use crate::ids::{MessageId, Position, QueueId};
     use crate::mutation::{Put, checksum};
     use crate::store::memory::MemoryStore;
 
     const QUEUE: QueueId = QueueId(1);
-    const OTHER: QueueId = QueueId(2);
 
     fn put(queue: QueueId, message: u64) -> Mutation<'static> {
         let message = MessageId(message);
@@ -324,23 +254,6 @@ mod tests {
         assert!(backlog.is_empty());
         assert_eq!((backlog.size(), backlog.is_urgent()), (0, false));
         slices
-    }
-
-    #[test]
-    fn taken_is_what_the_batches_both_put_and_take() {
-        let batches = [
-            batch(0, 1, &[put(QUEUE, 1), put(QUEUE, 2), put(QUEUE, 3), put(OTHER, 4)]),
-            batch(0, 2, &[take(1), Mutation::Corrupt { queue: QUEUE, message: MessageId(2) }, take(100)]),
-            batch(0, 3, &[Mutation::Delete { queue: OTHER }]),
-        ];
-        let taken = Taken::of(&batches).unwrap();
-        let mut ids: Vec<u64> = taken.ids.iter().map(|id| id.0).collect();
-        ids.sort_unstable();
-        assert_eq!(ids, [1, 2, 4], "message 100 is in the store and has to be looked for there");
-        assert!(Taken::of(&batches[..1]).unwrap().is_empty());
-        let mut cut = batch(0, 1, &[put(QUEUE, 1)]);
-        cut.mutations.pop();
-        assert!(matches!(Taken::of(&[cut]), Err(Error::Damaged(_))));
     }
 
     #[test]

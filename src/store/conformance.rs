@@ -116,6 +116,8 @@ suite! {
     a_deleted_queue_is_gone_and_its_name_is_free,
     a_queue_created_and_deleted_in_one_call_leaves_nothing,
     a_reply_may_outlive_its_queue,
+    what_passed_by_is_only_counted,
+    a_put_may_come_after_younger_ones,
     a_damaged_message_is_reported_and_set_aside,
     the_end_of_the_ids_only_rises,
     ten_thousand_queues_are_recovered,
@@ -446,6 +448,25 @@ fn a_reply_may_outlive_its_queue(subject: &impl Subject) {
     apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), take(ONE, 1), Mutation::Delete { queue: ONE }]);
     apply(&mut store, &[Mutation::Unsent { queue: ONE }, create(TWO, b"two")]);
     assert_eq!(counters(&mut store, TWO), Counters::default());
+}
+
+fn what_passed_by_is_only_counted(subject: &impl Subject) {
+    let mut store = begun(subject);
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), Mutation::Passed { queue: ONE, count: 5 }]);
+    apply(&mut store, &[Mutation::Passed { queue: ONE, count: 2 }, take(ONE, 1)]);
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 8, gets: 8, ..Counters::default() });
+    assert_eq!(ids(&mut store, ONE), []);
+}
+
+fn a_put_may_come_after_younger_ones(subject: &impl Subject) {
+    let mut store = begun(subject);
+    apply(&mut store, &[create(ONE, b"one"), put(ONE, 3, b"c"), put(ONE, 2, b"b"), put(ONE, 6, b"f")]);
+    apply(&mut store, &[put(ONE, 5, b"e"), take(ONE, 2), create(TWO, b"two"), put(TWO, 8, b"h"), put(ONE, 1, b"a")]);
+    assert_eq!(ids(&mut store, ONE), [1, 3, 5, 6]);
+    apply(&mut store, &[put(ONE, 4, b"d"), put(TWO, 7, b"g"), put(ONE, 9, b"i"), take(ONE, 4)]);
+    assert_eq!(ids(&mut store, ONE), [1, 3, 5, 6, 9]);
+    assert_eq!(ids(&mut store, TWO), [7, 8]);
+    assert_eq!(counters(&mut store, ONE), Counters { puts: 7, gets: 2, ..Counters::default() });
 }
 
 fn a_damaged_message_is_reported_and_set_aside<S: Subject>(subject: &S) {

@@ -237,7 +237,7 @@ impl Inner {
                 Ok(())
             }
             Mutation::Unsent { queue } if !self.queues.contains_key(&queue) => Ok(()),
-            Mutation::Unsent { queue } => self.count(queue, &mutation),
+            Mutation::Unsent { queue } | Mutation::Passed { queue, .. } => self.count(queue, &mutation),
             Mutation::Delete { queue } => {
                 if !self.set_queue(queue, None) {
                     return Err(damaged(queue, "it is not there to be deleted"));

@@ -23,9 +23,10 @@ mod layout;
 pub mod lmdb;
 pub mod memory;
 mod run;
+pub mod taken;
 pub mod thread;
 
-pub use checkpoint::Taken;
+pub use taken::Taken;
 
 /// What a shard asks of the store thread.
 #[derive(Debug)]
@@ -42,12 +43,12 @@ pub enum Request {
     Load(Load),
 }
 
-/// The mutations of one turn of one shard.
+/// The mutations of some turns of one shard, one after the other.
 #[derive(Debug)]
 pub struct Batch {
     /// Whose.
     pub shard: ShardId,
-    /// The shard's number for it; rises by one from batch to batch.
+    /// The number of the last of them; rises from batch to batch.
     pub seq: Seq,
     /// Mutations, encoded as in [`crate::mutation`].
     pub mutations: Vec<u8>,
@@ -80,6 +81,8 @@ pub enum Reply {
         seq: Seq,
         /// How many batches the transaction brought.
         len: usize,
+        /// What their mutations were in, for its memory.
+        spent: Vec<Vec<u8>>,
     },
     /// The answer to a [`Load`].
     Loaded {

@@ -16,7 +16,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::ballast::Ballast;
-use super::checkpoint::Backlog;
+use super::checkpoint::{Applied, Backlog};
 use super::{Error, Load, Reply, Request, Store};
 use crate::ids::ShardId;
 
@@ -31,6 +31,10 @@ const TIDY_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the file system is asked for its free space, at most.
 const FREE_CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// A pause is looked at again at least this often: what waits can become much while nobody has anything to send here, and puts
+/// wait for the end of a pause that was right when it began.
+const PAUSE_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How long a write that found no room waits until it is tried again.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -83,7 +87,7 @@ impl Default for ThreadConfig {
 /// [`Error::Io`] when the system has no room for another thread.
 ///
 /// # Panics
-/// The thread panics when a shard's batches are not numbered from 1 without gaps, or its id is not one of `config.shards`.
+/// The thread panics when the numbers of a shard's batches do not rise, or its id is not one of `config.shards`.
 pub fn spawn(
     store: impl Store + Send + 'static,
     ballast: Ballast,
@@ -220,7 +224,8 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         let tidy = self.tidy.has_work.then(|| TIDY_AFTER.max(self.pause_left()));
         // Other programs make room, too, and no commit tells us.
         let free = self.room.is_full.then_some(FREE_CHECK_EVERY);
-        [self.slice_wait(), tidy, free].into_iter().flatten().min()
+        let slice = self.slice_wait().map(|wait| wait.min(PAUSE_LOOK_EVERY));
+        [slice, tidy, free].into_iter().flatten().min()
     }
 
     fn take(&mut self, request: Request) {
@@ -278,7 +283,8 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         let applied = self.backlog.applied();
         self.on_written(begun);
         self.tidy.has_work = true;
-        (self.reply)(applied.shard, Reply::Checkpointed { seq: applied.seq, len: applied.len });
+        let Applied { shard, seq, len, spent } = applied;
+        (self.reply)(shard, Reply::Checkpointed { seq, len, spent });
         Ok(())
     }
 
@@ -473,7 +479,7 @@ mod tests {
 
         fn checkpointed(&self) -> (u16, u64, usize) {
             match self.replies.recv().unwrap() {
-                (shard, Reply::Checkpointed { seq, len }) => (shard.0, seq.0, len),
+                (shard, Reply::Checkpointed { seq, len, .. }) => (shard.0, seq.0, len),
                 other => panic!("expected a checkpoint, got {other:?}"),
             }
         }

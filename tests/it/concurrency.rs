@@ -36,7 +36,7 @@ fn everything_arrives_once_and_in_order(args: &[&str]) {
     let stop = AtomicBool::new(false);
     let mut history = History::default();
     thread::scope(|scope| {
-        let plan = |who: u32| Plan { who, queues: QUEUES, depth: [1, 7, 100][who as usize % 3] };
+        let plan = |who: u32| Plan { who, queues: QUEUES, depth: [1, 7, 100][who as usize % 3], wait_ms: 3 };
         let count = |who: u32| [400, 2000, 6000][who as usize % 3];
         let produce = |who| move || produce(address, plan(who), count(who), &NEVER);
         let producers: Vec<_> = (0..PRODUCERS).map(|who| scope.spawn(produce(who))).collect();
@@ -76,7 +76,7 @@ fn deletion_under_load(args: &[&str]) {
     let mut history = History::default();
     history.allow_deletion();
     thread::scope(|scope| {
-        let plan = |who: u32| Plan { who, queues: QUEUES, depth: [1, 10, 60][who as usize % 3] };
+        let plan = |who: u32| Plan { who, queues: QUEUES, depth: [1, 10, 60][who as usize % 3], wait_ms: 3 };
         let (stop_producers, stop_others) = (&stop_producers, &stop_others);
         let produce = |who| move || produce(address, plan(who), u64::MAX, stop_producers);
         let producers: Vec<_> = (0..PRODUCERS).map(|who| scope.spawn(produce(who))).collect();

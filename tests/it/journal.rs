@@ -26,7 +26,7 @@ const SMALL: [&str; 9] = ["-t", "1", "-B", "1024", "-E", "2049", "-C", "0", "-v"
 
 #[test]
 fn acknowledged_messages_survive_kill_9_without_sync() {
-    survive_kill_9("acknowledged_messages_survive_kill_9_without_sync", 20, |round| match round % 4 {
+    survive_kill_9("acknowledged_messages_survive_kill_9_without_sync", 20, 0, |round| match round % 4 {
         0 => &["-N", "-t", "1", "-m", "2"],
         1 => &["-N", "-t", "2"],
         2 => &["-N", "-t", "1"],

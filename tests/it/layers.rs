@@ -42,8 +42,7 @@ const IMPURE_MODULES: [&str; 14] = [
 ];
 
 /// Where `unsafe` may stand.
-const UNSAFE_FILES: [&str; 8] = [
-    "bench/loadgen/pacer.rs",
+const UNSAFE_FILES: [&str; 7] = [
     "bench/loadgen/process.rs",
     "src/host.rs",
     "src/ring/buffers.rs",

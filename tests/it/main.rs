@@ -1,5 +1,6 @@
 //! The integration tests: the server as its clients, its operator and chance meet it.
 
+mod allocations;
 mod backlog;
 mod clients;
 mod concurrency;
@@ -12,6 +13,7 @@ mod hostile;
 mod journal;
 mod layers;
 mod lifecycle;
+mod passing;
 mod random;
 mod readme;
 mod ringqctl;
@@ -20,4 +22,5 @@ mod socket_peer;
 mod traffic;
 mod transcript;
 mod transcripts;
+mod waiting;
 mod world;

@@ -30,11 +30,15 @@ impl Rng {
     }
 }
 
+/// Waiting gets wait for less than this, ms.
+const WAIT_MS_MAX: usize = 300;
+
 /// A request whose reply has not come.
 #[derive(Debug)]
 enum Asked {
     Put { body: (usize, u64) },
     Get { queues: Vec<usize> },
+    WaitingGet { queue: usize },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +73,15 @@ pub struct History {
     queues: usize,
     pub crashes: usize,
     pub hang_ups: bool,
+    /// Gets with a timeout are asked for.
+    waits: bool,
+    /// Per queue, messages that waiting gets got in this life of the server: a crash may take them from both counters.
+    handed: BTreeMap<usize, usize>,
+    /// The same, of lives that a crash ended.
+    uncounted: BTreeMap<usize, usize>,
+    /// Per queue, waiting gets of clients that hung up: each may have given a message back behind younger ones.
+    returned: BTreeMap<usize, usize>,
+    crashed: bool,
 }
 
 impl History {
@@ -91,6 +104,11 @@ impl History {
             queues: 1 + rng.below(5),
             crashes: rng.below(3),
             hang_ups: rng.below(2) == 0,
+            waits: rng.below(4) > 0,
+            handed: BTreeMap::new(),
+            uncounted: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            crashed: false,
             rng,
             world,
             drivers: Vec::new(),
@@ -101,6 +119,7 @@ impl History {
             asked_max,
             body_size,
         };
+        history.world.holds_sends = history.rng.below(3) > 0;
         (0..drivers).for_each(|_| history.connect());
         history
     }
@@ -112,6 +131,10 @@ impl History {
 
     fn run(&mut self, steps: usize) {
         for _ in 0..steps {
+            if self.rng.below(8) == 0 {
+                self.pass_time();
+            }
+            self.send();
             match self.rng.below(100) {
                 0..30 => self.ask(),
                 30..60 => {
@@ -131,6 +154,12 @@ impl History {
         }
     }
 
+    /// Some waiting gets have waited long enough.
+    pub fn pass_time(&mut self) {
+        let ms = self.rng.below(100) as u64;
+        self.world.advance(ms);
+    }
+
     pub fn ask(&mut self) {
         let driver = self.rng.below(self.drivers.len());
         if self.drivers[driver].asked.len() >= self.asked_max {
@@ -139,7 +168,11 @@ impl History {
         let mut bytes = Vec::new();
         // More puts than gets at first, so that backlogs grow; the final drain empties them.
         for _ in 0..1 + self.rng.below(8) {
-            if self.rng.below(5) < 3 { self.ask_put(driver, &mut bytes) } else { self.ask_get(driver, &mut bytes) }
+            match self.rng.below(20) {
+                0..12 => self.ask_put(driver, &mut bytes),
+                17.. if self.waits => self.ask_waiting_get(driver, &mut bytes),
+                _ => self.ask_get(driver, &mut bytes),
+            }
         }
         let client = self.drivers[driver].client;
         let cut = self.rng.below(bytes.len() + 1);
@@ -169,6 +202,12 @@ impl History {
         self.drivers[driver].asked.push_back(Asked::Get { queues });
     }
 
+    fn ask_waiting_get(&mut self, driver: usize, bytes: &mut Vec<u8>) {
+        let (queue, wait) = (self.rng.below(self.queues), self.rng.below(WAIT_MS_MAX));
+        bytes.extend_from_slice(format!("get q{queue}/t={wait}\r\n").as_bytes());
+        self.drivers[driver].asked.push_back(Asked::WaitingGet { queue });
+    }
+
     /// Reads whole replies of every client.
     pub fn hear(&mut self) {
         for driver in 0..self.drivers.len() {
@@ -196,6 +235,15 @@ impl History {
                 }
                 Some(8)
             }
+            Asked::WaitingGet { queue } => {
+                let (values, len) = parse_values(received)?;
+                let queue = *queue;
+                self.check_keys(&[queue], &values);
+                let taker = self.drivers[driver].client;
+                values.iter().for_each(|(queue, body)| self.deliver(taker, *queue, *body));
+                *self.handed.entry(queue).or_default() += values.len();
+                Some(len)
+            }
             Asked::Get { queues } => {
                 let (values, len) = parse_values(received)?;
                 let queues = queues.clone();
@@ -221,7 +269,11 @@ impl History {
         assert!(*fate != Fate::Delivered, "message {body:?} came twice");
         *fate = Fate::Delivered;
         let last = self.last.insert((taker, queue, body.0), body.1);
-        assert!(last.is_none_or(|last| last < body.1), "queue {queue}: {body:?} after {last:?}");
+        if last.is_some_and(|last| last > body.1) {
+            let returned = self.returned.entry(queue).or_default();
+            assert!(*returned > 0, "queue {queue}: {body:?} after {last:?}");
+            *returned -= 1;
+        }
         let newest = self.newest.entry((queue, body.0)).or_default();
         *newest = body.1.max(*newest);
     }
@@ -229,8 +281,33 @@ impl History {
     /// A client is gone with replies it did not hear.
     fn forget(&mut self, driver: usize) {
         for asked in std::mem::take(&mut self.drivers[driver].asked) {
-            if let Asked::Get { queues } = asked {
-                queues.iter().for_each(|queue| *self.stray_gets.entry(*queue).or_default() += 1);
+            match asked {
+                Asked::Put { .. } => {}
+                Asked::Get { queues } => {
+                    queues.iter().for_each(|queue| *self.stray_gets.entry(*queue).or_default() += 1);
+                }
+                Asked::WaitingGet { queue } => {
+                    *self.stray_gets.entry(queue).or_default() += 1;
+                    *self.returned.entry(queue).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Some of what the server sends arrives, and it may hear of that; or a whole send does.
+    pub fn send(&mut self) {
+        let client = self.drivers[self.rng.below(self.drivers.len())].client;
+        match self.rng.below(4) {
+            0 => {
+                let size = self.rng.below(2 * self.body_size);
+                self.world.come(client, size);
+            }
+            1 => self.world.come(client, usize::MAX),
+            _ => {
+                if self.rng.below(2) == 0 {
+                    self.world.come(client, usize::MAX);
+                }
+                self.world.complete_send(client);
             }
         }
     }
@@ -238,7 +315,12 @@ impl History {
     pub fn hang_up(&mut self) {
         self.hear();
         let driver = self.rng.below(self.drivers.len());
-        self.world.reset(self.drivers[driver].client);
+        let client = self.drivers[driver].client;
+        if self.rng.below(2) == 0 {
+            self.world.reset(client)
+        } else {
+            self.world.fail_send(client)
+        }
         self.forget(driver);
         self.drivers.remove(driver);
         self.connect();
@@ -246,7 +328,11 @@ impl History {
 
     pub fn crash(&mut self) {
         self.crashes -= 1;
+        self.crashed = true;
         self.hear();
+        for (queue, handed) in std::mem::take(&mut self.handed) {
+            *self.uncounted.entry(queue).or_default() += handed;
+        }
         let shards = 1 + self.rng.below(3) as u16;
         self.world.crash(shards);
         let count = self.drivers.len();
@@ -257,8 +343,15 @@ impl History {
 
     /// Everything comes to rest; then one client takes all there is.
     pub fn finish(&mut self) {
+        self.world.holds_sends = false;
         self.world.settle();
         self.hear();
+        // Waiting gets may stand behind each other.
+        for _ in 0..self.drivers.iter().map(|d| d.asked.len()).sum() {
+            self.world.advance(WAIT_MS_MAX as u64);
+            self.world.settle();
+            self.hear();
+        }
         assert!(self.drivers.iter().all(|d| d.asked.is_empty()), "every request is answered");
         let client = self.world.connect();
         for queue in 0..self.queues {
@@ -270,8 +363,9 @@ impl History {
                 assert_eq!(len, received.len());
                 let Some((from, body)) = values.first().copied() else { break };
                 let newest = self.newest.get(&(from, body.0)).copied();
-                // A hang-up gives messages back to their places.
-                let is_left_behind = !self.hang_ups && newest.is_some_and(|newest| body.1 < newest);
+                // A hang-up gives messages back to their places; so does a crash, to whom they were not sent yet.
+                let may_return = self.hang_ups || self.crashed && self.waits;
+                let is_left_behind = !may_return && newest.is_some_and(|newest| body.1 < newest);
                 assert!(!is_left_behind, "queue {from}: {body:?} is still there after {newest:?}");
                 self.deliver(client, from, body);
             }
@@ -292,7 +386,8 @@ impl History {
         let (puts, gets) = parse_counters(&self.world.ask(client, &format!("stats queue q{queue}\r\n")));
         assert_eq!(puts, gets, "queue {queue} is empty");
         let fates = || self.fates.values().filter(|(home, _)| *home == queue);
-        let stored = fates().filter(|(_, fate)| *fate != Fate::Unknown).count();
+        let uncounted = self.uncounted.get(&queue).copied().unwrap_or(0);
+        let stored = fates().filter(|(_, fate)| *fate != Fate::Unknown).count().saturating_sub(uncounted);
         assert!((stored..=fates().count()).contains(&puts), "queue {queue}: {puts} puts, {stored} are known");
     }
 }
@@ -320,7 +415,8 @@ fn parse_values(bytes: &[u8]) -> Option<(Vec<(usize, (usize, u64))>, usize)> {
         let size: usize = words[3].parse().unwrap();
         let body = bytes.get(at..at + size + 2)?;
         let (putter, number) = std::str::from_utf8(body).unwrap().trim_end().split_once(' ').unwrap();
-        values.push((words[1][1..].parse().unwrap(), (putter.parse().unwrap(), number.parse().unwrap())));
+        let name = words[1].split('/').next().unwrap();
+        values.push((name[1..].parse().unwrap(), (putter.parse().unwrap(), number.parse().unwrap())));
         at += size + 2;
     }
 }

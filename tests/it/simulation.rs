@@ -44,6 +44,10 @@ impl Simulation {
 
     fn step(&mut self) {
         let shard = self.below(self.history.world.shards());
+        if self.below(8) == 0 {
+            self.history.pass_time();
+        }
+        self.history.send();
         match self.below(100) {
             0..25 => self.history.ask(),
             25..48 => drop(self.history.world.turn(shard)),

@@ -85,6 +85,8 @@ pub struct Plan {
     pub queues: u32,
     /// Requests sent before their replies are read.
     pub depth: usize,
+    /// How long a consumer's gets of a single queue wait for a message, every other one, ms; 0: they do not.
+    pub wait_ms: u64,
 }
 
 /// Puts messages into queues chosen at random, a quarter of them with `noreply`, until told to stop, `count` are sent, or the
@@ -134,7 +136,11 @@ pub fn consume(address: SocketAddr, plan: Plan, stop: &AtomicBool) -> Consumed {
         let mut requests = Vec::new();
         for _ in 0..plan.depth {
             let keys = if rng.below(2) == 0 { 1 } else { 1 + rng.below(u64::from(plan.queues) * 3 / 2) };
-            taker.ask(&mut requests, (0..keys).map(|_| rng.below(plan.queues.into()) as u32).collect());
+            let keys: Vec<u32> = (0..keys).map(|_| rng.below(plan.queues.into()) as u32).collect();
+            match keys[..] {
+                [key] if plan.wait_ms > 0 && rng.below(2) == 0 => taker.ask_and_wait(&mut requests, key, plan.wait_ms),
+                _ => taker.ask(&mut requests, keys),
+            }
         }
         if link.send(&requests).is_err() {
             break;
@@ -184,6 +190,11 @@ impl Taker {
         self.asked.push_back(keys);
     }
 
+    fn ask_and_wait(&mut self, requests: &mut Vec<u8>, key: u32, wait_ms: u64) {
+        write!(requests, "get {}/t={wait_ms}\r\n", queue_name(key)).expect("writing to memory");
+        self.asked.push_back(vec![key]);
+    }
+
     /// Reads the replies to everything asked.
     fn read(&mut self, link: &mut Link) -> io::Result<()> {
         while let Some(keys) = self.asked.front_mut() {
@@ -191,8 +202,8 @@ impl Taker {
                 Some((name, body)) => {
                     let id = MessageId::of_body(&body);
                     assert_eq!(
-                        name,
-                        queue_name(id.queue).as_bytes(),
+                        name.split(|byte| *byte == b'/').next(),
+                        Some(queue_name(id.queue).as_bytes()),
                         "a message came from another queue than it was put to"
                     );
                     let at = keys.iter().position(|key| *key == id.queue);

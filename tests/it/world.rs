@@ -10,6 +10,7 @@ use ringq::engine::{Config, Engine, Mail};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
+use ringq::queue::Counters;
 use ringq::stats::{Capacity, Host};
 use ringq::store::ballast::Ballast;
 use ringq::store::memory::MemoryStore;
@@ -31,6 +32,7 @@ pub struct Options {
     pub memory_share: usize,
     pub body_size_max: usize,
     pub queues_max: usize,
+    pub wait_ms_max: u64,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -46,6 +48,7 @@ impl Default for Options {
             memory_share: 32 << 20,
             body_size_max: 1 << 20,
             queues_max: 1000,
+            wait_ms_max: 3_600_000,
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -67,6 +70,9 @@ pub struct Client {
     /// Receiving is paused by the server; what was sent waits here.
     paused: bool,
     backlog: Vec<u8>,
+    /// What the server is sending, and how much of it has come.
+    sending: Vec<u8>,
+    sent: usize,
 }
 
 /// One shard's journal as the medium has it. It outlives crashes.
@@ -142,6 +148,8 @@ pub struct World {
     starts: u64,
     turns: u64,
     pub stopped: bool,
+    /// What the server sends comes only when the test says so; otherwise at once.
+    pub holds_sends: bool,
 }
 
 impl World {
@@ -163,6 +171,7 @@ impl World {
             starts: 0,
             turns: 0,
             stopped: false,
+            holds_sends: false,
         };
         world.start();
         world
@@ -178,6 +187,8 @@ impl World {
         self.clients.iter_mut().for_each(|c| {
             c.ended = true;
             c.open = false;
+            c.sending.clear();
+            c.sent = 0;
         });
         self.start();
     }
@@ -288,6 +299,7 @@ impl World {
             memory_share: self.options.memory_share,
             body_size_max: self.options.body_size_max,
             queues_max: self.options.queues_max,
+            wait_ms_max: self.options.wait_ms_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,
@@ -320,6 +332,8 @@ impl World {
             open: true,
             paused: false,
             backlog: Vec::new(),
+            sending: Vec::new(),
+            sent: 0,
         });
         self.clients.len() - 1
     }
@@ -353,9 +367,67 @@ impl World {
         }
     }
 
+    /// Up to `size` bytes more of what the server is sending reach the client. It does not hear yet that they did.
+    pub fn come(&mut self, client: usize, size: usize) {
+        self.clients[client].come(size);
+    }
+
+    /// The server hears that what it sends has gone, if all of it has.
+    pub fn complete_send(&mut self, client: usize) -> bool {
+        let it = &mut self.clients[client];
+        if !it.open || it.sending.is_empty() || it.sent < it.sending.len() {
+            return false;
+        }
+        it.sending.clear();
+        it.sent = 0;
+        self.engines[it.shard].on_sent(it.conn);
+        true
+    }
+
+    /// The server hears that it cannot send the rest of what it is sending; the connection is gone.
+    pub fn fail_send(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        if it.open && !it.sending.is_empty() && it.sent < it.sending.len() {
+            it.ended = true;
+            it.sending.clear();
+            self.engines[it.shard].on_send_failed(it.conn, std::mem::take(&mut it.sent));
+        } else {
+            self.reset(client);
+        }
+    }
+
+    fn finish_sends(&mut self) -> bool {
+        let mut progress = false;
+        for client in 0..self.clients.len() {
+            self.come(client, usize::MAX);
+            progress |= self.complete_send(client);
+        }
+        progress
+    }
+
     pub fn advance(&mut self, ms: u64) {
         self.now.mono_ms += ms;
         self.now.wall_ms += ms;
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now.mono_ms
+    }
+
+    /// When the first shard to be woken by time alone must be, ms.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.engines.iter().filter_map(Engine::next_deadline).min()
+    }
+
+    /// Whether the server has stopped receiving from a client.
+    pub fn is_paused(&self, client: usize) -> bool {
+        self.clients[client].paused
+    }
+
+    /// The counters of a queue as the store has them.
+    pub fn counters(&mut self, queue: &str) -> Counters {
+        let rows = self.store.recover().unwrap().queues;
+        rows.into_iter().find(|row| row.name == queue.as_bytes()).expect("a queue of this name is stored").counters
     }
 
     // --- what can happen next; each returns whether it did ---
@@ -406,8 +478,14 @@ impl World {
         for conn in std::mem::take(&mut engine.effects.sends) {
             let client = find(&mut self.clients, shard, conn);
             if let Ok(bytes) = engine.take_output(conn, Vec::new()) {
-                client.received.extend_from_slice(&bytes);
-                engine.on_sent(conn);
+                assert!(client.sending.is_empty(), "one send at a time");
+                client.sending = bytes;
+                if !self.holds_sends {
+                    client.come(usize::MAX);
+                    client.sending.clear();
+                    client.sent = 0;
+                    engine.on_sent(conn);
+                }
                 progress = true;
             }
         }
@@ -433,7 +511,8 @@ impl World {
             let client = find(&mut self.clients, shard, conn);
             client.ended = true;
             client.open = false;
-            engine.on_closed(conn);
+            client.sending.clear();
+            engine.on_closed(conn, std::mem::take(&mut client.sent));
             progress = true;
         }
         engine.effects.notices.clear();
@@ -569,7 +648,7 @@ impl World {
         self.engines.len()
     }
 
-    /// Lets everything happen until nothing does.
+    /// Lets everything happen until nothing does; sends come to their end, too, if they are not held.
     pub fn settle(&mut self) {
         for _ in 0..1_000_000 {
             let mut progress = false;
@@ -577,6 +656,9 @@ impl World {
                 progress |= self.turn(shard);
             }
             progress |= self.deliver() | self.load();
+            if !self.holds_sends {
+                progress |= self.finish_sends();
+            }
             for shard in 0..self.engines.len() {
                 progress |= self.apply(shard, usize::MAX);
             }
@@ -585,6 +667,18 @@ impl World {
             }
         }
         panic!("the server never comes to rest");
+    }
+}
+
+impl Client {
+    fn come(&mut self, size: usize) {
+        let rest = &self.sending[self.sent..];
+        let rest = &rest[..size.min(rest.len())];
+        // Nobody reads any more at the other end of a reset connection.
+        if !self.ended {
+            self.received.extend_from_slice(rest);
+            self.sent += rest.len();
+        }
     }
 }
 

@@ -68,7 +68,8 @@ impl Model {
                 }
             }
             50..85 => self.leave(queue, random, out),
-            85..90 => self.change(Mutation::Unsent { queue }, queue, out),
+            85..88 => self.change(Mutation::Unsent { queue }, queue, out),
+            88..90 => self.change(Mutation::Passed { queue, count: random.below(9) }, queue, out),
             90..94 => self.purge(queue, random, out),
             94..96 => {
                 self.queues.remove(&queue);

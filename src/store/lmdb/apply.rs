@@ -239,6 +239,7 @@ impl Apply<'_> {
                 Ok(touched) => layout::count(&mut touched.row.counters, queue, &mutation),
                 Err(_) => Ok(()),
             },
+            Mutation::Passed { queue, .. } => count(&mut self.touched, self.store, queue, &mutation).map(|_| ()),
             Mutation::Delete { queue } => {
                 touch(&mut self.touched, self.store, queue)?.is_deleted = true;
                 Ok(())

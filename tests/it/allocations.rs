@@ -1,0 +1,127 @@
+//! The path of a small message allocates nothing once it is warm: engine, journal writer and what is kept for the checkpoint, driven
+//! as a shard drives them, with every allocation of the thread counted.
+//!
+//! What happens once for many messages (a checkpoint, a buffer for a new connection) may allocate.
+
+use allocation_counter::measure;
+use ringq::clock::Now;
+use ringq::engine::{Config, Engine};
+use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
+use ringq::journal::{Writer, WriterConfig};
+use ringq::kept::Kept;
+use ringq::stats::Capacity;
+
+/// A client's turns before they are counted: more than are counted, so that every list has its room.
+const WARM_LEN: usize = 4000;
+const COUNTED_LEN: usize = 1000;
+
+/// A shard without kernel, device and store: writes are done at once, checkpoints when they are asked for.
+struct Shard {
+    engine: Engine,
+    writer: Writer,
+    kept: Kept,
+    spare_batch: Vec<u8>,
+    spare_reply: Vec<u8>,
+    conn: ConnId,
+    now: Now,
+}
+
+impl Shard {
+    fn new() -> Shard {
+        let shard = ShardId(0);
+        let config = Config {
+            shard,
+            shards: 1,
+            memory_share: 64 << 20,
+            body_size_max: 1 << 20,
+            queues_max: 10,
+            wait_ms_max: 1000,
+            hash_seed: 1,
+            flush_all: false,
+            shutdown: false,
+            capacity: Capacity::default(),
+            settings: std::sync::Arc::from(&b""[..]),
+        };
+        let (salt, segment_size, segments) = (Salt([1; 16]), 16 << 20, 4);
+        let writer = Writer::new(WriterConfig { shard, salt, segment_size, segments, depth: 4, unsynced: false });
+        let mut engine = Engine::new(config, [], IdRange { next: 1, end: 1 << 32 });
+        let conn = ConnId { index: 0, generation: 1 };
+        engine.on_open(conn);
+        let (kept, now) = (Kept::new(shard), Now { mono_ms: 1, wall_ms: 1 });
+        Shard { engine, writer, kept, spare_batch: Vec::new(), spare_reply: Vec::new(), conn, now }
+    }
+
+    /// One turn: a request comes, its record is written, its reply is sent.
+    fn turn(&mut self, request: &[u8], expected: &[u8]) {
+        self.engine.begin_turn(self.now);
+        self.engine.on_bytes(self.conn, request);
+        self.engine.run();
+        if let Ok((seq, mut mutations)) = self.engine.seal(std::mem::take(&mut self.spare_batch)) {
+            let write = self.writer.append(seq, Seq(seq.0 - 1), &mutations);
+            self.kept.push(seq, &mutations, write.end);
+            mutations.clear();
+            self.spare_batch = mutations;
+            let durable = self.writer.written(write.token, write.buffer).expect("nothing else is under way");
+            self.engine.on_durable(durable);
+        }
+        let conn = self.engine.effects.sends.pop().expect("every request is answered");
+        let reply = self.engine.take_output(conn, std::mem::take(&mut self.spare_reply));
+        let mut reply = reply.expect("there is something to send");
+        assert!(reply == expected, "{}", reply.escape_ascii());
+        reply.clear();
+        self.spare_reply = reply;
+        self.engine.on_sent(conn);
+    }
+
+    fn checkpoint(&mut self) {
+        let batches = self.kept.take_through(Seq(u64::MAX));
+        let Some(seq) = batches.last().map(|batch| batch.seq) else { return };
+        self.kept.recycle(batches.into_iter().map(|batch| batch.mutations).collect());
+        self.writer.release(seq);
+        self.engine.on_stored(seq);
+    }
+}
+
+const PUT: &[u8] = b"set queue 7 0 100\r\n\
+    0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\r\n";
+const VALUE: &[u8] = b"VALUE queue 7 100\r\n\
+    0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\r\nEND\r\n";
+
+/// Allocations of so many turns.
+fn allocations_of(shard: &mut Shard, turns: usize, mut turn: impl FnMut(&mut Shard)) -> u64 {
+    measure(|| (0..turns).for_each(|_| turn(shard))).count_total
+}
+
+#[test]
+fn a_small_put_and_get_allocate_nothing() {
+    let mut shard = Shard::new();
+    let mut both = |shard: &mut Shard| {
+        shard.turn(PUT, b"STORED\r\n");
+        shard.turn(b"get queue\r\n", VALUE);
+    };
+    assert!(allocations_of(&mut shard, WARM_LEN, &mut both) > 0, "allocations are counted");
+    shard.checkpoint();
+    assert_eq!(allocations_of(&mut shard, COUNTED_LEN, &mut both), 0);
+}
+
+#[test]
+fn a_get_that_finds_nothing_allocates_nothing() {
+    let mut shard = Shard::new();
+    let mut miss = |shard: &mut Shard| shard.turn(b"get queue\r\n", b"END\r\n");
+    allocations_of(&mut shard, WARM_LEN, &mut miss);
+    assert_eq!(allocations_of(&mut shard, COUNTED_LEN, &mut miss), 0);
+}
+
+#[test]
+fn pipelined_requests_allocate_nothing() {
+    let mut shard = Shard::new();
+    let (puts, gets) = (PUT.repeat(16), b"get queue\r\n".repeat(16));
+    let (stored, values) = (b"STORED\r\n".repeat(16), VALUE.repeat(16));
+    let mut both = |shard: &mut Shard| {
+        shard.turn(&puts, &stored);
+        shard.turn(&gets, &values);
+    };
+    allocations_of(&mut shard, WARM_LEN / 8, &mut both);
+    shard.checkpoint();
+    assert_eq!(allocations_of(&mut shard, COUNTED_LEN / 8, &mut both), 0);
+}
