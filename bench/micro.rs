@@ -4,13 +4,15 @@
 //! parse       bytes received -> a request                (session::frame, proto::command)
 //! queue       put into memory and queue, take out again  (queue, queue::memory, mutation)
 //! journal     a batch of mutations -> a record           (journal::record)
-//! checkpoint  batches -> a committed transaction in LMDB (store::lmdb), on the file system of $TMPDIR
+//! checkpoint  batches -> a committed transaction in LMDB, and messages loaded from it (store::lmdb), on the file system
+//!             of $TMPDIR; by 1 MiB of puts; scattered takes reach every tenth message. CPU time: what a commit waits for is
+//!             the device's affair, and the store thread shares its core with a server
 //! ```
 //! Figures are for telling a change from the state before it, on one machine in one sitting: `make microbench` compares
 //! with its last run. They say nothing about what a server with a kernel under it reaches; that is `compare.py`.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringq::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
@@ -22,7 +24,8 @@ use ringq::queue::{Entry, Head, Memory, Queue};
 use ringq::session::frame::{Frame, frame};
 use ringq::store::Taken;
 use ringq::store::lmdb::{Lmdb, LmdbConfig};
-use ringq::store::{Batch, Store};
+use ringq::store::{Batch, Load, Store};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Requests in a received buffer.
 const REQUESTS: u64 = 1000;
@@ -41,6 +44,15 @@ const MAP_SIZE: u64 = 64 << 30;
 
 /// Body sizes that matter: a job's id, a job with its arguments.
 const BODY_SIZES: [usize; 2] = [100, 1000];
+
+/// One message in so many is taken out of order.
+const SCATTER: u64 = 10;
+
+/// Bytes of one load: a sixteenth of 64 MiB, as with the default `-m`.
+const LOAD_SIZE: usize = 4 << 20;
+
+/// Bytes of a small load, which begins and ends within what lies together.
+const LOAD_SIZE_SMALL: usize = 4 << 10;
 
 const QUEUE: QueueId = QueueId(1);
 const SHARD: ShardId = ShardId(0);
@@ -192,10 +204,11 @@ impl Slices {
         batches
     }
 
-    /// The takes of the slice that was made last.
-    fn takes(&mut self) -> Vec<Batch> {
+    /// Takes of the slice that was made last: the messages whose place in it, counted round by `SCATTER`, is wanted.
+    fn takes(&mut self, is_wanted: impl Fn(u64) -> bool) -> Vec<Batch> {
         let mut mutations = Vec::new();
-        for message in self.next - self.len()..self.next {
+        let begin = self.next - self.len();
+        for message in (begin..self.next).filter(|message| is_wanted((message - begin) % SCATTER)) {
             Mutation::Take { queue: QUEUE, message: MessageId(message) }.encode(&mut mutations);
         }
         vec![self.batch(mutations)]
@@ -218,24 +231,75 @@ fn checkpoint(criterion: &mut Criterion) {
         store.begin_journals(&[SALT]).expect("a fresh database");
         let mut slices = Slices::new(size);
         store.apply(&[slices.first()], &Taken::none()).expect("room for a queue");
-        group.throughput(Throughput::Elements(slices.len()));
-        group.bench_function(BenchmarkId::new("apply 1 MiB", format!("{size} B")), |bencher| {
-            bencher.iter_custom(|rounds| apply_slices(&mut store, &mut slices, rounds));
-        });
+        let mut bench = |name: &str, len: u64, timed: Timed| {
+            group.throughput(Throughput::Elements(len));
+            group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
+                bencher.iter_custom(|rounds| apply_slices(&mut store, &mut slices, rounds, timed));
+            });
+        };
+        let len = Slices::new(size).len();
+        bench("put", len, Timed::Puts);
+        bench("take in order", len, Timed::Takes);
+        bench("take scattered", len.div_ceil(SCATTER), Timed::Scattered);
+        bench("take between holes", len - len.div_ceil(SCATTER), Timed::Rest);
+        let first = slices.next;
+        for _ in 0..LOAD_SIZE / SLICE_SIZE + 1 {
+            store.apply(&slices.slice(), &Taken::none()).expect("room for a slice");
+        }
+        for (name, size_max) in [("load", LOAD_SIZE), ("load 4 KiB", LOAD_SIZE_SMALL)] {
+            group.throughput(Throughput::Elements((size_max / (PUT_HEADER_SIZE + size)) as u64));
+            // From the middle of what lies together.
+            let after = MessageId(first + slices.len() / 3);
+            let load = Load { shard: SHARD, queue: QUEUE, after, below: MessageId(u64::MAX), size_max };
+            group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
+                bencher.iter_custom(|rounds| {
+                    let begin = cpu_time();
+                    for _ in 0..rounds {
+                        black_box(store.load(black_box(&load)).expect("messages to load"));
+                    }
+                    cpu_time() - begin
+                });
+            });
+        }
     }
     group.finish();
 }
 
-/// The time that `rounds` slices of puts take. What they put is taken away again outside of it: the database stays small,
-/// and its pages come from the free list, as in a server that is kept up with.
-fn apply_slices(store: &mut Lmdb, slices: &mut Slices, rounds: u64) -> Duration {
+/// What this thread has used of its core.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Which transaction of a round is timed.
+#[derive(Clone, Copy)]
+enum Timed {
+    Puts,
+    Takes,
+    Scattered,
+    Rest,
+}
+
+/// The time that `rounds` transactions of one kind take. Each round puts a slice and takes all of it away again: the database stays
+/// small, and its pages come from the free list, as in a server that is kept up with.
+fn apply_slices(store: &mut Lmdb, slices: &mut Slices, rounds: u64, timed: Timed) -> Duration {
     let mut total = Duration::ZERO;
+    let mut apply = |batches: &[Batch], is_timed: bool| {
+        let begin = cpu_time();
+        store.apply(black_box(batches), &Taken::none()).expect("room for a slice");
+        if is_timed {
+            total += cpu_time() - begin;
+        }
+    };
     for _ in 0..rounds {
-        let slice = slices.slice();
-        let begin = Instant::now();
-        store.apply(black_box(&slice), &Taken::none()).expect("room for a slice");
-        total += begin.elapsed();
-        store.apply(&slices.takes(), &Taken::none()).expect("taking makes room");
+        apply(&slices.slice(), matches!(timed, Timed::Puts));
+        match timed {
+            Timed::Puts | Timed::Takes => apply(&slices.takes(|_| true), matches!(timed, Timed::Takes)),
+            Timed::Scattered | Timed::Rest => {
+                apply(&slices.takes(|place| place == 0), matches!(timed, Timed::Scattered));
+                apply(&slices.takes(|place| place > 0), matches!(timed, Timed::Rest));
+            }
+        }
     }
     total
 }

@@ -12,18 +12,21 @@ use std::collections::VecDeque;
 use super::ballast::Ballast;
 use super::{Batch, Error, Store, Taken};
 use crate::ids::{Seq, ShardId};
-use crate::mutation::{Decoder, Mutation};
+use crate::mutation::{Decoder, Malformed, Mutation};
 
 /// Mutations in one slice while others wait. A take is 17 bytes and costs as much as a put of a hundred, so that bytes alone bound no time.
 const SLICE_MUTATIONS_MAX: usize = 10_000;
 
 /// All mutations of the batches, in order.
 pub(super) fn mutations(batches: &[Batch]) -> impl Iterator<Item = Result<Mutation<'_>, Error>> {
-    batches.iter().flat_map(|batch| {
-        Decoder::new(&batch.mutations).map(|mutation| {
-            mutation.map_err(|e| Error::Damaged(format!("batch {} of shard {}: {e}", batch.seq, batch.shard)))
-        })
-    })
+    batches
+        .iter()
+        .flat_map(|batch| Decoder::new(&batch.mutations).map(|mutation| mutation.map_err(|e| malformed(batch, e))))
+}
+
+/// What a batch that cannot be read means.
+pub(super) fn malformed(batch: &Batch, error: Malformed) -> Error {
+    Error::Damaged(format!("batch {} of shard {}: {error}", batch.seq, batch.shard))
 }
 
 /// Brings into the store what a crash left in the journals, in slices of at most `slice_size_max` bytes of mutations (or one

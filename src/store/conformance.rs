@@ -1,9 +1,7 @@
 //! What every store must do, run against LMDB in a directory of its own and against the store in memory.
 //!
-//! The last test plays random histories against a model of a few plain maps. It prints its seed; `RINGQ_SEED=n cargo test
-//! random_histories` plays that one again.
+//! What concerns messages that are packed together is in [`runs`]; [`histories`] plays random histories.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -15,12 +13,21 @@ use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put, checksum};
 use crate::queue::Counters;
 
+mod histories;
+mod runs;
+
+use histories::random_histories;
+use runs::*;
+
 /// A store and the ways a test can get at it from outside.
 trait Subject {
     type Store: Store;
 
     /// Opens what the last store of this subject left, after it was dropped.
     fn open(&self) -> Self::Store;
+
+    /// Another one, with nothing in it.
+    fn again(&self) -> Self;
 
     /// Damages a stored message.
     fn corrupt(store: &mut Self::Store, queue: QueueId, message: MessageId);
@@ -39,6 +46,10 @@ impl Subject for InLmdb {
 
     fn open(&self) -> Lmdb {
         open(self.0.path())
+    }
+
+    fn again(&self) -> InLmdb {
+        InLmdb::new()
     }
 
     fn corrupt(store: &mut Lmdb, queue: QueueId, message: MessageId) {
@@ -64,6 +75,10 @@ impl Subject for InMemory {
 
     fn open(&self) -> MemoryStore {
         self.0.clone()
+    }
+
+    fn again(&self) -> InMemory {
+        InMemory::new()
     }
 
     fn corrupt(store: &mut MemoryStore, queue: QueueId, message: MessageId) {
@@ -110,6 +125,20 @@ suite! {
     malformed_bytes_change_nothing,
     contradictions_change_nothing,
     a_journal_that_does_not_go_on_changes_nothing,
+    messages_of_all_sizes_are_loaded_in_order,
+    a_load_begins_and_ends_anywhere,
+    takes_out_of_order_leave_the_others,
+    the_head_passes_what_was_taken_before,
+    most_of_a_backlog_is_taken_out_of_order,
+    a_message_set_aside_leaves_its_neighbours,
+    a_damaged_message_stays_damaged_when_its_neighbours_go,
+    a_purge_ends_among_messages_that_came_together,
+    a_message_that_comes_late_has_its_place,
+    a_late_message_is_not_hidden_by_those_taken_before,
+    a_late_message_is_not_hidden_by_a_purge_before,
+    a_late_message_leaves_like_others,
+    a_late_message_is_not_put_twice,
+    a_late_message_goes_with_its_queue,
 }
 
 const ONE: QueueId = QueueId(1);
@@ -563,191 +592,5 @@ fn a_journal_that_does_not_go_on_changes_nothing<S: Subject>(subject: &S) {
     let good = || batch(0, 2, &[take(ONE, 1)]);
     for bad in [batch(0, 1, &[]), good(), batch(2, 1, &[])] {
         store = assert_refused(subject, store, &[good(), bad]);
-    }
-}
-
-/// The model the random histories are compared with.
-#[derive(Default)]
-struct Model {
-    queues: BTreeMap<QueueId, (QueueRow, BTreeMap<u64, Vec<u8>>)>,
-    ids_end: u64,
-    next_id: u64,
-}
-
-/// A small generator (SplitMix64), so that a seed means the same history everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
-        (!of.is_empty()).then(|| of[self.below(of.len() as u64) as usize])
-    }
-}
-
-impl Model {
-    fn id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    /// Does one random thing that a shard could do, and appends its mutation.
-    fn step(&mut self, random: &mut Random, out: &mut Vec<u8>) {
-        let live: Vec<QueueId> = self.queues.keys().copied().collect();
-        let queue = random.pick(&live);
-        let Some(queue) = queue.filter(|_| live.len() > 3 || random.below(8) > 0) else {
-            return self.create(random, out);
-        };
-        match random.below(100) {
-            0..50 => self.put(queue, random, out),
-            50..85 => self.leave(queue, random, out),
-            85..88 => self.change(Mutation::Unsent { queue }, queue, out),
-            88..90 => self.change(Mutation::Passed { queue, count: random.below(9) }, queue, out),
-            90..94 => self.purge(queue, random, out),
-            94..96 => {
-                self.queues.remove(&queue);
-                Mutation::Delete { queue }.encode(out);
-            }
-            _ => {
-                self.ids_end = self.ids_end.max(random.below(1000));
-                Mutation::Ids { end: self.ids_end }.encode(out);
-            }
-        }
-    }
-
-    fn change(&mut self, mutation: Mutation<'_>, queue: QueueId, out: &mut Vec<u8>) {
-        let (row, _) = self.queues.get_mut(&queue).unwrap();
-        row.counters.apply(&mutation);
-        mutation.encode(out);
-    }
-
-    fn create(&mut self, random: &mut Random, out: &mut Vec<u8>) {
-        let name = format!("name-{}", random.below(8)).into_bytes();
-        if self.queues.values().all(|(row, _)| row.name != name) {
-            let queue = QueueId(self.id());
-            create(queue, &name).encode(out);
-            let row = QueueRow { name, queue, created_ms: 100 + queue.0, counters: Counters::default() };
-            self.queues.insert(queue, (row, BTreeMap::new()));
-        }
-    }
-
-    fn put(&mut self, queue: QueueId, random: &mut Random, out: &mut Vec<u8>) {
-        let message = self.id();
-        // Small ones share a page, large ones have pages of their own.
-        let size = if random.below(10) == 0 { random.below(20_000) } else { random.below(200) };
-        let body = vec![random.next() as u8; size as usize];
-        let mutation = put(queue, message, &body);
-        self.change(mutation, queue, out);
-        let stored = encode(&[mutation]);
-        self.queues.get_mut(&queue).unwrap().1.insert(message, stored);
-    }
-
-    /// A message is taken, mostly from the head, or set aside.
-    fn leave(&mut self, queue: QueueId, random: &mut Random, out: &mut Vec<u8>) {
-        let messages = &mut self.queues.get_mut(&queue).unwrap().1;
-        let ids: Vec<u64> = messages.keys().copied().collect();
-        let chosen = if random.below(10) == 0 { random.pick(&ids) } else { ids.first().copied() };
-        let Some(message) = chosen else { return };
-        messages.remove(&message);
-        let corrupt = Mutation::Corrupt { queue, message: MessageId(message) };
-        self.change(if random.below(20) == 0 { corrupt } else { take(queue, message) }, queue, out);
-    }
-
-    fn purge(&mut self, queue: QueueId, random: &mut Random, out: &mut Vec<u8>) {
-        let below = 1 + random.below(self.next_id + 1);
-        let messages = &mut self.queues.get_mut(&queue).unwrap().1;
-        let kept = messages.split_off(&below);
-        let count = std::mem::replace(messages, kept).len() as u64;
-        self.change(Mutation::Purge { queue, below: MessageId(below), count }, queue, out);
-    }
-
-    fn compare(&self, store: &mut impl Store, random: &mut Random) {
-        let queues = self.queues.values().map(|(row, _)| row.clone()).collect();
-        let recovered = store.recover().unwrap();
-        assert_eq!((recovered.queues, recovered.ids_end), (queues, self.ids_end));
-        for (row, messages) in self.queues.values() {
-            assert_eq!(row.counters.ready(), messages.len() as u64);
-            let size_max = random.below(5000) as usize;
-            let (mut after, mut found) = (0, Vec::new());
-            loop {
-                let loaded = load(store, row.queue, after, LAST, size_max);
-                assert_eq!(loaded.corrupt, []);
-                if loaded.messages.is_empty() {
-                    break;
-                }
-                found.extend_from_slice(&loaded.messages);
-                after = loaded.reached.0;
-            }
-            assert!(found == messages.values().flatten().copied().collect::<Vec<u8>>(), "queue {}", row.queue);
-        }
-    }
-}
-
-fn play<S: Subject>(subject: &S, seed: u64) {
-    let (mut random, mut model) = (Random(seed), Model::default());
-    let mut store = begun(subject);
-    let mut seq = 1;
-    for _ in 0..60 {
-        let count = random.below(8);
-        let batches: Vec<Batch> = (seq..seq + count)
-            .map(|seq| {
-                let mut mutations = Vec::new();
-                for _ in 0..random.below(15) {
-                    model.step(&mut random, &mut mutations);
-                }
-                Batch { mutations, ..batch(0, seq, &[]) }
-            })
-            .collect();
-        seq += count;
-        store = checkpoint(subject, store, &batches, &mut random);
-        match random.below(8) {
-            0 => {
-                drop(store);
-                store = subject.open();
-            }
-            1 => drop(store.tidy().unwrap()),
-            2 => tidy(&mut store),
-            _ => {}
-        }
-        model.compare(&mut store, &mut random);
-    }
-}
-
-/// Applies the batches in slices; after some there is a restart, which knows only of what is left.
-fn checkpoint<S: Subject>(subject: &S, store: S::Store, batches: &[Batch], random: &mut Random) -> S::Store {
-    let (mut store, mut rest) = (store, batches);
-    let mut taken = Taken::of(rest).unwrap();
-    while !rest.is_empty() {
-        let (slice, after) = rest.split_at(1 + random.below(rest.len() as u64) as usize);
-        store.apply(slice, &taken).unwrap();
-        rest = after;
-        if random.below(6) == 0 {
-            drop(store);
-            store = subject.open();
-            taken = if random.below(2) == 0 { Taken::of(rest).unwrap() } else { Taken::none() };
-        }
-    }
-    store
-}
-
-fn random_histories<S: Subject>(subject: impl Fn() -> S) {
-    let seeds = match std::env::var("RINGQ_SEED") {
-        Ok(seed) => seed.parse::<u64>().map(|seed| seed..seed + 1).expect("RINGQ_SEED is a number"),
-        Err(_) => 0..12,
-    };
-    for seed in seeds {
-        // Shown only when a history fails.
-        println!("again with: RINGQ_SEED={seed} cargo test random_histories");
-        play(&subject(), seed);
     }
 }

@@ -35,13 +35,16 @@ const RECORD_PLAIN: u8 = 1;
 /// Bytes of a plain record before its body: kind, put_ms, flags, crc32c.
 pub(super) const RECORD_HEADER_SIZE: usize = 1 + 8 + 4 + 4;
 
-/// Bytes of a queue's row when its settings are empty: id, created_ms, purged_below, counters, settings length.
-const ROW_SIZE: usize = 8 + 8 + 8 + Counters::SIZE + 2;
+/// Bytes of a queue's row when its settings are empty: id, created_ms, purged_below, head, newest, counters, settings length.
+const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE + 2;
 
-/// A message's key in `messages` and `corrupt`.
+/// Where in a queue's row its counters are.
+const COUNTERS_OFFSET: usize = 5 * 8;
+
+/// A message's key in `late` and `corrupt`; in `messages` and `holes` that of a run's first message.
 pub(super) type MessageKey = [u8; MESSAGE_KEY_SIZE];
 
-/// Key of a message in `messages` and `corrupt`.
+/// Key of a message, or of the run that begins with it.
 pub(super) fn message_key(queue: QueueId, message: MessageId) -> MessageKey {
     let mut key = [0; MESSAGE_KEY_SIZE];
     key[..8].copy_from_slice(&queue.0.to_be_bytes());
@@ -49,10 +52,12 @@ pub(super) fn message_key(queue: QueueId, message: MessageId) -> MessageKey {
     key
 }
 
-/// The inverse of [`message_key`], for the half that a range over one queue does not know already.
-pub(super) fn message_of_key(key: &[u8]) -> Option<MessageId> {
+/// The message that a key of this queue names; `None` for keys of other queues and of another size.
+pub(super) fn message_of_key(queue: QueueId, key: &[u8]) -> Option<MessageId> {
     let key: &MessageKey = key.try_into().ok()?;
-    Some(MessageId(u64::from_be_bytes(key[8..].try_into().ok()?)))
+    let (of, message) = key.split_at(8);
+    let message = MessageId(u64::from_be_bytes(message.try_into().ok()?));
+    (of == queue.0.to_be_bytes()).then_some(message)
 }
 
 /// What stands before the body in a message's record.
@@ -83,19 +88,37 @@ pub(super) struct Row {
     pub(super) name: Vec<u8>,
     pub(super) queue: QueueId,
     pub(super) created_ms: u64,
-    /// Messages below this id were purged, though their rows may still lie there. 0 when there are no such rows.
+    /// Messages of runs below this id were purged, though their runs may still lie there. 0 when there are no such runs.
     pub(super) purged_below: MessageId,
+    /// Messages of runs below this id are gone.
+    pub(super) head: MessageId,
+    /// The highest id that a run of it ever had.
+    pub(super) newest: MessageId,
     pub(super) counters: Counters,
 }
 
 impl Row {
+    /// The row of a queue that begins its life.
+    pub(super) fn new(name: &[u8], queue: QueueId, created_ms: u64) -> Row {
+        let none = MessageId(0);
+        let (name, counters) = (name.to_vec(), Counters::default());
+        Row { name, queue, created_ms, purged_below: none, head: none, newest: none, counters }
+    }
+
+    /// Messages of runs below this id are gone, for one reason or the other.
+    pub(super) fn gone_below(&self) -> MessageId {
+        self.head.max(self.purged_below)
+    }
+
     /// The value stored under the queue's name. Format 1 has no settings: their length is 0.
     pub(super) fn encode(&self) -> [u8; ROW_SIZE] {
         let mut bytes = [0; ROW_SIZE];
         bytes[0..8].copy_from_slice(&self.queue.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.created_ms.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.purged_below.0.to_le_bytes());
-        bytes[24..24 + Counters::SIZE].copy_from_slice(&self.counters.encode());
+        bytes[24..32].copy_from_slice(&self.head.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.newest.0.to_le_bytes());
+        bytes[COUNTERS_OFFSET..][..Counters::SIZE].copy_from_slice(&self.counters.encode());
         bytes
     }
 
@@ -109,7 +132,9 @@ impl Row {
             queue: QueueId(word(0)?),
             created_ms: word(8)?,
             purged_below: MessageId(word(16)?),
-            counters: Counters::decode(value[24..24 + Counters::SIZE].try_into().ok()?),
+            head: MessageId(word(24)?),
+            newest: MessageId(word(32)?),
+            counters: Counters::decode(value[COUNTERS_OFFSET..][..Counters::SIZE].try_into().ok()?),
         };
         (settings_len == 0 && is_conserved(&row.counters)).then_some(row)
     }
@@ -210,33 +235,34 @@ mod tests {
 
     fn row() -> Row {
         let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1 };
-        Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below: MessageId(7), counters }
+        let (purged_below, head, newest) = (MessageId(7), MessageId(8), MessageId(9));
+        Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below, head, newest, counters }
     }
 
     #[test]
     fn a_row_is_stored_as_the_table_says() {
         let bytes = row().encode();
-        assert_eq!(bytes.len(), 66);
+        assert_eq!(bytes.len(), 82);
         assert_eq!(bytes[..24], [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[24], 9);
+        assert_eq!(bytes[24..41], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(Row::decode(b"q", &bytes), Some(row()));
     }
 
     #[test]
     fn a_row_of_another_shape_or_without_conservation_is_refused() {
         let bytes = row().encode();
-        assert_eq!(Row::decode(b"q", &bytes[..65]), None);
+        assert_eq!(Row::decode(b"q", &bytes[..81]), None);
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(Row::decode(b"q", &longer), None);
         let mut with_settings = bytes;
-        with_settings[64] = 1;
+        with_settings[80] = 1;
         assert_eq!(Row::decode(b"q", &with_settings), None);
         let mut too_many_gets = bytes;
-        too_many_gets[32] = 7;
+        too_many_gets[48] = 7;
         assert_eq!(Row::decode(b"q", &too_many_gets), None);
         let mut overflowing = bytes;
-        overflowing[32..40].fill(0xff);
+        overflowing[48..56].fill(0xff);
         assert_eq!(Row::decode(b"q", &overflowing), None);
     }
 
@@ -257,8 +283,9 @@ mod tests {
         let keys = [(1, 1), (1, 255), (1, 256), (1, u64::MAX), (2, 0), (256, 0)]
             .map(|(queue, message)| message_key(QueueId(queue), MessageId(message)));
         assert!(keys.is_sorted());
-        assert_eq!(message_of_key(&keys[2]), Some(MessageId(256)));
-        assert_eq!(message_of_key(&keys[2][1..]), None);
+        assert_eq!(message_of_key(QueueId(1), &keys[2]), Some(MessageId(256)));
+        assert_eq!(message_of_key(QueueId(2), &keys[2]), None);
+        assert_eq!(message_of_key(QueueId(1), &keys[2][1..]), None);
     }
 
     #[test]

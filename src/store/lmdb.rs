@@ -1,4 +1,5 @@
-//! The store in LMDB: opening it, reading it, and what is done to it when no one waits. Writing batches is in [`apply`].
+//! The store in LMDB: opening it, reading it, and what is done to it when no one waits. Writing batches is in
+//! [`apply`], with [`writing`] and [`removal`]; reading messages in [`load`].
 //!
 //! The database lies in the directory `store` inside the data directory and is laid out as docs/STORAGE.md tables it.
 //! Every commit is flushed to the device before it returns (no NOSYNC, NOMETASYNC or WRITEMAP): what a journal was told
@@ -17,15 +18,18 @@ use std::path::{Path, PathBuf};
 
 use foldhash::fast::RandomState;
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
 use super::directory::{create_durably, sync_entries};
-use super::layout::{self, MessageKey, Row, message_key};
+use super::layout::{self, MessageKey, Row, message_key, message_of_key};
+use super::run::Run;
 use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
-use crate::mutation::Mutation;
 
 mod apply;
+mod load;
+mod removal;
+mod writing;
 
 type Database = heed::Database<'static, Bytes, Bytes>;
 
@@ -35,7 +39,7 @@ const MAP_SIZE_DEFAULT: u64 = 1 << 40;
 /// Below this a map is no longer worth starting with.
 const MAP_SIZE_MIN: u64 = 16 << 30;
 
-/// Named databases the file may hold: four now, with room for later formats' without another limit to change.
+/// Named databases the file may hold: six now, with room for later formats' without another limit to change.
 const DATABASES_MAX: u32 = 16;
 
 /// Rows one [`Store::tidy`] removes. A slice of small rows takes a few milliseconds, which is what a commit takes.
@@ -76,13 +80,19 @@ pub struct Lmdb {
     /// By shard.
     journals: Vec<JournalRow>,
     failed: bool,
+    scratch: apply::Scratch,
 }
 
 #[derive(Clone, Copy)]
 struct Databases {
     meta: Database,
     queues: Database,
+    /// Runs of messages.
     messages: Database,
+    /// What was removed from runs that are still there.
+    holes: Database,
+    /// Messages that came after younger ones.
+    late: Database,
     corrupt: Database,
 }
 
@@ -110,6 +120,7 @@ impl Lmdb {
             ids_end: 0,
             journals: Vec::new(),
             failed: false,
+            scratch: apply::Scratch::default(),
         };
         store.read_meta()?;
         store.read_queues()?;
@@ -184,28 +195,66 @@ impl Lmdb {
     fn remove_slice(&self, txn: &mut RwTxn<'_>) -> Result<Tidied, heed::Error> {
         let mut budget = Budget { rows: TIDY_ROWS_MAX, size: TIDY_SIZE_MAX };
         let mut tidied = Tidied::default();
+        let Databases { messages, holes, late, corrupt, .. } = self.databases;
         for &queue in &self.dropped {
             let all = [message_key(queue, MessageId(0)), message_key(queue, MessageId(u64::MAX))];
-            if !self.remove_rows(txn, self.databases.messages, all, &mut budget)?
-                || !self.remove_rows(txn, self.databases.corrupt, all, &mut budget)?
-            {
-                return Ok(tidied);
+            for database in [messages, holes, late, corrupt] {
+                if !self.remove_rows(txn, database, all, &mut budget)? {
+                    return Ok(tidied);
+                }
             }
             self.databases.meta.delete(txn, &layout::drop_key(queue))?;
             tidied.dropped.push(queue);
         }
         for &queue in &self.purged {
             let mut row = self.rows[&queue].clone();
-            let last = MessageId(row.purged_below.0 - 1);
-            let keys = [message_key(queue, MessageId(0)), message_key(queue, last)];
-            if !self.remove_rows(txn, self.databases.messages, keys, &mut budget)? {
+            if !self.remove_purged(txn, &row, &mut budget)? {
                 return Ok(tidied);
             }
+            row.head = row.gone_below();
             row.purged_below = MessageId(0);
             self.databases.queues.put(txn, &row.name, &row.encode())?;
             tidied.purged.push(row);
         }
         Ok(tidied)
+    }
+
+    /// Removes runs that a purge left nothing of, as far as the budget goes; whether none is left.
+    fn remove_purged(&self, txn: &mut RwTxn<'_>, row: &Row, budget: &mut Budget) -> Result<bool, heed::Error> {
+        let Databases { messages, holes, .. } = self.databases;
+        let Some((first, value)) = self.run_before(txn, row.queue, row.purged_below)? else { return Ok(true) };
+        // Only the last run that begins below the purge may reach beyond it.
+        let size = value.len();
+        let is_purged = row.newest < row.purged_below
+            || Run::decode(row.queue, first, value).is_some_and(|run| run.last() < row.purged_below);
+        if let Some(before) = first.0.checked_sub(1) {
+            let keys = [message_key(row.queue, MessageId(0)), message_key(row.queue, MessageId(before))];
+            for database in [messages, holes] {
+                if !self.remove_rows(txn, database, keys, budget)? {
+                    return Ok(false);
+                }
+            }
+        }
+        if is_purged {
+            if !budget.spend(size) {
+                return Ok(false);
+            }
+            messages.delete(txn, &message_key(row.queue, first))?;
+            holes.delete(txn, &message_key(row.queue, first))?;
+        }
+        Ok(true)
+    }
+
+    /// The queue's last run that begins at this message or before it: no other can have it.
+    fn run_at<'t>(&self, txn: &'t RoTxn<'_>, queue: QueueId, message: MessageId) -> Result<Found<'t>, heed::Error> {
+        let found = self.databases.messages.get_lower_than_or_equal_to(txn, &message_key(queue, message))?;
+        Ok(found.and_then(|(key, value)| Some((message_of_key(queue, key)?, value))))
+    }
+
+    /// The queue's last run that begins before this message.
+    fn run_before<'t>(&self, txn: &'t RoTxn<'_>, queue: QueueId, message: MessageId) -> Result<Found<'t>, heed::Error> {
+        let found = self.databases.messages.get_lower_than(txn, &message_key(queue, message))?;
+        Ok(found.and_then(|(key, value)| Some((message_of_key(queue, key)?, value))))
     }
 
     fn try_tidy(&mut self) -> Result<(), Error> {
@@ -259,11 +308,27 @@ impl Lmdb {
     /// Flips one byte of a stored record, as a failing device would.
     #[cfg(test)]
     pub(super) fn flip_byte(&mut self, queue: QueueId, message: MessageId, offset: usize) {
+        let txn = self.env.read_txn().unwrap();
+        let late = self.databases.late.get(&txn, &message_key(queue, message)).unwrap();
+        let (database, first, offset) = match late {
+            Some(_) => (self.databases.late, message, offset),
+            None => {
+                let (first, value) = self.run_at(&txn, queue, message).unwrap().unwrap();
+                let record = Run::decode(queue, first, value).unwrap().find(message).unwrap();
+                (self.databases.messages, first, record.as_ptr() as usize - value.as_ptr() as usize + offset)
+            }
+        };
+        drop(txn);
+        self.flip_byte_of_value(database, queue, first, offset);
+    }
+
+    #[cfg(test)]
+    fn flip_byte_of_value(&mut self, database: Database, queue: QueueId, first: MessageId, offset: usize) {
         let mut txn = self.env.write_txn().unwrap();
-        let key = message_key(queue, message);
-        let mut record = self.databases.messages.get(&txn, &key).unwrap().unwrap().to_vec();
-        record[offset] ^= 1;
-        self.databases.messages.put(&mut txn, &key, &record).unwrap();
+        let key = message_key(queue, first);
+        let mut value = database.get(&txn, &key).unwrap().unwrap().to_vec();
+        value[offset] ^= 1;
+        database.put(&mut txn, &key, &value).unwrap();
         txn.commit().unwrap();
     }
 }
@@ -282,34 +347,7 @@ impl Store for Lmdb {
     }
 
     fn load(&mut self, load: &Load) -> Result<Loaded, Error> {
-        const OPERATION: &str = "reading messages";
-        let mut loaded = Loaded { reached: load.after, ..Loaded::default() };
-        // A deleted queue's rows may still lie there.
-        let Some(row) = self.rows.get(&load.queue) else { return Ok(loaded) };
-        let first = MessageId(load.after.0.saturating_add(1)).max(row.purged_below);
-        if first >= load.below {
-            return Ok(loaded);
-        }
-        let (from, to) = (message_key(load.queue, first), message_key(load.queue, load.below));
-        let txn = self.env.read_txn().map_err(failure(OPERATION))?;
-        let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
-        let mut size = 0;
-        for entry in self.databases.messages.range(&txn, &range).map_err(failure(OPERATION))? {
-            let (key, record) = entry.map_err(failure(OPERATION))?;
-            // Damaged records count too: a load must stay bounded when there are many of them.
-            size += crate::mutation::PUT_HEADER_SIZE + record.len().saturating_sub(layout::RECORD_HEADER_SIZE);
-            if size > load.size_max && loaded.reached != load.after {
-                break;
-            }
-            let message = layout::message_of_key(key)
-                .ok_or_else(|| Error::Damaged(format!("queue {}: a message's key has another size", load.queue)))?;
-            match layout::decode_record(load.queue, message, record).filter(|put| put.is_intact()) {
-                Some(put) => Mutation::Put(put).encode(&mut loaded.messages),
-                None => loaded.corrupt.push(message),
-            }
-            loaded.reached = message;
-        }
-        Ok(loaded)
+        self.try_load(load)
     }
 
     fn recover(&mut self) -> Result<Recovered, Error> {
@@ -335,6 +373,9 @@ impl Store for Lmdb {
         }
     }
 }
+
+/// A run's first message and its value.
+type Found<'t> = Option<(MessageId, &'t [u8])>;
 
 /// What a slice of tidying finished.
 #[derive(Default)]
@@ -420,15 +461,17 @@ fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error
             let meta = opener.create_database::<Bytes, Bytes>(txn, Some("meta"))?;
             let queues = opener.create_database::<Bytes, Bytes>(txn, Some("queues"))?;
             let messages = opener.create_database::<Bytes, Bytes>(txn, Some("messages"))?;
+            let holes = opener.create_database::<Bytes, Bytes>(txn, Some("holes"))?;
+            let late = opener.create_database::<Bytes, Bytes>(txn, Some("late"))?;
             let corrupt = opener.create_database::<Bytes, Bytes>(txn, Some("corrupt"))?;
             if is_empty {
                 meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
             }
-            Ok(CommitOrAbort::Commit((meta, queues, messages, corrupt)))
+            Ok(CommitOrAbort::Commit((meta, queues, messages, holes, late, corrupt)))
         })
         .map_err(failure(OPERATION))?;
-    let (meta, queues, messages, corrupt) = Result::from(opened)?;
-    Ok(Databases { meta, queues, messages, corrupt })
+    let (meta, queues, messages, holes, late, corrupt) = Result::from(opened)?;
+    Ok(Databases { meta, queues, messages, holes, late, corrupt })
 }
 
 fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<(), Error> {

@@ -14,6 +14,7 @@ use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use crate::queue::Counters;
 
 pub mod ballast;
+mod chain;
 pub mod checkpoint;
 #[cfg(test)]
 mod conformance;
@@ -21,6 +22,7 @@ pub mod directory;
 mod layout;
 pub mod lmdb;
 pub mod memory;
+mod run;
 pub mod taken;
 pub mod thread;
 
@@ -192,7 +194,8 @@ pub trait Store {
     /// Reads messages, checking each one's checksum.
     ///
     /// # Errors
-    /// When the database cannot be read. A message with a wrong checksum is no error: see [`Loaded::corrupt`].
+    /// When the database cannot be read, or the first wanted messages are among those of which it is not known any more which they
+    /// are. A message with a wrong checksum is no error: see [`Loaded::corrupt`].
     fn load(&mut self, load: &Load) -> Result<Loaded, Error>;
 
     /// Every queue and the ids in use. Takes time in the number of queues, not of messages.

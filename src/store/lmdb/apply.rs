@@ -1,45 +1,82 @@
 //! Applying batches: a slice of a checkpoint, one transaction.
 //!
-//! Rows change in the order of the mutations; each queue's counters and each journal's position are written once, at the
-//! end. Mutations that cannot be read, or cannot be true, are found on the way and abort the transaction.
+//! The mutations are read once, in order: they count at once, and what they put and remove is collected by queue. Then
+//! each queue's messages are brought up to date in order of their ids ([`super::removal`], [`super::writing`]), and its row is
+//! written. Mutations that cannot be read, or cannot be true, are found on the way and abort the transaction.
 //!
-//! Invariant: the counters of a queue, the rows of its messages and the positions of the journals change in the same
-//! transaction. A take counts whether or not its message has a row, since messages that left before their checkpoint never
-//! get one; but no more messages leave a queue than came.
+//! Invariant: the counters of a queue, its messages and the positions of the journals change in the same transaction. A
+//! take counts whether or not its message is stored, since messages that left before their checkpoint never are; but no more
+//! messages leave a queue than came.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io::Write;
 
 use foldhash::fast::RandomState;
-use heed::types::DecodeIgnore;
 use heed::{MdbError, PutFlags, RwTxn};
 
-use super::super::checkpoint::mutations;
+use super::super::chain::{Chain, Chains};
+use super::super::checkpoint::malformed;
 use super::super::layout::{self, MessageKey, Row, message_key};
+use super::super::run::{Index, RUN_SIZE_MAX};
 use super::super::{Batch, Error, JournalRow, Taken};
 use super::{Databases, Lmdb, failure};
 use crate::ids::{MessageId, QueueId};
-use crate::mutation::{Mutation, Put};
-use crate::queue::Counters;
+use crate::mutation::{Decoder, Mutation, Put};
 
-const OPERATION: &str = "committing messages";
+pub(super) const OPERATION: &str = "committing messages";
+
+/// Values that a buffer may keep for the next call: a slice is smaller, what a start replays need not be.
+const KEPT_LEN_MAX: usize = 32 << 10;
 
 impl Lmdb {
     pub(super) fn try_apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = self.collect(batches, taken, &mut scratch).and_then(Apply::commit);
+        scratch.clear();
+        self.scratch = scratch;
+        self.follow(result?);
+        Ok(())
+    }
+
+    /// Reads the batches: what they change is known, and nothing is written but what they set aside or purge.
+    fn collect<'a>(
+        &'a self,
+        batches: &'a [Batch],
+        taken: &'a Taken,
+        scratch: &'a mut Scratch,
+    ) -> Result<Apply<'a>, Error> {
         let mut journals = self.journals.clone();
         for batch in batches {
             layout::advance(&mut journals, batch)?;
         }
+        let Databases { holes, late, .. } = self.databases;
         let txn = self.env.write_txn().map_err(failure(OPERATION))?;
+        let has_holes = !holes.is_empty(&txn).map_err(failure(OPERATION))?;
+        let has_late = !late.is_empty(&txn).map_err(failure(OPERATION))?;
         let touched = HashMap::default();
-        let mut apply = Apply { store: self, txn, taken, touched, ids_end: self.ids_end, journals, last_key: None };
-        for mutation in mutations(batches) {
-            apply.mutate(mutation?)?;
+        let (ids_end, last_key) = (self.ids_end, None);
+        let mut apply = Apply {
+            store: self,
+            txn,
+            batches,
+            taken,
+            touched,
+            ids_end,
+            journals,
+            has_holes,
+            has_late,
+            last_key,
+            scratch,
+        };
+        for (batch, at) in batches.iter().zip(0..) {
+            let mut decoder = Decoder::new(&batch.mutations);
+            loop {
+                let place = Place { batch: at, offset: decoder.offset() as u32 };
+                let Some(mutation) = decoder.next() else { break };
+                apply.mutate(mutation.map_err(|e| malformed(batch, e))?, place)?;
+            }
         }
-        let changes = apply.commit()?;
-        self.follow(changes);
-        Ok(())
+        Ok(apply)
     }
 
     /// Brings what is kept in memory to where the committed transaction is.
@@ -52,11 +89,70 @@ impl Lmdb {
                     self.purged.insert(queue);
                 }
                 self.rows.insert(queue, touched.row);
-            } else if touched.may_leave_rows() {
+            } else if touched.is_stored {
                 self.rows.remove(&queue);
                 self.purged.remove(&queue);
                 self.dropped.insert(queue);
             }
+        }
+    }
+}
+
+/// What calls reuse: buffers that are empty between them.
+#[derive(Default)]
+pub(super) struct Scratch {
+    puts: Chains<Pending>,
+    removals: Chains<MessageId>,
+    /// One queue's puts and removals while it is brought up to date.
+    group: Vec<Pending>,
+    gone: Vec<MessageId>,
+    /// A run's holes, as stored and as they become.
+    pub(super) stored_holes: Vec<u32>,
+    pub(super) holes: Vec<u32>,
+    pub(super) index: Index,
+    pub(super) value: Vec<u8>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.puts.clear(KEPT_LEN_MAX);
+        self.removals.clear(KEPT_LEN_MAX);
+        self.group.clear();
+        self.group.shrink_to(KEPT_LEN_MAX);
+        self.gone.clear();
+        self.gone.shrink_to(KEPT_LEN_MAX);
+        self.value.clear();
+        self.value.shrink_to(RUN_SIZE_MAX);
+    }
+}
+
+/// Where a mutation stands among those of the call; places sort in the order of the mutations.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    batch: u32,
+    offset: u32,
+}
+
+/// A put that is to be written.
+#[derive(Clone, Copy)]
+pub(super) struct Pending {
+    pub(super) message: MessageId,
+    place: Place,
+    body_size: u32,
+}
+
+impl Pending {
+    /// Bytes of its record.
+    pub(super) fn size(&self) -> usize {
+        layout::RECORD_HEADER_SIZE + self.body_size as usize
+    }
+
+    /// The put itself.
+    pub(super) fn read<'a>(&self, batches: &'a [Batch]) -> Put<'a> {
+        let bytes = &batches[self.place.batch as usize].mutations[self.place.offset as usize..];
+        match Decoder::new(bytes).next() {
+            Some(Ok(Mutation::Put(put))) => put,
+            _ => unreachable!("it was a put when it was collected"),
         }
     }
 }
@@ -66,15 +162,27 @@ struct Touched {
     row: Row,
     /// Whether the database has a row of it from before.
     is_stored: bool,
-    /// Whether the call wrote messages of it.
-    has_written: bool,
     is_deleted: bool,
+    puts: Chain,
+    removals: Chain,
+    /// What this call purged, and when: a message may come back later, below what was purged. Seldom more than one.
+    purges: Vec<(Place, MessageId)>,
 }
 
 impl Touched {
-    /// Whether there may be messages to remove when it is deleted.
-    fn may_leave_rows(&self) -> bool {
-        self.is_stored || self.has_written
+    fn new(row: Row, is_stored: bool) -> Touched {
+        let (puts, removals, purges) = (Chain::default(), Chain::default(), Vec::new());
+        Touched { row, is_stored, is_deleted: false, puts, removals, purges }
+    }
+
+    fn purge(&mut self, place: Place, below: MessageId) {
+        self.row.purged_below = self.row.purged_below.max(below);
+        self.purges.retain(|(_, other)| *other > below);
+        self.purges.push((place, below));
+    }
+
+    fn has_purged(&self, put: &Pending) -> bool {
+        self.purges.iter().any(|(place, below)| put.place < *place && put.message < *below)
     }
 }
 
@@ -86,47 +194,54 @@ struct Changes {
 }
 
 /// One call's transaction while it is being filled.
-struct Apply<'a> {
-    store: &'a Lmdb,
-    txn: RwTxn<'a>,
+pub(super) struct Apply<'a> {
+    pub(super) store: &'a Lmdb,
+    pub(super) txn: RwTxn<'a>,
+    pub(super) batches: &'a [Batch],
     taken: &'a Taken,
     touched: HashMap<QueueId, Touched, RandomState>,
     ids_end: u64,
     journals: Vec<JournalRow>,
-    /// No key in `messages` is above it; read when the first message is written.
-    last_key: Option<MessageKey>,
+    /// Whether there were rows of `holes`, and of `late`, when the call began.
+    pub(super) has_holes: bool,
+    pub(super) has_late: bool,
+    /// No key in `messages` is above it; read when the first run is written.
+    pub(super) last_key: Option<MessageKey>,
+    pub(super) scratch: &'a mut Scratch,
 }
 
 impl Apply<'_> {
-    fn mutate(&mut self, mutation: Mutation<'_>) -> Result<(), Error> {
+    fn mutate(&mut self, mutation: Mutation<'_>, place: Place) -> Result<(), Error> {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
             Mutation::Put(put) => {
-                let is_written = !self.taken.contains(put.message);
-                self.count(put.queue, &mutation)?.has_written |= is_written;
-                if is_written { self.put(&put) } else { Ok(()) }
-            }
-            Mutation::Take { queue, message } => {
-                self.count(queue, &mutation)?;
-                self.take(queue, message)
-            }
-            Mutation::Corrupt { queue, message } => {
-                self.count(queue, &mutation)?;
-                self.set_aside(queue, message)
-            }
-            Mutation::Purge { queue, below, count: _ } => {
-                let row = &mut self.count(queue, &mutation)?.row;
-                row.purged_below = row.purged_below.max(below);
+                let touched = count(&mut self.touched, self.store, put.queue, &mutation)?;
+                if !self.taken.contains(put.message) {
+                    // A decoded length is 32 bits.
+                    let pending = Pending { message: put.message, place, body_size: put.body.len() as u32 };
+                    self.scratch.puts.push(&mut touched.puts, pending);
+                }
                 Ok(())
             }
+            Mutation::Take { queue, message } => self.remove(queue, message, &mutation),
+            Mutation::Corrupt { queue, message } => {
+                if !self.taken.contains(message) {
+                    self.keep_corrupt(queue, message).map_err(failure(OPERATION))?;
+                }
+                self.remove(queue, message, &mutation)
+            }
+            Mutation::Purge { queue, below, count: _ } => {
+                count(&mut self.touched, self.store, queue, &mutation)?.purge(place, below);
+                self.purge_late(queue, below).map_err(failure(OPERATION))
+            }
             // A reply may outlive its queue: by the time its client is found to be gone, so may be the queue.
-            Mutation::Unsent { queue } => match self.touch(queue) {
-                Ok(_) => self.count(queue, &mutation).map(|_| ()),
+            Mutation::Unsent { queue } => match touch(&mut self.touched, self.store, queue) {
+                Ok(touched) => layout::count(&mut touched.row.counters, queue, &mutation),
                 Err(_) => Ok(()),
             },
-            Mutation::Passed { queue, .. } => self.count(queue, &mutation).map(|_| ()),
+            Mutation::Passed { queue, .. } => count(&mut self.touched, self.store, queue, &mutation).map(|_| ()),
             Mutation::Delete { queue } => {
-                self.touch(queue)?.is_deleted = true;
+                touch(&mut self.touched, self.store, queue)?.is_deleted = true;
                 Ok(())
             }
             Mutation::Ids { end } => {
@@ -136,87 +251,29 @@ impl Apply<'_> {
         }
     }
 
-    /// The queue as the mutations so far left it.
-    fn touch(&mut self, queue: QueueId) -> Result<&mut Touched, Error> {
-        let unknown = || Error::Damaged(format!("queue {queue} is not there to be changed"));
-        let touched = match self.touched.entry(queue) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let row = self.store.rows.get(&queue).ok_or_else(unknown)?.clone();
-                entry.insert(Touched { row, is_stored: true, has_written: false, is_deleted: false })
-            }
-        };
-        if touched.is_deleted { Err(unknown()) } else { Ok(touched) }
-    }
-
-    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<&mut Touched, Error> {
-        let touched = self.touch(queue)?;
-        layout::count(&mut touched.row.counters, queue, mutation)?;
-        Ok(touched)
-    }
-
     fn create(&mut self, queue: QueueId, created_ms: u64, name: &[u8]) -> Result<(), Error> {
         let is_used = self.store.rows.contains_key(&queue) || self.store.dropped.contains(&queue);
         if is_used || self.touched.contains_key(&queue) {
             return Err(Error::Damaged(format!("queue {queue} was created twice")));
         }
-        let (counters, purged_below) = (Counters::default(), MessageId(0));
-        let row = Row { name: name.to_vec(), queue, created_ms, purged_below, counters };
-        self.touched.insert(queue, Touched { row, is_stored: false, has_written: false, is_deleted: false });
+        self.touched.insert(queue, Touched::new(Row::new(name, queue, created_ms), false));
         Ok(())
     }
 
-    fn put(&mut self, put: &Put<'_>) -> Result<(), Error> {
-        let key = message_key(put.queue, put.message);
-        let flags = self.flags_for(&key)?;
-        let messages = self.store.databases.messages.remap_data_type::<DecodeIgnore>();
-        let size = layout::RECORD_HEADER_SIZE + put.body.len();
-        let existing = messages
-            .get_or_put_reserved_with_flags(&mut self.txn, flags, &key, size, |record| {
-                record.write_all(&layout::record_header(put))?;
-                record.write_all(put.body)
-            })
-            .map_err(failure(OPERATION))?;
-        match existing {
-            None => Ok(()),
-            Some(()) => Err(Error::Damaged(format!("queue {}: message {} was put twice", put.queue, put.message))),
-        }
-    }
-
-    /// Appending spares a search of the tree and leaves full pages behind, but is right only past the last key.
-    fn flags_for(&mut self, key: &MessageKey) -> Result<PutFlags, Error> {
-        let last = match self.last_key {
-            Some(last) => last,
-            None => {
-                let last = self.store.databases.messages.last(&self.txn).map_err(failure(OPERATION))?;
-                last.and_then(|(key, _)| key.try_into().ok()).unwrap_or_default()
-            }
-        };
-        self.last_key = Some(last.max(*key));
-        Ok(if *key > last { PutFlags::APPEND } else { PutFlags::empty() })
-    }
-
-    fn take(&mut self, queue: QueueId, message: MessageId) -> Result<(), Error> {
+    fn remove(&mut self, queue: QueueId, message: MessageId, mutation: &Mutation<'_>) -> Result<(), Error> {
+        let touched = count(&mut self.touched, self.store, queue, mutation)?;
         if !self.taken.contains(message) {
-            let messages = &self.store.databases.messages;
-            messages.delete(&mut self.txn, &message_key(queue, message)).map_err(failure(OPERATION))?;
-        }
-        Ok(())
-    }
-
-    /// Moves a record that failed its checksum out of its queue's way, byte for byte.
-    fn set_aside(&mut self, queue: QueueId, message: MessageId) -> Result<(), Error> {
-        let key = message_key(queue, message);
-        let Databases { messages, corrupt, .. } = self.store.databases;
-        let record = messages.get(&self.txn, &key).map_err(failure(OPERATION))?;
-        if let Some(record) = record.map(<[u8]>::to_vec) {
-            corrupt.put(&mut self.txn, &key, &record).map_err(failure(OPERATION))?;
-            messages.delete(&mut self.txn, &key).map_err(failure(OPERATION))?;
+            self.scratch.removals.push(&mut touched.removals, message);
         }
         Ok(())
     }
 
     fn commit(mut self) -> Result<Changes, Error> {
+        let changes = |touched: &Touched| !touched.puts.is_empty() || !touched.removals.is_empty();
+        let touched = self.touched.iter().filter(|(_, touched)| !touched.is_deleted && changes(touched));
+        let mut queues: Vec<QueueId> = touched.map(|(queue, _)| *queue).collect();
+        queues.sort_unstable();
+        queues.into_iter().try_for_each(|queue| self.bring(queue))?;
         self.write_queues()?;
         let meta = self.store.databases.meta;
         if self.ids_end != self.store.ids_end {
@@ -233,13 +290,49 @@ impl Apply<'_> {
         Ok(Changes { touched: self.touched, ids_end: self.ids_end, journals: self.journals })
     }
 
+    /// Removes and writes one queue's messages.
+    fn bring(&mut self, queue: QueueId) -> Result<(), Error> {
+        let touched = &self.touched[&queue];
+        let Row { mut head, mut newest, .. } = touched.row;
+        let gone_below = touched.row.gone_below();
+        let mut group = std::mem::take(&mut self.scratch.group);
+        let mut gone = std::mem::take(&mut self.scratch.gone);
+        self.scratch.puts.collect(touched.puts, &mut group);
+        self.scratch.removals.collect(touched.removals, &mut gone);
+        if !touched.purges.is_empty() {
+            group.retain(|put| !touched.has_purged(put));
+        }
+        // The standard sort finds out at once that nothing is to be done, which is so but for messages that came back late.
+        group.sort_unstable_by_key(|put| put.message);
+        gone.sort_unstable();
+        gone.dedup();
+        if group.first().is_some_and(|put| gone.last().is_some_and(|last| put.message <= *last)) {
+            group.retain(|put| gone.binary_search(&put.message).is_err());
+        }
+        if let Some(twice) = group.windows(2).find(|pair| pair[0].message == pair[1].message) {
+            return Err(put_twice(queue, twice[0].message));
+        }
+        self.remove_late(queue, &gone).map_err(failure(OPERATION))?;
+        let in_runs = gone.partition_point(|message| *message <= newest);
+        if let Some(first) = self.remove_from_runs(queue, &gone[..in_runs], gone_below).map_err(failure(OPERATION))? {
+            head = first;
+        }
+        let (late, younger) =
+            group.split_at(group.partition_point(|put| put.message <= newest || put.message < gone_below));
+        self.write_late(queue, late, gone_below)?;
+        self.write_runs(queue, younger)?;
+        newest = younger.last().map_or(newest, |put| put.message);
+        (self.scratch.group, self.scratch.gone) = (group, gone);
+        let row = &mut self.touched.get_mut(&queue).expect("looked up above").row;
+        (row.head, row.newest) = (head, newest);
+        Ok(())
+    }
+
     fn write_queues(&mut self) -> Result<(), Error> {
         let Databases { meta, queues, .. } = self.store.databases;
         // A name may pass from a deleted queue to a new one in the same call.
-        for touched in self.touched.values().filter(|touched| touched.is_deleted && touched.may_leave_rows()) {
-            if touched.is_stored {
-                queues.delete(&mut self.txn, &touched.row.name).map_err(failure(OPERATION))?;
-            }
+        for touched in self.touched.values().filter(|touched| touched.is_deleted && touched.is_stored) {
+            queues.delete(&mut self.txn, &touched.row.name).map_err(failure(OPERATION))?;
             meta.put(&mut self.txn, &layout::drop_key(touched.row.queue), &[]).map_err(failure(OPERATION))?;
         }
         for touched in self.touched.values().filter(|touched| !touched.is_deleted) {
@@ -254,4 +347,47 @@ impl Apply<'_> {
         }
         Ok(())
     }
+
+    /// Appending spares a search of the tree and leaves full pages behind, but is right only past the last key.
+    pub(super) fn flags_for(&mut self, queue: QueueId, first: MessageId) -> Result<PutFlags, heed::Error> {
+        let key = message_key(queue, first);
+        let last = match self.last_key {
+            Some(last) => last,
+            None => {
+                let last = self.store.databases.messages.last(&self.txn)?;
+                last.and_then(|(key, _)| key.try_into().ok()).unwrap_or_default()
+            }
+        };
+        self.last_key = Some(last.max(key));
+        Ok(if key > last { PutFlags::APPEND } else { PutFlags::empty() })
+    }
+}
+
+pub(super) fn put_twice(queue: QueueId, message: MessageId) -> Error {
+    Error::Damaged(format!("queue {queue}: message {message} was put twice"))
+}
+
+/// The queue as the mutations so far left it. Not a method, so that what else the call has can be used meanwhile.
+fn touch<'t>(
+    touched: &'t mut HashMap<QueueId, Touched, RandomState>,
+    store: &Lmdb,
+    queue: QueueId,
+) -> Result<&'t mut Touched, Error> {
+    let unknown = || Error::Damaged(format!("queue {queue} is not there to be changed"));
+    let touched = match touched.entry(queue) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => entry.insert(Touched::new(store.rows.get(&queue).ok_or_else(unknown)?.clone(), true)),
+    };
+    if touched.is_deleted { Err(unknown()) } else { Ok(touched) }
+}
+
+fn count<'t>(
+    touched: &'t mut HashMap<QueueId, Touched, RandomState>,
+    store: &Lmdb,
+    queue: QueueId,
+    mutation: &Mutation<'_>,
+) -> Result<&'t mut Touched, Error> {
+    let touched = touch(touched, store, queue)?;
+    layout::count(&mut touched.row.counters, queue, mutation)?;
+    Ok(touched)
 }

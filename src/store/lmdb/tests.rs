@@ -3,9 +3,10 @@
 use std::process::Command;
 
 use super::super::ballast::Ballast;
+use super::super::run::RUN_SIZE_MAX;
 use super::*;
 use crate::ids::{Position, Seq, ShardId};
-use crate::mutation::{Put, checksum};
+use crate::mutation::{Decoder, Mutation, Put, checksum};
 
 const QUEUE: QueueId = QueueId(1);
 
@@ -61,6 +62,56 @@ fn len(store: &Lmdb, database: Database) -> u64 {
     database.len(&txn).unwrap()
 }
 
+fn take(message: u64) -> Mutation<'static> {
+    Mutation::Take { queue: QUEUE, message: MessageId(message) }
+}
+
+/// Messages 1 to `count` of 100 bytes each.
+fn fill(store: &mut Lmdb, count: u64) {
+    let mut mutations = vec![create()];
+    mutations.extend((1..=count).map(|message| put(message, &[b'x'; 100])));
+    apply(store, &mutations);
+}
+
+fn take_all(store: &mut Lmdb, messages: impl IntoIterator<Item = u64>) {
+    apply(store, &messages.into_iter().map(take).collect::<Vec<_>>());
+}
+
+fn ids(loaded: &Loaded) -> Vec<u64> {
+    let puts = Decoder::new(&loaded.messages).map(|mutation| match mutation.unwrap() {
+        Mutation::Put(put) => put.message.0,
+        other => panic!("a load brought {other:?}"),
+    });
+    puts.collect()
+}
+
+fn try_load(store: &mut Lmdb, after: u64) -> Result<Vec<u64>, Error> {
+    let (after, below) = (MessageId(after), MessageId(u64::MAX));
+    let load = Load { shard: ShardId(0), queue: QUEUE, after, below, size_max: usize::MAX };
+    store.load(&load).map(|loaded| ids(&loaded))
+}
+
+fn assert_damaged(store: &mut Lmdb, after: u64, what: &str) {
+    match try_load(store, after) {
+        Err(Error::Damaged(message)) => assert!(message.contains(what), "{message}"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+/// First ids of the runs.
+fn runs(store: &Lmdb) -> Vec<u64> {
+    let txn = store.env.read_txn().unwrap();
+    let keys = store.databases.messages.iter(&txn).unwrap().map(|entry| entry.unwrap().0);
+    keys.map(|key| message_of_key(QUEUE, key).unwrap().0).collect()
+}
+
+/// Messages 1 to 1500 in three runs; the second one begins with this message, the third with that.
+fn three_runs(store: &mut Lmdb) -> [u64; 2] {
+    fill(store, 1500);
+    let [1, second, third] = runs(store)[..] else { panic!("{:?}", runs(store)) };
+    [second, third]
+}
+
 /// Changes a value of `meta` as a later release, or a stray hand, would.
 fn write_meta(directory: &Path, key: &[u8], value: &[u8]) {
     let store = open(directory).unwrap();
@@ -104,24 +155,151 @@ fn a_damaged_record_is_kept_as_it_is_until_its_queue_goes() {
 fn a_taken_message_takes_no_room() {
     let temp = tempfile::tempdir().unwrap();
     let mut store = open(temp.path()).unwrap();
-    let take = |message| Mutation::Take { queue: QUEUE, message: MessageId(message) };
     apply(&mut store, &[create(), put(1, &[b'x'; 1 << 20]), put(2, b"stays"), take(1)]);
     assert_eq!(len(&store, store.databases.messages), 1);
     assert!(store.env.real_disk_size().unwrap() < 1 << 20);
 }
 
 #[test]
+fn messages_of_a_call_share_runs_and_leave_without_rows_of_their_own() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let [second, third] = three_runs(&mut store);
+    take_all(&mut store, 1..=100);
+    assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![1, second, third], 0));
+    assert_eq!(store.rows[&QUEUE].head, MessageId(101));
+    take_all(&mut store, 101..second + 10);
+    assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![second, third], 0));
+    assert_eq!(store.rows[&QUEUE].head, MessageId(second + 10));
+    take_all(&mut store, second + 10..=1500);
+    assert_eq!(runs(&store), []);
+    assert_eq!(store.rows[&QUEUE].newest, MessageId(1500));
+}
+
+#[test]
+fn holes_go_with_their_run_and_when_the_head_passes_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let [second, third] = three_runs(&mut store);
+    take_all(&mut store, [5, 6, 7, second + 5, third + 5]);
+    assert_eq!(len(&store, store.databases.holes), 3);
+    take_all(&mut store, 1..=4);
+    assert_eq!(len(&store, store.databases.holes), 2, "the head passed those of the first run");
+    assert_eq!(store.rows[&QUEUE].head, MessageId(8));
+    take_all(&mut store, (second..third).filter(|message| *message != second + 5));
+    assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![1, third], 1));
+    apply(&mut store, &[put(300, b"late"), Mutation::Delete { queue: QUEUE }]);
+    while store.tidy().unwrap() {}
+    let Databases { messages, holes, late, .. } = store.databases;
+    assert_eq!([messages, holes, late].map(|database| len(&store, database)), [0; 3]);
+}
+
+#[test]
+fn a_run_that_is_half_gone_is_written_anew() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    fill(&mut store, 400);
+    take_all(&mut store, (101..=200).chain(250..=348));
+    assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![1], 1));
+    let size = |store: &Lmdb| {
+        let txn = store.env.read_txn().unwrap();
+        store.databases.messages.get(&txn, &message_key(QUEUE, MessageId(runs(store)[0]))).unwrap().unwrap().len()
+    };
+    let before = size(&store);
+    take_all(&mut store, [2, 349, 1]);
+    assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![3], 0));
+    assert!(size(&store) <= before / 2 + 100);
+    let left: Vec<u64> = (3..=100).chain(201..=249).chain(350..=400).collect();
+    assert_eq!(try_load(&mut store, 0).unwrap(), left);
+    // Small messages around a large one are no half of it.
+    apply(&mut store, &(500..=600).map(|message| put(message, &[b'x'; 100])).collect::<Vec<_>>());
+    apply(&mut store, &[put(701, b"a"), put(702, &[b'x'; 20_000]), put(703, b"b"), put(704, b"c")]);
+    take_all(&mut store, [703, 701]);
+    assert_eq!(len(&store, store.databases.holes), 1);
+}
+
+#[test]
+fn a_damaged_index_stops_its_queue_there_and_nothing_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let [second, third] = three_runs(&mut store);
+    take_all(&mut store, [second + 1]);
+    // Checksum, kind, length, and an entry.
+    for offset in [0, 4, 5, 40] {
+        store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), offset);
+        assert_eq!(try_load(&mut store, 0).unwrap(), (1..second).collect::<Vec<_>>(), "what is before is loaded");
+        assert_damaged(&mut store, second - 1, "queue 1");
+        assert_eq!(try_load(&mut store, third).unwrap(), (third + 1..=1500).collect::<Vec<_>>());
+        store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), offset);
+    }
+    let left = |store: &mut Lmdb| try_load(store, 0).unwrap();
+    assert_eq!(left(&mut store), (1..=1500).filter(|message| *message != second + 1).collect::<Vec<_>>());
+    store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), 20);
+    // What was loaded before is taken all the same, and a message may be put and come late.
+    take_all(&mut store, (1..second - 1).chain([second + 2, third + 2]));
+    apply(&mut store, &[put(2000, b"y")]);
+    apply(&mut store, &[put(1800, b"late")]);
+    apply(&mut store, &[Mutation::Corrupt { queue: QUEUE, message: MessageId(second) }]);
+    assert_eq!(try_load(&mut store, 0).unwrap(), [second - 1]);
+    take_all(&mut store, [second - 1]);
+    assert_damaged(&mut store, 0, "queue 1");
+    assert_eq!(runs(&store), [second, third, 2000]);
+    store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), 20);
+    let gone = |message: &u64| [second, second + 1, second + 2, third + 2].contains(message);
+    let expected: Vec<u64> = (second..=1500).filter(|message| !gone(message)).chain([1800, 2000]).collect();
+    assert!(left(&mut store) == expected, "what was taken meanwhile was noted");
+}
+
+#[test]
+fn damaged_holes_stop_their_queue_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let [second, third] = three_runs(&mut store);
+    take_all(&mut store, [second + 1]);
+    store.flip_byte_of_value(store.databases.holes, QUEUE, MessageId(second), 4);
+    assert_eq!(try_load(&mut store, 0).unwrap(), (1..second).collect::<Vec<_>>());
+    assert_damaged(&mut store, second - 1, "holes");
+    take_all(&mut store, (1..=second).chain([third]));
+    assert_damaged(&mut store, 0, "holes");
+    assert_eq!(runs(&store), [second, third]);
+}
+
+#[test]
+fn a_purge_or_a_delete_ends_what_is_damaged() {
+    for is_purge in [true, false] {
+        let temp = tempfile::tempdir().unwrap();
+        let mut store = open(temp.path()).unwrap();
+        let [second, third] = three_runs(&mut store);
+        take_all(&mut store, [second + 1, third + 1]);
+        store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), 20);
+        store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(third), 20);
+        store.flip_byte_of_value(store.databases.holes, QUEUE, MessageId(third), 4);
+        let purge = Mutation::Purge { queue: QUEUE, below: MessageId(1501), count: 1498 };
+        apply(&mut store, &[if is_purge { purge } else { Mutation::Delete { queue: QUEUE } }]);
+        while store.tidy().unwrap() {}
+        assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![], 0));
+        if is_purge {
+            apply(&mut store, &[put(1600, b"next")]);
+            assert_eq!(try_load(&mut store, 0).unwrap(), [1600]);
+        }
+    }
+}
+
+#[test]
 fn tidying_works_in_slices_and_goes_on_after_a_restart() {
     let temp = tempfile::tempdir().unwrap();
     let mut store = open(temp.path()).unwrap();
-    let count = TIDY_ROWS_MAX as u64 + 10;
+    // Each message is a run by itself.
+    let body = vec![b'x'; RUN_SIZE_MAX];
+    let count = (TIDY_SIZE_MAX / body.len()) as u64 + 10;
     let mut mutations = vec![create()];
-    mutations.extend((1..=2 * count).map(|message| put(message, b"x")));
+    mutations.extend((1..=2 * count).map(|message| put(message, &body)));
     apply(&mut store, &mutations);
     apply(&mut store, &[Mutation::Purge { queue: QUEUE, below: MessageId(count + 1), count }]);
-    assert_eq!(len(&store, store.databases.messages), 2 * count, "a purge itself removes no rows");
+    assert_eq!(len(&store, store.databases.messages), 2 * count, "a purge itself removes no runs");
     assert!(store.tidy().unwrap());
-    assert_eq!(len(&store, store.databases.messages), count + 10);
+    let left = len(&store, store.databases.messages);
+    assert!((count + 1..count + 20).contains(&left), "{left} are left");
     drop(store);
     let mut store = open(temp.path()).unwrap();
     assert!(!store.tidy().unwrap());

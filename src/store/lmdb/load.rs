@@ -1,0 +1,154 @@
+//! Loads: a queue's stored messages in order of their ids, from its runs and from those that came late.
+//!
+//! Invariant: what is returned was checked, and is followed by no message that should have come before it: where a run or its
+//! holes cannot be trusted, a load ends, or says so when it begins there.
+
+use std::ops::Bound;
+
+use super::super::layout::{self, message_key, message_of_key};
+use super::super::run::{self, Run};
+use super::super::{Error, Load, Loaded};
+use super::{Database, Databases, Lmdb, failure};
+use crate::ids::{MessageId, QueueId};
+use crate::mutation::{Mutation, PUT_HEADER_SIZE};
+
+const OPERATION: &str = "reading messages";
+
+/// An answer while it grows.
+struct Answer {
+    queue: QueueId,
+    after: MessageId,
+    size: usize,
+    size_max: usize,
+    loaded: Loaded,
+}
+
+impl Answer {
+    fn is_empty(&self) -> bool {
+        self.loaded.reached == self.after
+    }
+
+    /// Takes a message in. `false`: it has no room.
+    #[must_use]
+    fn push(&mut self, message: MessageId, record: &[u8]) -> bool {
+        // Damaged records count too: a load must stay bounded when there are many of them.
+        self.size += PUT_HEADER_SIZE + record.len().saturating_sub(layout::RECORD_HEADER_SIZE);
+        if self.size > self.size_max && !self.is_empty() {
+            return false;
+        }
+        match layout::decode_record(self.queue, message, record).filter(|put| put.is_intact()) {
+            Some(put) => Mutation::Put(put).encode(&mut self.loaded.messages),
+            None => self.loaded.corrupt.push(message),
+        }
+        self.loaded.reached = message;
+        true
+    }
+
+    /// Takes in messages of a run, and those that came late before each of them. `false`: there is no room for the next.
+    fn push_run<'t>(
+        &mut self,
+        run: &Run<'t>,
+        [start, below]: [MessageId; 2],
+        holes: &[u32],
+        late: &mut Late<'t, impl Iterator<Item = Row<'t>>>,
+    ) -> Result<bool, Error> {
+        let mut holes = holes.iter().peekable();
+        for at in run.position(start)..run.position(below) {
+            let (id, delta) = (run.id(at), run.delta(at));
+            while holes.next_if(|hole| **hole < delta).is_some() {}
+            if holes.next_if_eq(&&delta).is_none() && !(late.push_below(id, self)? && self.push(id, run.record(at))) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A run that cannot be trusted ends the answer.
+    fn end(self, first: MessageId, what: &str) -> Result<Loaded, Error> {
+        match self.is_empty() {
+            true => Err(Error::Damaged(format!(
+                "queue {}: {what} of the run from message {first} on cannot be read",
+                self.queue
+            ))),
+            false => Ok(self.loaded),
+        }
+    }
+}
+
+type Row<'t> = Result<(MessageId, &'t [u8]), Error>;
+
+/// Messages that came late, on their way to their places between those of runs.
+struct Late<'t, I> {
+    rows: I,
+    next: Option<(MessageId, &'t [u8])>,
+}
+
+impl<'t, I: Iterator<Item = Row<'t>>> Late<'t, I> {
+    fn new(mut rows: I) -> Result<Self, Error> {
+        let next = rows.next().transpose()?;
+        Ok(Late { rows, next })
+    }
+
+    /// Moves those below an id into the answer. `false`: it has no room for the next.
+    fn push_below(&mut self, id: MessageId, answer: &mut Answer) -> Result<bool, Error> {
+        while let Some((message, record)) = self.next.filter(|(message, _)| *message < id) {
+            if !answer.push(message, record) {
+                return Ok(false);
+            }
+            self.next = self.rows.next().transpose()?;
+        }
+        Ok(true)
+    }
+}
+
+impl Lmdb {
+    pub(super) fn try_load(&self, load: &Load) -> Result<Loaded, Error> {
+        let Load { queue, after, below, size_max, .. } = *load;
+        let loaded = Loaded { reached: after, ..Loaded::default() };
+        let mut answer = Answer { queue, after, size: 0, size_max, loaded };
+        // A deleted queue's runs may still lie there.
+        let Some(row) = self.rows.get(&queue) else { return Ok(answer.loaded) };
+        let next = MessageId(after.0.saturating_add(1));
+        if next >= below {
+            return Ok(answer.loaded);
+        }
+        let Databases { messages, holes, late, .. } = self.databases;
+        let txn = self.env.read_txn().map_err(failure(OPERATION))?;
+        let is_empty = |database: Database| database.is_empty(&txn).map_err(failure(OPERATION));
+        let rows_from = |database: Database, from: MessageId| {
+            let (from, to) = (message_key(queue, from), message_key(queue, below));
+            let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
+            let rows = database.range(&txn, &range).map_err(failure(OPERATION))?;
+            Ok::<_, Error>(rows.map(|entry| {
+                let (key, value) = entry.map_err(failure(OPERATION))?;
+                let id = message_of_key(queue, key);
+                Ok((id.ok_or_else(|| Error::Damaged(format!("queue {queue}: a key has another size")))?, value))
+            }))
+        };
+        let late = if is_empty(late)? { None } else { Some(rows_from(late, next)?) };
+        let mut late = Late::new(late.into_iter().flatten())?;
+        let (has_holes, mut deltas) = (!is_empty(holes)?, Vec::new());
+        let start = next.max(row.gone_below());
+        let begun = self.run_at(&txn, queue, start).map_err(failure(OPERATION))?;
+        for run in rows_from(messages, begun.map_or(start, |(first, _)| first))?.take_while(|_| start < below) {
+            let (first, value) = run?;
+            if !late.push_below(first, &mut answer)? {
+                return Ok(answer.loaded);
+            }
+            let Some(run) = Run::decode(queue, first, value) else { return answer.end(first, "the index") };
+            deltas.clear();
+            if has_holes
+                && let Some(value) = holes.get(&txn, &message_key(queue, first)).map_err(failure(OPERATION))?
+                && !run::decode_holes(queue, first, value, &mut deltas)
+            {
+                return answer.end(first, "the holes");
+            }
+            if !answer.push_run(&run, [start, below], &deltas, &mut late)? {
+                return Ok(answer.loaded);
+            }
+        }
+        // Without room for the next one the answer is as good as with it.
+        late.push_below(below, &mut answer)?;
+        Ok(answer.loaded)
+    }
+}
