@@ -122,6 +122,8 @@ pub struct Shard {
     stopping: bool,
     drained: bool,
     exit: bool,
+    /// This turn brought something: more may be coming.
+    is_busy: bool,
 }
 
 impl Shard {
@@ -160,6 +162,7 @@ impl Shard {
             stopping: false,
             drained: false,
             exit: false,
+            is_busy: false,
         })
     }
 
@@ -172,8 +175,8 @@ impl Shard {
             self.now = host::now(self.shared.start);
             self.engine.begin_turn(self.now);
             self.engine.set_trace(log::logs_commands());
-            self.take_mail();
-            self.take_events()?;
+            let had_work = self.engine.has_work();
+            self.is_busy = self.take_mail() | self.take_events()? | had_work;
             self.engine.run();
             self.make_durable()?;
             self.carry_out();
@@ -181,7 +184,7 @@ impl Shard {
             self.set_timer();
             let mailbox = &self.shared.mailboxes[usize::from(self.id.0)];
             let waits = !self.exit || self.is_making_durable();
-            let sleep = waits && !self.engine.has_work() && mailbox.prepare_sleep();
+            let sleep = waits && !self.engine.has_work() && !self.collects() && mailbox.prepare_sleep();
             self.ring.turn(sleep)?;
             if sleep {
                 mailbox.awake();
@@ -197,11 +200,21 @@ impl Shard {
         self.engine.unsealed_size() > 0 || self.durability.is_writing()
     }
 
+    /// Whether mutations are collected although a record could be written. A record costs the same whatever is in it, and one
+    /// that is under way makes the next one wait anyhow; so while requests keep coming, there is one at a time, and more only
+    /// when there is nothing else to do.
+    fn collects(&self) -> bool {
+        let unsealed = self.engine.unsealed_size();
+        self.is_busy && self.durability.is_writing() && (1..self.batch_size).contains(&unsealed)
+    }
+
     // --- inputs ---
 
-    fn take_mail(&mut self) {
+    /// Returns whether there was any, as [`Shard::take_events`] does.
+    fn take_mail(&mut self) -> bool {
         let mut mail = std::mem::take(&mut self.mail);
         self.shared.mailboxes[usize::from(self.id.0)].take(&mut mail);
+        let came = !mail.is_empty();
         for mail in mail.drain(..) {
             match mail {
                 Mail::Peer(from, mail) => self.engine.on_mail(from, mail),
@@ -213,6 +226,7 @@ impl Shard {
             }
         }
         self.mail = mail;
+        came
     }
 
     fn take_store_reply(&mut self, reply: store::Reply) {
@@ -233,8 +247,10 @@ impl Shard {
         }
     }
 
-    fn take_events(&mut self) -> io::Result<()> {
+    fn take_events(&mut self) -> io::Result<bool> {
+        let mut came = false;
         while let Some(event) = self.ring.next_event() {
+            came = true;
             match event {
                 Event::Received { conn, bytes } => {
                     self.engine.on_bytes(conn, bytes);
@@ -268,7 +284,7 @@ impl Shard {
                 }
             }
         }
-        Ok(())
+        Ok(came)
     }
 
     // --- connections ---
@@ -341,7 +357,8 @@ impl Shard {
 
     /// Gives the mutations made so far to the journal, if it can take a record now; otherwise they wait for more.
     fn hand_on_batch(&mut self) -> io::Result<()> {
-        if self.engine.unsealed_size() == 0 || !self.durability.has_room(self.engine.unsealed_size()) {
+        let size = self.engine.unsealed_size();
+        if size == 0 || self.collects() || !self.durability.has_room(size) {
             return Ok(());
         }
         let Ok((seq, mut mutations)) = self.engine.seal(std::mem::take(&mut self.spare_batch)) else {
