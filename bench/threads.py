@@ -44,7 +44,10 @@ def voluntary_switches(server):
 
 
 def measure_shards(setting, figures):
-    """One shard and two in turn, on the same cores, with and without `-N`."""
+    """One shard and two in turn, on the same cores, with and without `-N`.
+
+    Each connection gets what it has put: a get that finds nothing is cheap, and how many do depends on how fast puts are.
+    """
     with contextlib.ExitStack() as running:
         server_pin, load_pin = shard_pins(setting.options)
         shards = {}
@@ -56,7 +59,7 @@ def measure_shards(setting, figures):
                 server = servers.ringq(setting.options, name, label, *extra, threads=count)
                 running.enter_context(server.running(setting.directory, server_pin)).pause()
                 shards[name] = server
-        figures.add_evidence("two-shards", f"mixed load, {QUEUES} queues, half of which a connection's shard does not own; "
+        figures.add_evidence("two-shards", f"ping-pong, {QUEUES} queues, half of which a connection's shard does not own; "
                                            f"servers: {' '.join(server_pin) or 'not pinned'}, --pin off; "
                                            f"load: {' '.join(load_pin) or 'not pinned'}")
         seconds = setting.scaled(SECONDS, 0.5)
@@ -64,9 +67,9 @@ def measure_shards(setting, figures):
             for cell in (MANY, BUSY):
                 for server in shards.values():
                     server.resume()
-                    result = setting.load(server, "mixed", "-c", cell[0], "-P", cell[1], "-q", QUEUES,
+                    result = setting.load(server, "ping-pong", "-c", cell[0], "-P", cell[1], "-q", QUEUES,
                                           "-d", seconds, "-w", seconds / 4, pin=load_pin)
-                    figures.add_load("two-shards", server, cell, round_number, "mixed", result)
+                    figures.add_load("two-shards", server, cell, round_number, "ping-pong", result)
                     setting.load(server, "drain", "-c", 64, "-P", 16, "-q", QUEUES, pin=load_pin)
                     server.settle()
                     server.pause()

@@ -128,7 +128,7 @@ impl Queue {
 
     /// Whether it is time to load more of the middle: the head runs low.
     pub fn wants_load(&self) -> bool {
-        self.middle > 0 && self.loading.is_none() && self.head.len() <= self.loaded_len / 2
+        self.middle > 0 && self.loading.is_none() && self.head.len() <= self.loaded_len
     }
 
     /// Begins a load and returns what it must cover: ids above the first and below the second. `stored_below` is where the

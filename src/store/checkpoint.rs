@@ -14,9 +14,6 @@ use super::{Batch, Error, Store, Taken};
 use crate::ids::{Seq, ShardId};
 use crate::mutation::{Decoder, Malformed, Mutation};
 
-/// Mutations in one slice while others wait. A take is 17 bytes and costs as much as a put of a hundred, so that bytes alone bound no time.
-const SLICE_MUTATIONS_MAX: usize = 10_000;
-
 /// All mutations of the batches, in order.
 pub(super) fn mutations(batches: &[Batch]) -> impl Iterator<Item = Result<Mutation<'_>, Error>> {
     batches
@@ -44,7 +41,7 @@ pub fn replay(
     let taken = Taken::of(batches)?;
     let mut rest = batches;
     while !rest.is_empty() {
-        let (slice, after) = rest.split_at(slice_len(rest, slice_size_max, usize::MAX));
+        let (slice, after) = rest.split_at(slice_len(rest, slice_size_max));
         while let Err(error) = store.apply(slice, &taken) {
             ballast.make_room(error)?;
         }
@@ -53,13 +50,13 @@ pub fn replay(
     Ok(())
 }
 
-/// How many of the batches, from the first, go into one slice: at least one, however large.
-fn slice_len(batches: &[Batch], size_max: usize, count_max: usize) -> usize {
-    let (mut size, mut count) = (0, 0);
+/// How many of the batches, from the first, go into one slice: at least one, however large. Bytes bound its time, too: a removal takes
+/// 17 bytes, and costs less than the messages that as many bytes could hold.
+fn slice_len(batches: &[Batch], size_max: usize) -> usize {
+    let mut size = 0;
     let len = batches.iter().take_while(|batch| {
         size += batch.mutations.len();
-        count += Decoder::new(&batch.mutations).count();
-        size <= size_max && count <= count_max
+        size <= size_max
     });
     len.count().max(1).min(batches.len())
 }
@@ -176,7 +173,7 @@ impl Backlog {
                 taken.refill(&job.batches)?;
                 job.taken = Some(taken);
             }
-            self.slice = Some((at, slice_len(&job.batches[job.applied..], size_max, SLICE_MUTATIONS_MAX)));
+            self.slice = Some((at, slice_len(&job.batches[job.applied..], size_max)));
         }
         Ok(self.slice.map(|(at, len)| {
             let job = &self.lanes[at].jobs[0];
@@ -258,13 +255,12 @@ mod tests {
 
     #[test]
     fn a_slice_is_bounded_but_takes_a_batch_of_any_size() {
-        let len = |sizes: &[usize]| slice_len(&sized(0, 1, sizes), 90, 100);
+        let len = |sizes: &[usize]| slice_len(&sized(0, 1, sizes), 90);
         assert_eq!(len(&[27, 27, 27, 27]), 3);
         assert_eq!(len(&[99, 9]), 1);
         assert_eq!(len(&[9, 90]), 1);
         assert_eq!(len(&[9]), 1);
         assert_eq!(len(&[0, 0, 90, 9]), 3);
-        assert_eq!(slice_len(&sized(0, 1, &[27, 27, 9]), 90, 6), 2);
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl Taken {
         scratch.removed.clear();
         scratch.removed_others.clear();
         scratch.deleted.clear();
-        self.base = first_put(batches)?.map_or(0, |first| first.0 & !63);
+        let Some(first) = first_put(batches)? else { return Ok(()) };
+        self.base = first.0 & !63;
         let mut has_removals = false;
         for mutation in mutations(batches) {
             match mutation? {
@@ -216,5 +217,7 @@ mod tests {
         assert_eq!(of(&taken, &[1, 2, 64, 65]), [64]);
         taken.refill(&[batch(&[put(QUEUE, 64)])]).unwrap();
         assert!(taken.is_empty());
+        taken.refill(&[batch(&[take(64)])]).unwrap();
+        assert!(taken.is_empty(), "nothing was put");
     }
 }
