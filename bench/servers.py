@@ -196,7 +196,7 @@ def find(options):
         return ["-p", port, "-l", "127.0.0.1", "-t", "4", "-H", data, "-R", *user]
 
     def ceiling(port, _):
-        return ["ceiling", "-p", port, "-s", "100"]
+        return ["ceiling", "-p", port]
 
     idle = {IDLE: {"idle"}}
     add_ringq("ringq", "RingQ")
