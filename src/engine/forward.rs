@@ -234,16 +234,16 @@ impl Engine {
         encode(request, outbox);
     }
 
-    /// Connections are gone: their requests that wait on other shards shall take nothing. Once a turn for all of them, so
-    /// that many connections that close together are not each a search.
+    /// Connections are gone, or wait for no message any more: their requests that wait on other shards shall take nothing. Once a
+    /// turn for all of them, so that many connections that close together are not each a search.
     fn cancel_forwarded(&mut self) {
         for token in 0..self.pending.entries.len() {
-            let Some(Pending { shard, what: Expected::Part { conn, .. }, is_cancelled: false, .. }) =
+            let Some(Pending { shard, what: Expected::Part { conn, at }, is_cancelled: false, .. }) =
                 self.pending.entries[token]
             else {
                 continue;
             };
-            if self.session(conn).is_none() {
+            if self.session(conn).is_none_or(|s| s.eof && s.wait == Some(Wait::Message(at.slot))) {
                 self.pending.entries[token].as_mut().expect("just seen").is_cancelled = true;
                 self.tell(shard, &Request::Cancel { token: token as u32 });
             }

@@ -97,6 +97,7 @@ impl Engine {
                 if session.wait == Some(Wait::Body) {
                     session.wait = None;
                 }
+                self.end_wait_of(conn);
                 self.make_runnable(conn);
             }
             Phase::Lingering => self.close(conn),

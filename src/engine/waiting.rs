@@ -156,11 +156,15 @@ impl Engine {
             self.room_to_forward(conn, owner, name.len())?;
         }
         let at = self.await_message(conn);
-        self.session(conn).expect("it is being served").wait = Some(Wait::Message(at.slot));
+        let session = self.session(conn).expect("it is being served");
+        session.wait = Some(Wait::Message(at.slot));
         if owner == self.config.shard {
             self.get_or_wait(name, timeout, cas, Origin::Local { conn, at });
         } else {
             self.forward_waiting_get(conn, owner, at, name, timeout, cas);
+        }
+        if self.session(conn).is_some_and(|session| session.eof) {
+            self.end_wait_of(conn);
         }
         Ok(())
     }
@@ -263,6 +267,16 @@ impl Engine {
             self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);
             answer.seq = self.current();
             self.answer(waiter.origin, answer);
+        }
+    }
+
+    /// The client has shut its sending side: it may be gone, and a message for it would go with it. So its get waits no longer.
+    pub(super) fn end_wait_of(&mut self, conn: ConnId) {
+        let session = self.session(conn).expect("the caller has it");
+        let elsewhere = matches!(session.wait, Some(Wait::Message(_))) && session.waiting.is_none();
+        match session.waiting {
+            Some(place) => self.turn_away(place),
+            None => self.cancels_due |= elsewhere,
         }
     }
 
