@@ -27,7 +27,7 @@ CYCLES = 40
 STARTS = 5
 # How long puts go on before a kill.
 PUTS_BEFORE_KILL_S = 1.0
-SLICE_WARMUP_S = 1.0
+SLICE_WARMUP_S = 0.3
 HOW = ["-c", DEEP_CELL[0], "-P", DEEP_CELL[1]]
 
 

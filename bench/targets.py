@@ -18,7 +18,7 @@ SHARD_CORES_MIN = 4
 # Connections and requests in flight on each; the latter are a bound, seldom reached, where the load is an open loop.
 ONE, MANY, BUSY, IDLE = (1, 1), (64, 1), (64, 16), (10_000, 0)
 OPEN_CELL, CHECKPOINT_CELL = (16, 128), (16, 128)
-DEEP_CELL = (4, 64)
+DEEP_CELL = (8, 128)
 ALL = ("put", "get", "mixed")
 
 
