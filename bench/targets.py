@@ -105,7 +105,7 @@ def shards_row(cores):
     field = "per_second" if enough else "server_us_per_operation"
 
     def figure(figures, cell, mode):
-        return figures.ratio(f"{mode}-t2", f"{mode}-t1", cell, "mixed", field)
+        return figures.ratio(f"{mode}-t2", f"{mode}-t1", cell, "ping-pong", field)
 
     text = "two shards against one, 64 queues, half of the requests forwarded: " + (
         "messages per second" if enough else "CPU time of the server per request")
