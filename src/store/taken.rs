@@ -71,11 +71,15 @@ impl Taken {
         scratch.removed.clear();
         scratch.removed_others.clear();
         scratch.deleted.clear();
-        let Some(first) = first_put(batches)? else { return Ok(()) };
-        self.base = first.0 & !63;
-        let mut has_removals = false;
+        let (mut has_puts, mut has_removals) = (false, false);
         for mutation in mutations(batches) {
             match mutation? {
+                Mutation::Put(put) if !has_puts => {
+                    has_puts = true;
+                    self.base = put.message.0 & !63;
+                }
+                // What is removed before anything was put, was put by an earlier checkpoint.
+                _ if !has_puts => {}
                 Mutation::Take { message, .. } | Mutation::Corrupt { message, .. } => {
                     has_removals = true;
                     match self.bit(message) {
@@ -130,16 +134,6 @@ impl Taken {
         let bit = message.0.checked_sub(self.base)?;
         (bit < SPAN_MAX).then_some(bit as usize)
     }
-}
-
-/// The id that the first put among the batches has. Those of the others are rarely below it.
-fn first_put(batches: &[Batch]) -> Result<Option<MessageId>, Error> {
-    for mutation in mutations(batches) {
-        if let Mutation::Put(put) = mutation? {
-            return Ok(Some(put.message));
-        }
-    }
-    Ok(None)
 }
 
 fn set(bits: &mut Vec<u64>, bit: usize) {
