@@ -273,10 +273,11 @@ impl Engine {
     /// The client has shut its sending side: it may be gone, and a message for it would go with it. So its get waits no longer.
     pub(super) fn end_wait_of(&mut self, conn: ConnId) {
         let session = self.session(conn).expect("the caller has it");
-        let elsewhere = matches!(session.wait, Some(Wait::Message(_))) && session.waiting.is_none();
-        match session.waiting {
-            Some(place) => self.turn_away(place),
-            None => self.cancels_due |= elsewhere,
+        match (session.waiting, session.wait) {
+            (Some(place), _) => self.turn_away(place),
+            // It waits on another shard, or for a load.
+            (None, Some(Wait::Message(_))) => self.cancels_due = true,
+            (None, _) => {}
         }
     }
 
