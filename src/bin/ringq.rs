@@ -12,8 +12,16 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
+    if config.license {
+        print!("{}", include_str!("../../LICENSE"));
+        return ExitCode::SUCCESS;
+    }
     if config.check {
         return check();
+    }
+    if config.check_config {
+        println!("the configuration is good");
+        return ExitCode::SUCCESS;
     }
     match ringq::server::run(&config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,122 +1,24 @@
-//! The command line: what an operator may choose, checked before anything is touched.
+//! The configuration: what an operator may choose, checked before anything is touched.
 //!
-//! Invariant: a [`Config`] that exists is one the server can start with, as far as numbers go. Garbage is refused with the
-//! option, the value and what is allowed, never turned into 0.
+//! An option's value is that of the command line, or else of the environment, or else of the configuration file, or else its
+//! default. Invariant: a [`Config`] that exists is one the server can start with, as far as numbers go. Garbage is refused with
+//! the option, the value and what is allowed, never turned into 0.
+
+mod file;
+mod options;
 
 use crate::journal;
 use crate::limits;
-use clap::{ArgAction, Parser};
+use clap::{CommandFactory, FromArgMatches};
+use options::Options;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
-/// A durable message queue that speaks the memcache protocol.
-#[derive(Parser, Clone, Debug)]
-#[command(name = "ringq", version, disable_version_flag = true, max_term_width = 100)]
-struct Options {
-    /// TCP port; 0 lets the system choose.
-    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 22201, env = "RINGQ_PORT")]
-    port: u16,
-
-    /// Address or host name to listen on; may be repeated [default: all addresses]
-    #[arg(short = 'l', long = "listen", value_name = "ADDR", env = "RINGQ_LISTEN", value_delimiter = ',')]
-    listen: Vec<String>,
-
-    /// Shard threads, each with its own io_uring and core [default: allowed CPUs, at most 4]
-    #[arg(short = 't', long, value_name = "N", env = "RINGQ_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
-
-    /// Data directory, created if missing and locked while in use.
-    #[arg(short = 'H', long, value_name = "DIR", default_value = "ringq-data", env = "RINGQ_HOME")]
-    home: PathBuf,
-
-    /// Memory for messages not yet in the database and for read-ahead, MiB.
-    #[arg(short = 'm', long, value_name = "MB", default_value_t = 64, env = "RINGQ_MEMORY",
-          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    memory: u32,
-
-    /// Largest message body, bytes, up to 134217728.
-    #[arg(short = 'B', long, value_name = "BYTES", default_value_t = 1_048_576, env = "RINGQ_BODY_MAX",
-          value_parser = clap::value_parser!(u32).range(1..=134_217_728))]
-    body_max: u32,
-
-    /// Largest number of connections [default: what the hard file limit allows, at most 65536]
-    #[arg(short = 'c', long, value_name = "N", env = "RINGQ_CONNECTIONS",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    connections: Option<u32>,
-
-    /// Largest journal write, KiB; a single larger message is written by itself.
-    #[arg(short = 'L', long, value_name = "KB", default_value_t = 1024, env = "RINGQ_JOURNAL_WRITE",
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
-    journal_write: u32,
-
-    /// Bring the journal into the database at least every so many seconds; 0: only as needed.
-    #[arg(short = 'C', long, value_name = "SECONDS", default_value_t = 300, env = "RINGQ_CHECKPOINT_EVERY",
-          value_parser = clap::value_parser!(u32).range(0..=86_400))]
-    checkpoint_every: u32,
-
-    /// Size of each shard's journal in pages of -A bytes; 0: the default.
-    #[arg(short = 'E', long, value_name = "PAGES", default_value_t = 16384, env = "RINGQ_JOURNAL_PAGES",
-          value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
-    journal_pages: u32,
-
-    /// Size of a page for -E, bytes: a power of two.
-    #[arg(short = 'A', long, value_name = "BYTES", default_value_t = 4096, env = "RINGQ_PAGE_SIZE",
-          value_parser = page_size)]
-    page_size: u32,
-
-    /// All journals together, MiB at most; shards get less if need be.
-    #[arg(long, value_name = "MB", default_value_t = 1024, env = "RINGQ_JOURNAL_MAX",
-          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    journal_max: u32,
-
-    /// Journal writes under way at once.
-    #[arg(long, value_name = "N", default_value_t = 4, env = "RINGQ_JOURNAL_DEPTH",
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    journal_depth: u32,
-
-    /// Answer when the operating system has the message: it survives kill -9, not a power cut.
-    #[arg(short = 'N', long, env = "RINGQ_NO_SYNC")]
-    no_sync: bool,
-
-    /// Say more in the log; twice: every command.
-    #[arg(short = 'v', long, action = ArgAction::Count)]
-    verbose: u8,
-
-    /// Where shard threads run: auto (one core each, within the process's own affinity), off, or a list of cores such as 0,2.
-    #[arg(long, value_name = "auto|off|LIST", default_value = "auto", env = "RINGQ_PIN")]
-    pin: Pin,
-
-    /// Queues at most; a put to one more is answered NOT_STORED.
-    #[arg(long, value_name = "N", default_value_t = limits::QUEUES_DEFAULT as u32, env = "RINGQ_MAX_QUEUES",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_queues: u32,
-
-    /// Refuse puts while the data directory's file system has less free space than this, MiB; 0: never.
-    #[arg(long, value_name = "MB", default_value_t = 64, env = "RINGQ_MIN_FREE",
-          value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-    min_free: u32,
-
-    /// Longest time a get waits for a message, seconds; longer timeouts are cut to it.
-    #[arg(long, value_name = "SECONDS", default_value_t = limits::WAIT_S_DEFAULT, env = "RINGQ_MAX_WAIT",
-          value_parser = clap::value_parser!(u32).range(0..=86_400))]
-    max_wait: u32,
-
-    /// Let clients empty all queues with flush_all.
-    #[arg(long, env = "RINGQ_ENABLE_FLUSH_ALL")]
-    enable_flush_all: bool,
-
-    /// Let clients stop the server with shutdown.
-    #[arg(long, env = "RINGQ_ENABLE_SHUTDOWN")]
-    enable_shutdown: bool,
-
-    /// Print what the kernel offers and whether RingQ can run here, then exit.
-    #[arg(long)]
-    check: bool,
-
-    /// Print the version.
-    #[arg(short = 'V', long, action = ArgAction::Version)]
-    version: Option<bool>,
+/// The command line of `ringq`, for what is made of it: manual page, completions.
+pub fn command() -> clap::Command {
+    Options::command()
 }
 
 /// What the operator asked for.
@@ -126,9 +28,23 @@ pub struct Config {
     pub port: u16,
     /// `-l`; empty: all addresses.
     pub listen: Vec<String>,
+    /// `-s`, absolute.
+    pub socket: Option<PathBuf>,
+    /// `-a`.
+    pub socket_mode: u32,
+    /// `-U`; 0: none.
+    pub udp_port: u16,
+    /// `--udp-reply-max`, bytes.
+    pub udp_reply_size_max: usize,
+    /// `--backlog`.
+    pub backlog: i32,
+    /// `--idle-timeout`, ms; 0: never.
+    pub idle_ms_max: u64,
+    /// `--keepalive`; `None`: never.
+    pub keepalive: Option<Duration>,
     /// `-t`.
     pub shards: u16,
-    /// `-H`.
+    /// `-H`, absolute.
     pub home: PathBuf,
     /// `-m`, bytes.
     pub memory: usize,
@@ -148,6 +64,22 @@ pub struct Config {
     pub no_sync: bool,
     /// How many `-v`.
     pub verbosity: u8,
+    /// `--log-file`, absolute.
+    pub log_file: Option<PathBuf>,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+    /// `-S`; `None`: never.
+    pub stats_every: Option<Duration>,
+    /// `-d`.
+    pub daemon: bool,
+    /// `-r`.
+    pub core_dumps: bool,
+    /// `-u`.
+    pub user: Option<String>,
+    /// `-P`, absolute.
+    pub pid_file: Option<PathBuf>,
+    /// `--stop-timeout`.
+    pub stop_timeout: Duration,
     /// `--pin`.
     pub pin: Pin,
     /// `--max-queues`.
@@ -160,8 +92,39 @@ pub struct Config {
     pub flush_all: bool,
     /// `--enable-shutdown`.
     pub shutdown: bool,
+    /// Options that were given and have no effect, as on the command line.
+    pub without_effect: Vec<&'static str>,
     /// `--check`.
     pub check: bool,
+    /// `--check-config`.
+    pub check_config: bool,
+    /// `-i`.
+    pub license: bool,
+    /// The configuration file, absolute.
+    pub file: Option<PathBuf>,
+    /// The command line this was parsed from, for [`Config::reload`].
+    args: Vec<OsString>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogFormat, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("allowed are text and json".into()),
+        }
+    }
 }
 
 /// Where shard threads run.
@@ -191,12 +154,42 @@ impl FromStr for Pin {
 }
 
 impl Config {
-    /// Parses a command line (with the program's name first) and the `RINGQ_*` environment.
+    /// Parses a command line (with the program's name first), the `RINGQ_*` environment and the configuration file. Paths
+    /// become absolute, so that it does not matter later where the process stands.
     ///
     /// # Errors
     /// What to print and the exit status: 0 for help and version, 2 for anything that cannot be used.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, clap::Error> {
-        let options = Options::try_parse_from(args)?;
+        let args: Vec<OsString> = args.into_iter().collect();
+        let options = Options::from_arg_matches(&command().try_get_matches_from(&args)?)?;
+        match &options.config {
+            None => Config::of(options, None, args),
+            Some(path) => Config::parse_with(&absolute(path)?, args),
+        }
+    }
+
+    /// Parses again what this was parsed from: the configuration file may have changed.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn reload(&self) -> Result<Config, clap::Error> {
+        match &self.file {
+            None => Ok(self.clone()),
+            Some(path) => Config::parse_with(path, self.args.clone()),
+        }
+    }
+
+    /// The command line was already found to be good without the file.
+    fn parse_with(path: &Path, args: Vec<OsString>) -> Result<Config, clap::Error> {
+        let command = file::apply(command(), path).map_err(|problem| refused(format!("{problem}\n")))?;
+        let matches = command.try_get_matches_from(&args).map_err(|error| {
+            // Rendered, it names option and value; where the value stands is for us to say.
+            refused(format!("{}: {}", path.display(), error.to_string().trim_start_matches("error: ")))
+        })?;
+        Config::of(Options::from_arg_matches(&matches)?, Some(path.to_owned()), args)
+    }
+
+    fn of(options: Options, file: Option<PathBuf>, args: Vec<OsString>) -> Result<Config, clap::Error> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shards = options.threads.unwrap_or(cpus.min(limits::SHARDS_DEFAULT_MAX) as u16);
         let wish = journal::Wish {
@@ -207,11 +200,25 @@ impl Config {
             body_size_max: options.body_max as usize,
         };
         let journal = journal::layout(&wish).map_err(|error| refused(format!("{error}\n")))?;
+        let given = [
+            ("-T", options.trickle_every.is_some()),
+            ("-e", options.trickle_percent.is_some()),
+            ("-D", options.deadlock_every.is_some()),
+            ("-R", options.remove_journals),
+        ];
+        let seconds = |s: u32| Duration::from_secs(u64::from(s));
         let config = Config {
             port: options.port,
             listen: options.listen,
+            socket: absolute_of(options.socket)?,
+            socket_mode: options.socket_mode,
+            udp_port: options.udp_port,
+            udp_reply_size_max: options.udp_reply_max as usize,
+            backlog: options.backlog,
+            idle_ms_max: u64::from(options.idle_timeout) * 1000,
+            keepalive: Some(seconds(options.keepalive)).filter(|period| !period.is_zero()),
             shards,
-            home: options.home,
+            home: absolute(&options.home)?,
             memory: (options.memory as usize) << 20,
             body_size_max: options.body_max as usize,
             connections: options.connections.map(|n| n as usize),
@@ -221,13 +228,26 @@ impl Config {
             journal_depth: options.journal_depth as usize,
             no_sync: options.no_sync,
             verbosity: options.verbose,
+            log_file: absolute_of(options.log_file)?,
+            log_format: options.log_format,
+            stats_every: Some(seconds(options.stats_every)).filter(|period| !period.is_zero()),
+            daemon: options.daemon,
+            core_dumps: options.core_dumps,
+            user: options.user,
+            pid_file: absolute_of(options.pid_file)?,
+            stop_timeout: seconds(options.stop_timeout),
             pin: options.pin,
             queues_max: options.max_queues as usize,
             free_size_min: u64::from(options.min_free) << 20,
             wait_ms_max: u64::from(options.max_wait) * 1000,
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
+            without_effect: given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect(),
             check: options.check,
+            check_config: options.check_config,
+            license: options.license,
+            file,
+            args,
         };
         config.check_memory()?;
         Ok(config)
@@ -262,14 +282,12 @@ fn refused(message: String) -> clap::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, message)
 }
 
-fn page_size(text: &str) -> Result<u32, String> {
-    let size: u32 = text.parse().map_err(|_| "not a number".to_string())?;
-    let allowed = 512..=65536;
-    if size.is_power_of_two() && allowed.contains(&size) {
-        Ok(size)
-    } else {
-        Err("allowed are powers of two from 512 to 65536".into())
-    }
+fn absolute(path: &Path) -> Result<PathBuf, clap::Error> {
+    std::path::absolute(path).map_err(|error| refused(format!("{}: {error}\n", path.display())))
+}
+
+fn absolute_of(path: Option<PathBuf>) -> Result<Option<PathBuf>, clap::Error> {
+    path.as_deref().map(absolute).transpose()
 }
 
 #[cfg(test)]
