@@ -6,14 +6,24 @@
 use super::{LogFormat, Pin};
 use crate::limits;
 use clap::{ArgAction, Parser};
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A durable message queue that speaks the memcache protocol.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "ringq", version, disable_version_flag = true, disable_help_flag = true, max_term_width = 100)]
+#[command(
+    name = "ringq",
+    version,
+    disable_version_flag = true,
+    disable_help_flag = true,
+    allow_negative_numbers = true,
+    max_term_width = 100
+)]
 pub(super) struct Options {
     /// TCP port; 0 lets the system choose.
-    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 22201, env = "RINGQ_PORT", help_heading = SOCKETS)]
+    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 22201, env = "RINGQ_PORT",
+          value_parser = number::<u16>(0, u16::MAX), help_heading = SOCKETS)]
     pub port: u16,
 
     /// Where to listen: an address or host name, with or without a port (HOST:PORT, [IPV6]:PORT), or the path of a unix
@@ -31,32 +41,33 @@ pub(super) struct Options {
     pub socket_mode: u32,
 
     /// UDP port, for requests with memcached's frame header; 0: none.
-    #[arg(short = 'U', long, value_name = "PORT", default_value_t = 0, env = "RINGQ_UDP_PORT", help_heading = SOCKETS)]
+    #[arg(short = 'U', long, value_name = "PORT", default_value_t = 0, env = "RINGQ_UDP_PORT",
+          value_parser = number::<u16>(0, u16::MAX), help_heading = SOCKETS)]
     pub udp_port: u16,
 
     /// Largest reply over UDP, bytes; a message that would make it larger stays in its queue.
     #[arg(long, value_name = "BYTES", default_value_t = 16_384, env = "RINGQ_UDP_REPLY_MAX",
-          value_parser = clap::value_parser!(u32).range(1400..=1_048_576), help_heading = SOCKETS)]
+          value_parser = number::<u32>(1400, 1_048_576), help_heading = SOCKETS)]
     pub udp_reply_max: u32,
 
     /// Largest number of connections [default: what the hard file limit allows, at most 65536]
     #[arg(short = 'c', long, value_name = "N", env = "RINGQ_CONNECTIONS",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = SOCKETS)]
+          value_parser = number::<u32>(1, 1_000_000), help_heading = SOCKETS)]
     pub connections: Option<u32>,
 
     /// Clients that may wait to be accepted; the kernel's net.core.somaxconn bounds it.
     #[arg(long, value_name = "N", default_value_t = 4096, env = "RINGQ_BACKLOG",
-          value_parser = clap::value_parser!(i32).range(1..=65_535), help_heading = SOCKETS)]
+          value_parser = number::<i32>(1, 65_535), help_heading = SOCKETS)]
     pub backlog: i32,
 
     /// Close a connection that has sent nothing for so many seconds and waits for nothing; 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, env = "RINGQ_IDLE_TIMEOUT",
-          value_parser = clap::value_parser!(u32).range(0..=2_592_000), help_heading = SOCKETS)]
+          value_parser = number::<u32>(0, 2_592_000), help_heading = SOCKETS)]
     pub idle_timeout: u32,
 
     /// Ask a silent TCP client after so many seconds whether it is still there; 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, env = "RINGQ_KEEPALIVE",
-          value_parser = clap::value_parser!(u32).range(0..=32_767), help_heading = SOCKETS)]
+          value_parser = number::<u32>(0, 32_767), help_heading = SOCKETS)]
     pub keepalive: u32,
 
     /// Data directory, created if missing and locked while in use.
@@ -65,12 +76,12 @@ pub(super) struct Options {
 
     /// Memory for messages not yet in the database and for read-ahead, MiB.
     #[arg(short = 'm', long, value_name = "MB", default_value_t = 64, env = "RINGQ_MEMORY",
-          value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = STORAGE)]
+          value_parser = number::<u32>(1, 1_048_576), help_heading = STORAGE)]
     pub memory: u32,
 
     /// Largest message body, bytes, up to 134217728.
     #[arg(short = 'B', long, value_name = "BYTES", default_value_t = 1_048_576, env = "RINGQ_BODY_MAX",
-          value_parser = clap::value_parser!(u32).range(1..=134_217_728), help_heading = STORAGE)]
+          value_parser = number::<u32>(1, 134_217_728), help_heading = STORAGE)]
     pub body_max: u32,
 
     /// Answer when the operating system has the message: it survives kill -9, not a power cut.
@@ -79,17 +90,17 @@ pub(super) struct Options {
 
     /// Largest journal write, KiB; a single larger message is written by itself.
     #[arg(short = 'L', long, value_name = "KB", default_value_t = 1024, env = "RINGQ_JOURNAL_WRITE",
-          value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = STORAGE)]
+          value_parser = number::<u32>(1, 1024), help_heading = STORAGE)]
     pub journal_write: u32,
 
     /// Bring the journal into the database at least every so many seconds; 0: only as needed.
     #[arg(short = 'C', long, value_name = "SECONDS", default_value_t = 300, env = "RINGQ_CHECKPOINT_EVERY",
-          value_parser = clap::value_parser!(u32).range(0..=86_400), help_heading = STORAGE)]
+          value_parser = number::<u32>(0, 86_400), help_heading = STORAGE)]
     pub checkpoint_every: u32,
 
     /// Size of each shard's journal in pages of -A bytes; 0: the default.
     #[arg(short = 'E', long, value_name = "PAGES", default_value_t = 16384, env = "RINGQ_JOURNAL_PAGES",
-          value_parser = clap::value_parser!(u32).range(0..=16_777_216), help_heading = STORAGE)]
+          value_parser = number::<u32>(0, 16_777_216), help_heading = STORAGE)]
     pub journal_pages: u32,
 
     /// Size of a page for -E, bytes: a power of two.
@@ -99,12 +110,12 @@ pub(super) struct Options {
 
     /// All journals together, MiB at most; shards get less if need be.
     #[arg(long, value_name = "MB", default_value_t = 1024, env = "RINGQ_JOURNAL_MAX",
-          value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = STORAGE)]
+          value_parser = number::<u32>(1, 1_048_576), help_heading = STORAGE)]
     pub journal_max: u32,
 
     /// Journal writes under way at once.
     #[arg(long, value_name = "N", default_value_t = 4, env = "RINGQ_JOURNAL_DEPTH",
-          value_parser = clap::value_parser!(u32).range(1..=64), help_heading = STORAGE)]
+          value_parser = number::<u32>(1, 64), help_heading = STORAGE)]
     pub journal_depth: u32,
 
     /// Remove journal files that are no longer needed. RingQ always does: accepted for MemcacheQ's command lines.
@@ -113,17 +124,17 @@ pub(super) struct Options {
 
     /// Queues at most; a put to one more is answered NOT_STORED.
     #[arg(long, value_name = "N", default_value_t = limits::QUEUES_DEFAULT as u32, env = "RINGQ_MAX_QUEUES",
-          value_parser = clap::value_parser!(u32).range(1..), help_heading = STORAGE)]
+          value_parser = number::<u32>(1, u32::MAX), help_heading = STORAGE)]
     pub max_queues: u32,
 
     /// Refuse puts while the data directory's file system has less free space than this, MiB; 0: never.
     #[arg(long, value_name = "MB", default_value_t = 64, env = "RINGQ_MIN_FREE",
-          value_parser = clap::value_parser!(u32).range(0..=1_048_576), help_heading = STORAGE)]
+          value_parser = number::<u32>(0, 1_048_576), help_heading = STORAGE)]
     pub min_free: u32,
 
     /// Longest time a get waits for a message, seconds; longer timeouts are cut to it.
     #[arg(long, value_name = "SECONDS", default_value_t = limits::WAIT_S_DEFAULT, env = "RINGQ_MAX_WAIT",
-          value_parser = clap::value_parser!(u32).range(0..=86_400), help_heading = SERVICE)]
+          value_parser = number::<u32>(0, 86_400), help_heading = SERVICE)]
     pub max_wait: u32,
 
     /// Let clients empty all queues with flush_all.
@@ -135,7 +146,7 @@ pub(super) struct Options {
     pub enable_shutdown: bool,
 
     /// Shard threads, each with its own io_uring and core [default: allowed CPUs, at most 4]
-    #[arg(short = 't', long, value_name = "N", env = "RINGQ_THREADS", value_parser = clap::value_parser!(u16).range(1..=256),
+    #[arg(short = 't', long, value_name = "N", env = "RINGQ_THREADS", value_parser = number::<u16>(1, 256),
           help_heading = PROCESS)]
     pub threads: Option<u16>,
 
@@ -161,7 +172,7 @@ pub(super) struct Options {
 
     /// How long a stop waits for clients to take their replies, seconds; a second signal does not wait at all.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, env = "RINGQ_STOP_TIMEOUT",
-          value_parser = clap::value_parser!(u32).range(0..=3600), help_heading = PROCESS)]
+          value_parser = number::<u32>(0, 3600), help_heading = PROCESS)]
     pub stop_timeout: u32,
 
     /// Say more in the log: what the server does; twice: every command and reply as well.
@@ -178,7 +189,7 @@ pub(super) struct Options {
 
     /// Write a line of statistics to the log every so many seconds; 0: never.
     #[arg(short = 'S', long, value_name = "SECONDS", default_value_t = 0, env = "RINGQ_STATS_EVERY",
-          value_parser = clap::value_parser!(u32).range(0..=86_400), help_heading = LOG)]
+          value_parser = number::<u32>(0, 86_400), help_heading = LOG)]
     pub stats_every: u32,
 
     /// Read options from this TOML file; the command line goes before the environment, and both before the file.
@@ -207,17 +218,17 @@ pub(super) struct Options {
 
     /// Seconds between the page writes of MemcacheQ's database. No effect.
     #[arg(short = 'T', long, value_name = "SECONDS", env = "RINGQ_TRICKLE_EVERY",
-          value_parser = clap::value_parser!(u32).range(0..=86_400), help_heading = NO_EFFECT)]
+          value_parser = number::<u32>(0, 86_400), help_heading = NO_EFFECT)]
     pub trickle_every: Option<u32>,
 
     /// Share of clean pages in MemcacheQ's cache, percent. No effect.
     #[arg(short = 'e', long, value_name = "PERCENT", env = "RINGQ_TRICKLE_PERCENT",
-          value_parser = clap::value_parser!(u8).range(0..=100), help_heading = NO_EFFECT)]
+          value_parser = number::<u8>(0, 100), help_heading = NO_EFFECT)]
     pub trickle_percent: Option<u8>,
 
     /// Milliseconds between looks for deadlocks in MemcacheQ's database. No effect.
     #[arg(short = 'D', long, value_name = "MS", env = "RINGQ_DEADLOCK_EVERY",
-          value_parser = clap::value_parser!(u32).range(0..=86_400_000), help_heading = NO_EFFECT)]
+          value_parser = number::<u32>(0, 86_400_000), help_heading = NO_EFFECT)]
     pub deadlock_every: Option<u32>,
 }
 
@@ -229,14 +240,20 @@ const LOG: &str = "Log";
 const HELP: &str = "Configuration and help";
 const NO_EFFECT: &str = "Accepted for MemcacheQ's command lines";
 
-fn page_size(text: &str) -> Result<u32, String> {
-    let size: u32 = text.parse().map_err(|_| "not a number".to_string())?;
-    let allowed = 512..=65536;
-    if size.is_power_of_two() && allowed.contains(&size) {
-        Ok(size)
-    } else {
-        Err("allowed are powers of two from 512 to 65536".into())
+/// A parser that says what is allowed whatever is wrong with a number: no digits, too large for its type, out of range.
+fn number<T>(min: T, max: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+        number.ok_or_else(|| format!("allowed are numbers from {min} to {max}"))
     }
+}
+
+fn page_size(text: &str) -> Result<u32, String> {
+    let size = text.parse().ok().filter(|size: &u32| size.is_power_of_two() && (512..=65536).contains(size));
+    size.ok_or_else(|| "allowed are powers of two from 512 to 65536".into())
 }
 
 fn socket_mode(text: &str) -> Result<u32, String> {

@@ -33,6 +33,7 @@ pub struct Server {
     /// Absent once the process has been waited for.
     child: Option<Child>,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     data: PathBuf,
     /// Holds the output, and the data directory unless the test brought its own.
     scratch: TempDir,
@@ -55,6 +56,16 @@ impl Server {
         let scratch = scratch_dir();
         let data = scratch.path().join("data");
         Server::launch(scratch, data, args).unwrap_or_else(|refused| panic!("ringq did not start: {refused:?}"))
+    }
+
+    /// As `start`, with these variables in its environment.
+    pub fn start_with_env(env: &[(&str, &str)], args: &[&str]) -> Server {
+        let scratch = scratch_dir();
+        let data = scratch.path().join("data");
+        let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut server = Server { child: None, args: owned(args), env, data, scratch, starts: 0 };
+        server.spawn().unwrap_or_else(|refused| panic!("ringq did not start: {refused:?}"));
+        server
     }
 
     /// As `start`, in a data directory of the caller's that outlives the server.
@@ -154,7 +165,7 @@ impl Server {
     }
 
     fn launch(scratch: TempDir, data: PathBuf, args: &[&str]) -> Result<Server, StartRefused> {
-        let mut server = Server { child: None, args: owned(args), data, scratch, starts: 0 };
+        let mut server = Server { child: None, args: owned(args), env: Vec::new(), data, scratch, starts: 0 };
         server.spawn()?;
         Ok(server)
     }
@@ -168,6 +179,7 @@ impl Server {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RINGQ_")) {
             command.env_remove(name);
         }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a second handle")).stderr(output);
         self.child = Some(command.spawn().expect("run ringq"));
         self.await_ready()

@@ -54,7 +54,7 @@ fn bad_options_are_refused_by_name() {
         (&["-p", "abc"][..], "--port"),
         (&["-p", "65536"], "--port"),
         (&["-t", "0"], "--threads"),
-        (&["-t", "-1"], "-1"),
+        (&["-t", "-1"], "--threads"),
         (&["-m", "0"], "--memory"),
         (&["-m", "64MB"], "--memory"),
         (&["-B", "0"], "--body-max"),
