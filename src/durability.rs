@@ -71,7 +71,24 @@ pub struct Durability {
     /// The store was told to hurry with everything up to this batch.
     hurried: Seq,
     retries: Vec<(Write, u64)>,
-    places: VecDeque<(u32, u32, u64)>,
+    places: VecDeque<Submitted>,
+}
+
+/// A write under way: its name, its place, and when it was submitted.
+struct Submitted {
+    token: u32,
+    segment: u32,
+    offset: u64,
+    at_us: u64,
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// The newest durable batch, if there are more than before.
+    pub durable: Option<Seq>,
+    /// When it was submitted, monotonic µs.
+    pub at_us: u64,
 }
 
 /// How a record reaches its file.
@@ -155,7 +172,8 @@ impl Durability {
     fn write(&mut self, ring: &mut Ring, now: Now, write: Write) -> io::Result<Option<Seq>> {
         match &mut self.method {
             Method::Ring(sync) => {
-                self.places.push_back((write.token, write.segment, write.offset));
+                let Write { token, segment, offset, .. } = write;
+                self.places.push_back(Submitted { token, segment, offset, at_us: now.mono_us });
                 let file = self.segments[write.segment as usize];
                 ring.write(file, write.offset, write.buffer, *sync, write.token);
                 Ok(None)
@@ -176,7 +194,7 @@ impl Durability {
         }
     }
 
-    /// A write through the ring is done. Returns the newest durable batch, if there are more than before.
+    /// A write through the ring is done.
     ///
     /// # Errors
     /// When the write failed: nothing more may be acknowledged. A device without space is waited for.
@@ -186,20 +204,20 @@ impl Durability {
         token: u32,
         buffer: PageBuffer,
         result: io::Result<()>,
-    ) -> io::Result<Option<Seq>> {
-        let at = self.places.iter().position(|place| place.0 == token).expect("a write completes once");
-        let (_, segment, offset) = self.places.remove(at).expect("just found");
+    ) -> io::Result<Written> {
+        let at = self.places.iter().position(|place| place.token == token).expect("a write completes once");
+        let Submitted { segment, offset, at_us, .. } = self.places.remove(at).expect("just found");
         match result {
             Ok(()) => {
                 let durable = self.writer.written(token, buffer);
                 self.note_durable(durable);
-                Ok(durable)
+                Ok(Written { durable, at_us })
             }
             // A file system that shares or compresses blocks can need space even for what was allocated.
             Err(error) if is_full(&error) => {
                 let end = crate::journal::START;
                 self.retries.push((Write { token, segment, offset, end, buffer }, now.mono_ms + RETRY_AFTER_MS));
-                Ok(None)
+                Ok(Written { durable: None, at_us })
             }
             Err(error) => Err(error),
         }

@@ -12,13 +12,16 @@ use crate::clock::Now;
 use crate::durability::Durability;
 use crate::engine::{Engine, Mail as EngineMail, Notice};
 use crate::host;
-use crate::ids::{ConnId, IdRange, ShardId};
+use crate::ids::{ConnId, IdRange, QueueId, Seq, ShardId};
+use crate::latency::Metric;
 use crate::limits;
 use crate::log;
 use crate::mailbox::Mailbox;
 use crate::proto::reply;
 use crate::ring::{Event, Ring};
 use crate::store;
+use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -117,6 +120,12 @@ pub struct Shard {
     spare_batch: Vec<u8>,
     /// `-L`: a batch of this size is handed on before the turn is over, bytes.
     batch_size: usize,
+    /// When the oldest request of the batch that is not handed on began, monotonic µs.
+    batch_began_us: Option<u64>,
+    /// Batches that are not durable yet, with the same.
+    committing: VecDeque<(Seq, u64)>,
+    /// Queues that are being read from the store, and since when, monotonic µs.
+    loading: HashMap<QueueId, u64, foldhash::fast::RandomState>,
     /// The next shard to get a connection.
     next_shard: usize,
     stopping: bool,
@@ -158,6 +167,9 @@ impl Shard {
             pool: Pool::default(),
             spare_batch: Vec::new(),
             batch_size,
+            batch_began_us: None,
+            committing: VecDeque::new(),
+            loading: HashMap::default(),
             next_shard: 0,
             stopping: false,
             drained: false,
@@ -231,11 +243,17 @@ impl Shard {
 
     fn take_store_reply(&mut self, reply: store::Reply) {
         match reply {
-            store::Reply::Checkpointed { seq, spent, .. } => {
+            store::Reply::Checkpointed { seq, spent, took_us, .. } => {
+                self.engine.took(Metric::Checkpoint, took_us);
                 self.durability.on_checkpointed(seq, spent);
                 self.engine.on_stored(seq);
             }
-            store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
+            store::Reply::Loaded { queue, result } => {
+                if let Some(at_us) = self.loading.remove(&queue) {
+                    self.engine.took(Metric::Load, self.now.mono_us.saturating_sub(at_us));
+                }
+                self.engine.on_loaded(queue, result);
+            }
             store::Reply::Full(full) => {
                 if full {
                     tracing::warn!("shard {}: space is short (--min-free, or the ballast): puts are refused", self.id);
@@ -259,9 +277,9 @@ impl Shard {
                     }
                 }
                 Event::Written { token, buffer, result } => {
-                    if let Some(durable) = self.durability.on_written(self.now, token, buffer, result)? {
-                        self.engine.on_durable(durable);
-                    }
+                    let written = self.durability.on_written(self.now, token, buffer, result)?;
+                    self.engine.took(Metric::Write, self.now.mono_us.saturating_sub(written.at_us));
+                    self.note_durable(written.durable);
                 }
                 Event::Synced { result } => self.durability.on_synced(result)?,
                 Event::Sent { conn, buffer, sent, result } => {
@@ -340,9 +358,8 @@ impl Shard {
     /// Brings the turn's mutations, and what time has made due, to the journal, and the journal's to the store.
     fn make_durable(&mut self) -> io::Result<()> {
         self.hand_on_batch()?;
-        if let Some(durable) = self.durability.on_time(&mut self.ring, self.now)? {
-            self.engine.on_durable(durable);
-        }
+        let durable = self.durability.on_time(&mut self.ring, self.now)?;
+        self.note_durable(durable);
         if self.durability.wants_cover(self.now) && self.engine.unsealed_size() == 0 {
             self.cover()?;
         }
@@ -358,21 +375,41 @@ impl Shard {
     /// Gives the mutations made so far to the journal, if it can take a record now; otherwise they wait for more.
     fn hand_on_batch(&mut self) -> io::Result<()> {
         let size = self.engine.unsealed_size();
-        if size == 0 || self.collects() || !self.durability.has_room(size) {
+        if size == 0 {
+            return Ok(());
+        }
+        let began_us = *self.batch_began_us.get_or_insert(self.now.mono_us);
+        if self.collects() || !self.durability.has_room(size) {
             return Ok(());
         }
         let Ok((seq, mut mutations)) = self.engine.seal(std::mem::take(&mut self.spare_batch)) else {
             unreachable!("there is something to seal")
         };
-        let durable = self.durability.take(&mut self.ring, self.now, seq, &mutations)?;
+        self.batch_began_us = None;
+        let now = host::now(self.shared.start);
+        self.engine.took(Metric::Collect, now.mono_us.saturating_sub(began_us));
+        self.committing.push_back((seq, began_us));
+        let durable = self.durability.take(&mut self.ring, now, seq, &mutations)?;
+        if durable.is_some() {
+            self.engine.took(Metric::Write, host::mono_us(self.shared.start).saturating_sub(now.mono_us));
+        }
         if mutations.capacity() <= 2 * limits::BATCH_SIZE {
             mutations.clear();
             self.spare_batch = mutations;
         }
-        if let Some(durable) = durable {
-            self.engine.on_durable(durable);
-        }
+        self.note_durable(durable);
         Ok(())
+    }
+
+    fn note_durable(&mut self, durable: Option<Seq>) {
+        let Some(durable) = durable else { return };
+        if self.committing.front().is_some_and(|(seq, _)| *seq <= durable) {
+            let now_us = host::mono_us(self.shared.start);
+            while let Some((_, began_us)) = self.committing.pop_front_if(|(seq, _)| *seq <= durable) {
+                self.engine.took(Metric::Commit, now_us.saturating_sub(began_us));
+            }
+        }
+        self.engine.on_durable(durable);
     }
 
     /// Writes a record that says that everything before it was acknowledged, if that is not said yet.
@@ -381,9 +418,8 @@ impl Shard {
             return Ok(false);
         }
         let seq = self.engine.seal_empty();
-        if let Some(durable) = self.durability.take(&mut self.ring, self.now, seq, &[])? {
-            self.engine.on_durable(durable);
-        }
+        let durable = self.durability.take(&mut self.ring, self.now, seq, &[])?;
+        self.note_durable(durable);
         Ok(true)
     }
 
@@ -413,6 +449,7 @@ impl Shard {
         let (id, shared) = (self.id, &self.shared);
         self.engine.take_mail(|to, mail| shared.mailboxes[usize::from(to.0)].send(Mail::Peer(id, mail)));
         for load in std::mem::take(&mut self.engine.effects.loads) {
+            self.loading.insert(load.queue, self.now.mono_us);
             self.ask_store(store::Request::Load(load));
         }
         self.send_replies();
@@ -422,8 +459,9 @@ impl Shard {
 
     fn send_replies(&mut self) {
         let mut sends = std::mem::take(&mut self.engine.effects.sends);
+        let now_us = if sends.is_empty() { 0 } else { host::mono_us(self.shared.start) };
         for conn in sends.drain(..) {
-            match self.engine.take_output(conn, self.pool.take()) {
+            match self.engine.take_output(conn, self.pool.take(), now_us) {
                 Ok(bytes) => self.ring.send(conn, bytes),
                 Err(spare) => self.pool.put(spare),
             }

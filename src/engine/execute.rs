@@ -5,6 +5,7 @@
 
 use super::{Engine, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
+use crate::latency::Metric;
 use crate::mutation::{Mutation, Put, checksum};
 use crate::proto::reply;
 use crate::queue::{Entry, Head, Queue};
@@ -126,7 +127,9 @@ impl Engine {
         shelf.queue.pop();
         shelf.queue.counters.apply(&mutation);
         mutation.encode(&mut self.batch);
+        let queued_ms = self.now.wall_ms.saturating_sub(put.put_ms);
         self.memory.release(entry.place);
+        self.latency.record(Metric::Queued, queued_ms * 1000, 1);
         self.stats.get_hits += 1;
         self.stats.curr_items -= 1;
         self.load_ahead(index);

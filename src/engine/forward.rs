@@ -13,6 +13,7 @@
 use super::execute::{GetResult, PutResult};
 use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
+use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
 use crate::proto::command::{SetLine, Timeout};
 use crate::proto::reply;
@@ -70,6 +71,8 @@ struct Pending {
     shard: ShardId,
     size: usize,
     what: Expected,
+    /// When the request was handed over, monotonic µs.
+    at_us: u64,
     /// The other shard was told that nobody waits for the answer any more.
     is_cancelled: bool,
 }
@@ -223,7 +226,8 @@ impl Engine {
         let size = lane.outbox.len() - start;
         let size = if matches!(request, Request::WaitingGet { .. }) { 0 } else { size };
         lane.under_way += size;
-        let token = self.pending.insert(Pending { shard: to, size, what, is_cancelled: false });
+        let at_us = self.now.mono_us;
+        let token = self.pending.insert(Pending { shard: to, size, what, at_us, is_cancelled: false });
         lane.outbox[start..start + 4].copy_from_slice(&token.to_le_bytes());
     }
 
@@ -413,7 +417,7 @@ impl Engine {
         let durable = self.durable;
         let index = usize::from(to.0);
         let lane = &mut self.lanes[index];
-        lane.answers.push(durable, answer.seq, &[], |out| encode_answer(token, answer, out));
+        lane.answers.push(&mut self.timings, durable, answer.seq, &[], None, |out| encode_answer(token, answer, out));
         if answer.seq > durable && lane.awaits < answer.seq {
             lane.awaits = answer.seq;
             self.awaiting.push_back((answer.seq, Awaiting::Lane(to.0)));
@@ -429,6 +433,10 @@ impl Engine {
             let pending = self.pending.remove(token);
             assert_eq!(pending.shard, from, "an answer comes from where the request went");
             self.lanes[usize::from(from.0)].under_way -= pending.size;
+            // A wait for a message is no time on the way.
+            if pending.size > 0 {
+                self.latency.record(Metric::Forward, self.now.mono_us.saturating_sub(pending.at_us), 1);
+            }
             match pending.what {
                 Expected::Part { conn, at } if self.session(conn).is_some() => self.answer_part(conn, at, answer),
                 Expected::Part { .. } => {

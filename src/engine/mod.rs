@@ -30,10 +30,12 @@ pub use forward::Mail;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
+use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
 use crate::queue::{Memory, Queue};
 use crate::session::replies::{Answer, Piece, SlotId};
+use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
 use crate::stats::{Capacity, ShardStats};
 use crate::store::{Load, QueueRow};
@@ -194,6 +196,10 @@ pub struct Engine {
     next_ids: Option<IdRange>,
 
     batch: Vec<u8>,
+    latency: Latency,
+    timings: Timings,
+    /// The request that is being served.
+    began: Began,
     /// Reused for the reply of a get, or of a request of another shard.
     scratch: Vec<u8>,
     sealed: Seq,
@@ -250,6 +256,9 @@ impl Engine {
             ids_recorded: None,
             next_ids: None,
             batch: Vec::new(),
+            latency: Latency::default(),
+            timings: Timings::default(),
+            began: Began { at_us: 0, metric: Metric::Other },
             scratch: Vec::new(),
             sealed: Seq(0),
             durable: Seq(0),
@@ -289,6 +298,12 @@ impl Engine {
     /// A turn begins: what time it is.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        self.latency.begin_turn(now.mono_ms);
+    }
+
+    /// Something outside of the engine took so long, µs.
+    pub fn took(&mut self, metric: Metric, us: u64) {
+        self.latency.record(metric, us, 1);
     }
 
     /// Whether to give a notice of every command.
@@ -443,10 +458,7 @@ impl Engine {
 
     /// The session of a connection, unless that life of it is over.
     fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
-        self.sessions
-            .get_mut(conn.index as usize)?
-            .as_mut()
-            .filter(|s| s.generation == conn.generation && s.phase != Phase::Closed)
+        alive(&mut self.sessions, conn)
     }
 
     /// A connection's session until the ring has let go of it.
@@ -458,9 +470,21 @@ impl Engine {
 
     /// Adds a complete reply to a connection.
     fn reply(&mut self, conn: ConnId, seq: Seq, hits: &[QueueId], write: impl FnOnce(&mut Vec<u8>)) {
+        self.push_reply(conn, seq, hits, Some(self.began), write);
+    }
+
+    /// The same, measured as a request that began at another time, or not at all.
+    fn push_reply(
+        &mut self,
+        conn: ConnId,
+        seq: Seq,
+        hits: &[QueueId],
+        began: Option<Began>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let durable = self.durable;
-        if let Some(session) = self.session(conn) {
-            session.replies.push(durable, seq, hits, write);
+        if let Some(session) = alive(&mut self.sessions, conn) {
+            session.replies.push(&mut self.timings, durable, seq, hits, began, write);
             self.note_reply(conn, seq);
         }
     }
@@ -470,10 +494,10 @@ impl Engine {
         match origin {
             Origin::Local { conn, at } => {
                 let durable = self.durable;
-                let Some(session) = self.session(conn) else {
+                let Some(session) = alive(&mut self.sessions, conn) else {
                     return self.count_unsent(&answer);
                 };
-                let seq = session.replies.fill(durable, at, answer);
+                let seq = session.replies.fill(&mut self.timings, durable, at, answer);
                 self.note_answer(conn, at, seq);
             }
             Origin::Remote { shard, token } => self.answer_remote(shard, token, answer.piece()),
@@ -483,8 +507,10 @@ impl Engine {
     /// Answers a request of a session that is there, with what another shard said.
     fn answer_part(&mut self, conn: ConnId, at: SlotId, piece: Piece<'_>) {
         let durable = self.durable;
-        let replies = &mut self.session(conn).expect("the caller has it").replies;
-        let seq = replies.fill_next(durable, at, piece).unwrap_or_else(|| replies.fill(durable, at, piece.to_answer()));
+        let replies = &mut alive(&mut self.sessions, conn).expect("the caller has it").replies;
+        let timings = &mut self.timings;
+        let next = replies.fill_next(timings, durable, at, piece);
+        let seq = next.unwrap_or_else(|| replies.fill(timings, durable, at, piece.to_answer()));
         self.note_answer(conn, at, seq);
     }
 
@@ -536,9 +562,9 @@ impl Engine {
     }
 
     /// What is to be sent to a connection of [`Effects::sends`]; `spare` is an empty buffer. `Err` gives it back when the
-    /// connection has nothing to send any more.
-    pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>) -> Result<Vec<u8>, Vec<u8>> {
-        let Some(session) = self.session(conn) else {
+    /// connection has nothing to send any more. `now_us`: monotonic µs, for what is measured.
+    pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>, now_us: u64) -> Result<Vec<u8>, Vec<u8>> {
+        let Some(session) = alive(&mut self.sessions, conn) else {
             return Err(spare);
         };
         session.sendable = false;
@@ -547,6 +573,10 @@ impl Engine {
         }
         session.sending = true;
         let bytes = session.replies.take_released(spare);
+        let latency = &mut self.latency;
+        session.replies.settle(&mut self.timings, |began, count| {
+            latency.record(began.metric, now_us.saturating_sub(began.at_us), count);
+        });
         session.taken += bytes.len() as u64;
         self.stats.bytes_written += bytes.len() as u64;
         Ok(bytes)
@@ -635,4 +665,10 @@ impl Engine {
         self.assert_waits_consistent();
         self.assert_passing_consistent();
     }
+}
+
+/// The session of a connection, unless that life of it is over. Not a method, so that what else the engine has can be used with it.
+fn alive(sessions: &mut [Option<Session>], conn: ConnId) -> Option<&mut Session> {
+    let session = sessions.get_mut(conn.index as usize)?.as_mut();
+    session.filter(|s| s.generation == conn.generation && s.phase != Phase::Closed)
 }

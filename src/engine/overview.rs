@@ -10,16 +10,17 @@ use crate::ids::{ConnId, Seq, ShardId};
 use crate::limits::{LISTING_QUEUES_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::reply;
 use crate::session::replies::{Answer, Parts, SlotId};
+use crate::session::timing::Began;
 use crate::session::{Listing, Wait};
 use crate::stats::{self, Host, ShardStats};
 use smallvec::smallvec;
 
 /// A `stats` reply being put together.
-#[derive(Default)]
 pub(super) struct Gather {
     sum: ShardStats,
     host: Option<Host>,
     missing: u16,
+    began: Began,
 }
 
 impl Engine {
@@ -31,7 +32,7 @@ impl Engine {
     /// `stats`
     pub(super) fn serve_stats(&mut self, conn: ConnId) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        let gather = Gather { sum: self.shard_stats(), host: None, missing: self.config.shards - 1 };
+        let gather = Gather { sum: self.shard_stats(), host: None, missing: self.config.shards - 1, began: self.began };
         self.gathers.insert(conn.index, gather);
         self.effects.hosts.push(conn);
         for shard in self.other_shards() {
@@ -68,6 +69,7 @@ impl Engine {
         };
         let gather = self.gathers.remove(&conn.index).expect("just seen");
         let capacity = self.config.capacity;
+        self.began = gather.began;
         self.reply(conn, Seq(0), &[], |out| {
             stats::general(out, &host, &gather.sum, &capacity);
             out.extend_from_slice(reply::END);
@@ -232,7 +234,7 @@ impl Engine {
         let shard = if next == 0 { listing.shard + 1 } else { listing.shard };
         let is_over = shard == shards;
         session.listing = (!is_over).then_some(Listing { shard, cursor: next, asked: false });
-        self.reply(conn, Seq(0), &[], |out| {
+        self.push_reply(conn, Seq(0), &[], None, |out| {
             out.extend_from_slice(lines);
             if is_over {
                 out.extend_from_slice(reply::END);

@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod replies;
+pub mod timing;
 
 use crate::ids::{MessageId, QueueId, Seq};
 use replies::Replies;
@@ -54,6 +55,8 @@ pub struct Session {
     pub skip: u64,
     /// Reserved of the body budget, bytes.
     pub reserved: usize,
+    /// When the newest bytes of `input` came, monotonic µs.
+    pub received_us: u64,
     /// Replies in order.
     pub replies: Replies,
     /// Why the request at the front of `input` waits.
@@ -131,6 +134,7 @@ impl Session {
             need: 0,
             skip: 0,
             reserved: 0,
+            received_us: 0,
             replies: Replies::default(),
             wait: None,
             waiting: None,
