@@ -16,6 +16,7 @@ use crate::ids::Seq;
 use crate::journal::{Files, PageBuffer, Room, SyncMethod, Write, Writer, WriterConfig};
 use crate::kept::Kept;
 use crate::ring::{FileId, Ring, WriteSync};
+use crate::stats::JournalStats;
 use crate::store::Request;
 use std::collections::VecDeque;
 use std::io;
@@ -70,6 +71,7 @@ pub struct Durability {
     stored: Seq,
     /// The store was told to hurry with everything up to this batch.
     hurried: Seq,
+    stats: JournalStats,
     retries: Vec<(Write, u64)>,
     places: VecDeque<Submitted>,
 }
@@ -135,6 +137,7 @@ impl Durability {
             handed_size: 0,
             stored: Seq(0),
             hurried: Seq(0),
+            stats: JournalStats::default(),
             retries: Vec::new(),
             places: VecDeque::new(),
         })
@@ -166,6 +169,8 @@ impl Durability {
             self.kept_since_ms = now.mono_ms;
         }
         self.kept.push(seq, mutations, write.end);
+        self.stats.records += 1;
+        self.stats.bytes += write.buffer.bytes().len() as u64;
         self.write(ring, now, write)
     }
 
@@ -240,12 +245,24 @@ impl Durability {
 
     /// The store has everything up to `seq`, and gives the buffers back that it was in.
     pub fn on_checkpointed(&mut self, seq: Seq, spent: Vec<Vec<u8>>) {
+        self.stats.checkpoints += 1;
         self.kept.recycle(spent);
         self.stored = seq;
         if self.stored >= self.handed {
             self.handed_size = 0;
         }
         self.writer.release(seq);
+    }
+
+    /// What is counted, and where it stands.
+    pub fn stats(&self) -> JournalStats {
+        JournalStats {
+            used: self.writer.used_size(),
+            capacity: self.writer.capacity(),
+            writes: self.writer.under_way() as u64,
+            unstored: (self.kept.size() + self.handed_size) as u64,
+            ..self.stats
+        }
     }
 
     /// How much waits for the store, bytes, where `memory_max` is all there may be. A journal that is full of small records is as

@@ -1,7 +1,7 @@
 //! Latencies: how long requests and their stages took, in HDR histograms of one shard, since the start and lately.
 //!
 //! Recording touches one histogram, the newest slot of ten seconds; when a slot is over it is added to the others. So it needs no
-//! lock, no allocation and no clock, and costs some nanoseconds. Shards meet only when someone asks: [`Latency::snapshot`].
+//! lock, no allocation and no clock, and costs some nanoseconds. Shards meet only when someone asks: [`Snapshot`].
 //!
 //! Invariant: what was recorded is in exactly one of `recent[at]` and `total` of its metric.
 //!
@@ -146,6 +146,8 @@ pub struct Latency {
     metrics: Vec<Slots>,
     /// Number of the newest slot, since the clock's zero.
     slot: u64,
+    /// Empty; for sums.
+    sum: Histogram<u64>,
 }
 
 struct Slots {
@@ -178,27 +180,25 @@ impl Slots {
         }
     }
 
-    fn window(&self, window: Window, slot: u64) -> Histogram<u64> {
-        let mut sum = histogram();
+    fn add_window(&self, window: Window, slot: u64, sum: &mut Histogram<u64>) {
         let newest = &self.recent[recent_at(slot)];
         match window {
             Window::Total => {
-                add(&mut sum, &self.total);
-                add(&mut sum, newest);
+                add(sum, &self.total);
+                add(sum, newest);
             }
             Window::TenSeconds => {
-                add(&mut sum, newest);
+                add(sum, newest);
                 if slot > 0 {
-                    add(&mut sum, &self.recent[recent_at(slot - 1)]);
+                    add(sum, &self.recent[recent_at(slot - 1)]);
                 }
             }
-            Window::Minute => self.recent.iter().for_each(|recent| add(&mut sum, recent)),
+            Window::Minute => self.recent.iter().for_each(|recent| add(sum, recent)),
             Window::FiveMinutes => {
-                self.minutes.iter().for_each(|minute| add(&mut sum, minute));
-                add(&mut sum, newest);
+                self.minutes.iter().for_each(|minute| add(sum, minute));
+                add(sum, newest);
             }
         }
-        sum
     }
 }
 
@@ -228,7 +228,7 @@ fn clear<C: Counter>(histogram: &mut Histogram<C>) {
 
 impl Default for Latency {
     fn default() -> Self {
-        Latency { metrics: Metric::ALL.iter().map(|_| Slots::new()).collect(), slot: 0 }
+        Latency { metrics: Metric::ALL.iter().map(|_| Slots::new()).collect(), slot: 0, sum: histogram() }
     }
 }
 
@@ -267,63 +267,66 @@ impl Latency {
         }
     }
 
-    /// Everything there is, to be merged with other shards'.
-    pub fn snapshot(&self) -> Snapshot {
-        let windows = |slots: &Slots| Window::ALL.map(|window| slots.window(window, self.slot));
-        Snapshot { metrics: self.metrics.iter().map(windows).collect() }
+    /// Writes everything there is, for [`Snapshot::add`]: for each histogram that is not empty its metric, u8, its window, u8, how many
+    /// values it has, u32, and then each, u64, with its count, u64.
+    pub fn encode(&mut self, out: &mut Vec<u8>) {
+        for (metric, slots) in (0..).zip(&self.metrics) {
+            for window in Window::ALL {
+                slots.add_window(window, self.slot, &mut self.sum);
+                if self.sum.is_empty() {
+                    continue;
+                }
+                out.extend_from_slice(&[metric, window as u8]);
+                let start = out.len();
+                out.extend_from_slice(&[0; 4]);
+                let mut len: u32 = 0;
+                for value in self.sum.iter_recorded() {
+                    out.extend_from_slice(&value.value_iterated_to().to_le_bytes());
+                    out.extend_from_slice(&value.count_at_value().to_le_bytes());
+                    len += 1;
+                }
+                out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+                self.sum.clear();
+            }
+        }
     }
 }
 
-/// What was recorded, by one shard or by several.
-#[derive(Clone, Debug)]
+/// What was recorded, by one shard or by several. Only what is not empty takes memory.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    metrics: Vec<[Histogram<u64>; Window::ALL.len()]>,
-}
-
-impl Default for Snapshot {
-    fn default() -> Self {
-        Snapshot { metrics: Metric::ALL.iter().map(|_| std::array::from_fn(|_| histogram())).collect() }
-    }
+    metrics: [[Option<Box<Histogram<u64>>>; Window::ALL.len()]; Metric::ALL.len()],
 }
 
 impl Snapshot {
-    /// One metric over one span of time, µs.
-    pub fn of(&self, metric: Metric, window: Window) -> &Histogram<u64> {
-        &self.metrics[metric as usize][window as usize]
+    /// One metric over one span of time, µs. `None`: nothing was recorded.
+    pub fn of(&self, metric: Metric, window: Window) -> Option<&Histogram<u64>> {
+        self.metrics[metric as usize][window as usize].as_deref()
     }
 
-    /// Adds another shard's.
-    pub fn merge(&mut self, other: &Snapshot) {
-        for (windows, others) in self.metrics.iter_mut().zip(&other.metrics) {
-            windows.iter_mut().zip(others).for_each(|(sum, other)| add(sum, other));
-        }
+    /// Several shards', as [`Latency::encode`] wrote them.
+    pub fn sum<B: AsRef<[u8]>>(encoded: impl IntoIterator<Item = B>) -> Snapshot {
+        let mut sum = Snapshot::default();
+        encoded.into_iter().for_each(|bytes| sum.add(bytes.as_ref()));
+        sum
     }
 
-    /// For the way to another shard: for each histogram, how many values it has, u32, and then each, u64, with its count, u64.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        for histogram in self.metrics.iter().flatten() {
-            let start = out.len();
-            out.extend_from_slice(&[0; 4]);
-            let mut len: u32 = 0;
-            for value in histogram.iter_recorded() {
-                out.extend_from_slice(&value.value_iterated_to().to_le_bytes());
-                out.extend_from_slice(&value.count_at_value().to_le_bytes());
-                len += 1;
-            }
-            out[start..start + 4].copy_from_slice(&len.to_le_bytes());
-        }
-    }
-
-    /// Adds another shard's, as it encoded them.
-    pub fn add_encoded(&mut self, mut bytes: &[u8]) {
-        for histogram in self.metrics.iter_mut().flatten() {
+    /// Adds a shard's, as [`Latency::encode`] wrote it.
+    pub fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let [metric, window] = take(&mut bytes);
+            let sum = &mut self.metrics[usize::from(metric)][usize::from(window)];
+            let sum = sum.get_or_insert_with(|| Box::new(histogram()));
             for _ in 0..u32::from_le_bytes(take(&mut bytes)) {
                 let value = u64::from_le_bytes(take(&mut bytes));
-                histogram.saturating_record_n(value, u64::from_le_bytes(take(&mut bytes)));
+                sum.saturating_record_n(value, u64::from_le_bytes(take(&mut bytes)));
             }
         }
     }
 }
+
+/// The percentiles that are reported: their names, and the shares of all values.
+pub const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)];
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
     let (first, rest) = bytes.split_first_chunk().expect("shards of one process agree on the encoding");
@@ -335,8 +338,15 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
 mod tests {
     use super::*;
 
-    fn len(latency: &Latency, window: Window) -> u64 {
-        latency.snapshot().of(Metric::Put, window).len()
+    fn snapshot(latency: &mut Latency) -> Snapshot {
+        let (mut bytes, mut snapshot) = (Vec::new(), Snapshot::default());
+        latency.encode(&mut bytes);
+        snapshot.add(&bytes);
+        snapshot
+    }
+
+    fn len(latency: &mut Latency, window: Window) -> u64 {
+        snapshot(latency).of(Metric::Put, window).map_or(0, |histogram| histogram.len())
     }
 
     #[test]
@@ -355,11 +365,8 @@ mod tests {
             (359, [3, 0, 0, 3]),
             (360, [3, 0, 0, 0]),
         ] {
-            let mut later = Latency { metrics: Vec::new(), slot: latency.slot };
-            std::mem::swap(&mut later, &mut latency);
-            later.begin_turn(at_s * 1000 + 1);
-            assert_eq!(windows.map(|window| len(&later, window)), expected, "after {at_s} s");
-            latency = later;
+            latency.begin_turn(at_s * 1000 + 1);
+            assert_eq!(windows.map(|window| len(&mut latency, window)), expected, "after {at_s} s");
         }
     }
 
@@ -376,9 +383,9 @@ mod tests {
             jump.begin_turn(35_000 + pause_s * 1000);
             (1..=pause_s).for_each(|s| steps.begin_turn(35_000 + s * 1000));
             for window in Window::ALL {
-                assert_eq!(len(&jump, window), len(&steps, window), "{window:?} after {pause_s} s");
+                assert_eq!(len(&mut jump, window), len(&mut steps, window), "{window:?} after {pause_s} s");
             }
-            assert_eq!(len(&jump, Window::Total), 3);
+            assert_eq!(len(&mut jump, Window::Total), 3);
         }
     }
 
@@ -389,13 +396,13 @@ mod tests {
             let mut latency = Latency::default();
             latency.record(Metric::Write, us, 2);
             let mut bytes = Vec::new();
-            latency.snapshot().encode(&mut bytes);
-            sum.add_encoded(&bytes);
-            sum.merge(&latency.snapshot());
+            latency.encode(&mut bytes);
+            sum.add(&bytes);
+            sum.add(&bytes);
         }
-        let write = sum.of(Metric::Write, Window::TenSeconds);
+        let write = sum.of(Metric::Write, Window::TenSeconds).unwrap();
         assert_eq!(write.len(), 9 * 4);
-        assert_eq!(sum.of(Metric::Put, Window::Total).len(), 0);
+        assert!(sum.of(Metric::Put, Window::Total).is_none());
         assert!(write.max() >= MAX_US);
     }
 
@@ -403,8 +410,8 @@ mod tests {
     fn percentiles_are_right_to_a_hundredth() {
         let mut latency = Latency::default();
         (1..=10_000).for_each(|us| latency.record(Metric::Put, us, 1));
-        let snapshot = latency.snapshot();
-        let put = snapshot.of(Metric::Put, Window::Total);
+        let snapshot = snapshot(&mut latency);
+        let put = snapshot.of(Metric::Put, Window::Total).unwrap();
         for (quantile, expected) in [(0.5, 5000), (0.99, 9900), (0.999, 9990)] {
             let got = put.value_at_quantile(quantile);
             assert!(got.abs_diff(expected) <= expected / 100 + 1, "{quantile}: {got}");
@@ -418,7 +425,7 @@ mod tests {
         latency.begin_turn(SLOT_MS);
         latency.record(Metric::Put, 1, 1);
         latency.reset();
-        assert_eq!(Window::ALL.map(|window| len(&latency, window)), [0; 4]);
+        assert_eq!(Window::ALL.map(|window| len(&mut latency, window)), [0; 4]);
     }
 
     #[test]

@@ -369,6 +369,7 @@ impl Shard {
         self.checkpoint();
         self.report_pressure();
         self.engine.on_journal_short(self.durability.refuses_puts());
+        self.engine.set_journal(self.durability.stats());
         Ok(())
     }
 

@@ -61,6 +61,8 @@ impl Engine {
         let put = self.new_put(index, flags, body);
         let place = self.memory.append(&put);
         self.batch.extend_from_slice(self.memory.encoded(place));
+        self.stats.mutations += 1;
+        self.sizes.count(body.len());
         let shelf = self.shelf(index);
         shelf.queue.push(Entry { message: put.message, place });
         shelf.queue.counters.apply(&Mutation::Put(put));
@@ -127,6 +129,7 @@ impl Engine {
         shelf.queue.pop();
         shelf.queue.counters.apply(&mutation);
         mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
         let queued_ms = self.now.wall_ms.saturating_sub(put.put_ms);
         self.memory.release(entry.place);
         self.latency.record(Metric::Queued, queued_ms * 1000, 1);
@@ -192,6 +195,7 @@ impl Engine {
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
             self.stats.corrupt += 1;
             self.stats.curr_items -= 1;
             self.effects.notices.push(Notice::Corrupt { queue: shelf.queue.name.to_vec(), message });
@@ -299,6 +303,7 @@ impl Engine {
             let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
             self.stats.curr_items -= count;
             let waiters = std::mem::take(&mut shelf.waiters);
             if !waiters.is_empty() {

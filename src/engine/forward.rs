@@ -15,7 +15,7 @@ use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{SetLine, Timeout};
+use crate::proto::command::{Report, SetLine, Timeout};
 use crate::proto::reply;
 use crate::session::Wait;
 use crate::session::replies::{Answer, Piece, Replies, SlotId};
@@ -112,8 +112,9 @@ pub(super) enum Request<'a> {
     },
     Flush,
     Checkpoint,
-    Stats,
+    Stats(Report),
     StatsReset,
+    LatencyReset,
     List {
         cursor: u32,
     },
@@ -383,8 +384,9 @@ impl Engine {
                 self.checkpoint(origin);
                 return false;
             }
-            Request::Stats => answer.bytes = self.shard_stats().encode(),
+            Request::Stats(report) => self.report(report, &mut answer.bytes),
             Request::StatsReset => self.stats.reset(),
+            Request::LatencyReset => self.latency.reset(),
             Request::List { cursor } => {
                 answer.bytes.extend_from_slice(&[0; 4]);
                 let next = self.list(cursor, &mut answer.bytes);
@@ -443,7 +445,7 @@ impl Engine {
                     hits.iter().for_each(|queue| self.tell(from, &Request::Unsent { queue: *queue }));
                 }
                 Expected::Nothing => {}
-                Expected::Stats { conn } => self.gather_stats(conn, answer.bytes),
+                Expected::Stats { conn } => self.gather_report(conn, from, answer.bytes),
                 Expected::Listing { conn } => self.continue_listing(conn, answer.bytes),
             }
         }
@@ -470,8 +472,9 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         Request::Delete { name } => name_to(out, 4, name),
         Request::Flush => out.push(5),
         Request::Checkpoint => out.push(6),
-        Request::Stats => out.push(7),
+        Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
         Request::StatsReset => out.push(8),
+        Request::LatencyReset => out.push(15),
         Request::List { cursor } => {
             out.push(9);
             out.extend_from_slice(&cursor.to_le_bytes());
@@ -507,8 +510,9 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
         6 => Request::Checkpoint,
-        7 => Request::Stats,
+        7 => Request::Stats(Report::ALL[usize::from(reader.u8())]),
         8 => Request::StatsReset,
+        15 => Request::LatencyReset,
         9 => Request::List { cursor: reader.u32() },
         10 => Request::StatQueue { name: reader.name() },
         11 => Request::Cancel { token: reader.u32() },
@@ -584,8 +588,9 @@ mod tests {
             Request::Delete { name: b"q" },
             Request::Flush,
             Request::Checkpoint,
-            Request::Stats,
+            Request::Stats(Report::Commit),
             Request::StatsReset,
+            Request::LatencyReset,
             Request::List { cursor: 9 },
             Request::StatQueue { name: b"q" },
             Request::Cancel { token: 5 },

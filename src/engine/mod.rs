@@ -37,7 +37,7 @@ use crate::queue::{Memory, Queue};
 use crate::session::replies::{Answer, Piece, SlotId};
 use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
-use crate::stats::{Capacity, ShardStats};
+use crate::stats::{Capacity, JournalStats, ShardStats, Sizes};
 use crate::store::{Load, QueueRow};
 use hashbrown::{HashMap, HashTable};
 use std::collections::{BinaryHeap, VecDeque};
@@ -220,6 +220,8 @@ pub struct Engine {
     cancels_due: bool,
 
     stats: ShardStats,
+    sizes: Sizes,
+    journal: JournalStats,
     /// What the shard must carry out.
     pub effects: Effects,
 }
@@ -272,6 +274,8 @@ impl Engine {
             pending: forward::PendingTable::default(),
             cancels_due: false,
             stats: ShardStats::default(),
+            sizes: Sizes::default(),
+            journal: JournalStats::default(),
             effects: Effects::default(),
             config,
         };
@@ -299,6 +303,11 @@ impl Engine {
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
         self.latency.begin_turn(now.mono_ms);
+    }
+
+    /// Where the shard's durability stands.
+    pub fn set_journal(&mut self, journal: JournalStats) {
+        self.journal = journal;
     }
 
     /// Something outside of the engine took so long, µs.
@@ -396,6 +405,7 @@ impl Engine {
 
     fn record(&mut self, mutation: &Mutation<'_>) {
         mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
     }
 
     /// The next id, from a range whose reservation is recorded before its first use.

@@ -7,36 +7,68 @@
 use super::forward::{Expected, Request};
 use super::{Engine, Origin};
 use crate::ids::{ConnId, Seq, ShardId};
+use crate::latency::Snapshot;
 use crate::limits::{LISTING_QUEUES_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
+use crate::proto::command::Report;
 use crate::proto::reply;
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::timing::Began;
 use crate::session::{Listing, Wait};
-use crate::stats::{self, Host, ShardStats};
+use crate::stats::{self, Host, JournalStats, ShardStats, Sizes};
 use smallvec::smallvec;
 
 /// A `stats` reply being put together.
 pub(super) struct Gather {
-    sum: ShardStats,
-    host: Option<Host>,
+    report: Report,
+    /// What the shards said, each at its place.
+    answers: Vec<Vec<u8>>,
     missing: u16,
+    host: Option<Host>,
     began: Began,
 }
 
 impl Engine {
     /// What this shard counts.
-    pub(super) fn shard_stats(&self) -> ShardStats {
-        ShardStats { memory_used: self.memory.used() as u64, waiters: self.waits.len() as u64, ..self.stats }
+    fn shard_stats(&self) -> ShardStats {
+        let JournalStats { records, bytes, used, capacity, writes, unstored, checkpoints } = self.journal;
+        ShardStats {
+            memory_used: self.memory.used() as u64,
+            waiters: self.waits.len() as u64,
+            journal_records: records,
+            journal_bytes: bytes,
+            journal_used: used,
+            journal_capacity: capacity,
+            journal_writes: writes,
+            unstored_bytes: unstored,
+            checkpoints,
+            ..self.stats
+        }
     }
 
-    /// `stats`
-    pub(super) fn serve_stats(&mut self, conn: ConnId) -> Result<(), Wait> {
+    /// This shard's part of a report.
+    pub(super) fn report(&mut self, report: Report, out: &mut Vec<u8>) {
+        match report {
+            Report::General | Report::Shards => self.shard_stats().encode(out),
+            Report::Latency => self.latency.encode(out),
+            Report::Commit => {
+                self.shard_stats().encode(out);
+                self.latency.encode(out);
+            }
+            Report::Sizes => self.sizes.encode(out),
+        }
+    }
+
+    /// `stats` where all shards have a part in it.
+    pub(super) fn serve_report(&mut self, conn: ConnId, report: Report) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        let gather = Gather { sum: self.shard_stats(), host: None, missing: self.config.shards - 1, began: self.began };
+        let shards = self.config.shards;
+        let mut answers = vec![Vec::new(); usize::from(shards)];
+        self.report(report, &mut answers[usize::from(self.config.shard.0)]);
+        let gather = Gather { report, answers, missing: shards - 1, host: None, began: self.began };
         self.gathers.insert(conn.index, gather);
         self.effects.hosts.push(conn);
         for shard in self.other_shards() {
-            self.forward(shard, &Request::Stats, Expected::Stats { conn });
+            self.forward(shard, &Request::Stats(report), Expected::Stats { conn });
         }
         self.session(conn).expect("it is being served").wait = Some(Wait::Replies);
         Ok(())
@@ -48,30 +80,39 @@ impl Engine {
             && let Some(gather) = self.gathers.get_mut(&conn.index)
         {
             gather.host = Some(host);
-            self.finish_stats(conn);
+            self.finish_report(conn);
         }
     }
 
-    pub(super) fn gather_stats(&mut self, conn: ConnId, encoded: &[u8]) {
+    pub(super) fn gather_report(&mut self, conn: ConnId, from: ShardId, answer: &[u8]) {
         if self.session(conn).is_some()
             && let Some(gather) = self.gathers.get_mut(&conn.index)
         {
-            gather.sum.add(encoded);
+            gather.answers[usize::from(from.0)] = answer.to_vec();
             gather.missing -= 1;
-            self.finish_stats(conn);
+            self.finish_report(conn);
         }
     }
 
-    fn finish_stats(&mut self, conn: ConnId) {
+    fn finish_report(&mut self, conn: ConnId) {
         let gather = &self.gathers[&conn.index];
         let (Some(host), 0) = (gather.host, gather.missing) else {
             return;
         };
-        let gather = self.gathers.remove(&conn.index).expect("just seen");
+        let Gather { report, answers, began, .. } = self.gathers.remove(&conn.index).expect("just seen");
         let capacity = self.config.capacity;
-        self.began = gather.began;
-        self.reply(conn, Seq(0), &[], |out| {
-            stats::general(out, &host, &gather.sum, &capacity);
+        self.push_reply(conn, Seq(0), &[], Some(began), |out| {
+            match report {
+                Report::General => stats::general(out, &host, &ShardStats::sum(&answers), &capacity),
+                Report::Latency => stats::latency(out, &Snapshot::sum(&answers)),
+                Report::Commit => {
+                    let (counts, latencies): (Vec<_>, Vec<_>) =
+                        answers.iter().map(|answer| answer.split_at(ShardStats::SIZE)).unzip();
+                    stats::commit(out, &ShardStats::sum(counts), &Snapshot::sum(latencies));
+                }
+                Report::Shards => stats::shards(out, &answers),
+                Report::Sizes => stats::sizes(out, &Sizes::sum(&answers)),
+            }
             out.extend_from_slice(reply::END);
         });
         self.go_on(conn, Wait::Replies);
@@ -92,6 +133,14 @@ impl Engine {
         self.wait_for_own_replies(conn)?;
         self.stats.reset();
         self.ask_all(conn, &Request::StatsReset, Seq(0), reply::RESET);
+        Ok(())
+    }
+
+    /// `stats latency reset`
+    pub(super) fn serve_latency_reset(&mut self, conn: ConnId) -> Result<(), Wait> {
+        self.wait_for_own_replies(conn)?;
+        self.latency.reset();
+        self.ask_all(conn, &Request::LatencyReset, Seq(0), reply::RESET);
         Ok(())
     }
 

@@ -89,6 +89,7 @@ impl Engine {
         let it = HandOver { queue: put.queue, place, size, putter: None, deadline_ms };
         self.passing.unsettled.insert(put.message, it);
         self.passing.size += size;
+        self.sizes.count(body.len());
         self.answer(waiter.origin, answer);
         let session = self.session(consumer).expect("it was there a moment ago");
         let end = session.replies.end();
@@ -179,6 +180,7 @@ impl Engine {
         };
         let index = self.by_id[&it.queue];
         self.batch.extend_from_slice(self.memory.encoded(it.place));
+        self.stats.mutations += 1;
         let put = self.memory.message(it.place);
         let queue = &mut self.shelves[index as usize].as_mut().expect("listed").queue;
         queue.counters.apply(&Mutation::Put(put));
@@ -198,6 +200,7 @@ impl Engine {
         self.batch.extend_from_slice(self.memory.encoded(it.place));
         let take = Mutation::Take { queue: it.queue, message };
         take.encode(&mut self.batch);
+        self.stats.mutations += 2;
         let put = self.memory.message(it.place);
         let counters = &mut self.shelves[index as usize].as_mut().expect("listed").queue.counters;
         counters.apply(&Mutation::Put(put));

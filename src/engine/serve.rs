@@ -294,8 +294,9 @@ impl Engine {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::BAD_FORMAT));
             }
             Command::FlushAll { noreply: true, .. } => {}
-            Command::Stats => return self.serve_stats(conn),
+            Command::Stats(report) => return self.serve_report(conn, report),
             Command::StatsReset => return self.serve_reset(conn),
+            Command::StatsLatencyReset => return self.serve_latency_reset(conn),
             Command::StatsSettings => return self.serve_settings(conn),
             Command::StatsQueues => return self.serve_listing(conn),
             Command::StatsQueue { key } => return self.serve_stat_queue(conn, key.name),
@@ -704,8 +705,9 @@ fn metric_of(command: &Command<'_>) -> Metric {
         Command::Delete { .. } => Metric::Delete,
         Command::FlushAll { .. } => Metric::Flush,
         Command::Checkpoint => Metric::Sync,
-        Command::Stats
+        Command::Stats(_)
         | Command::StatsReset
+        | Command::StatsLatencyReset
         | Command::StatsSettings
         | Command::StatsQueues
         | Command::StatsQueue { .. } => Metric::Stats,
