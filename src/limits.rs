@@ -57,8 +57,8 @@ pub const LINGER_MS_MAX: u64 = 1_000;
 /// One piece of a queue listing, bytes: what a shard does for it in one turn.
 pub const LISTING_SIZE_MAX: usize = 16 << 10;
 
-/// Queues looked at for one piece of a listing.
-pub const LISTING_QUEUES_MAX: usize = 1024;
+/// Queues or connections looked at for one piece of a listing.
+pub const LISTING_LEN_MAX: usize = 1024;
 
 /// Ids a shard reserves at once: days of messages, and enough ranges in a u64 for a restart every second of a century.
 pub const ID_RANGE_LEN: u64 = 1 << 32;

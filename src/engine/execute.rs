@@ -63,7 +63,9 @@ impl Engine {
         self.batch.extend_from_slice(self.memory.encoded(place));
         self.stats.mutations += 1;
         self.sizes.count(body.len());
+        let now_ms = self.now.mono_ms;
         let shelf = self.shelf(index);
+        shelf.meter.roll(now_ms, &shelf.queue.counters);
         shelf.queue.push(Entry { message: put.message, place });
         shelf.queue.counters.apply(&Mutation::Put(put));
         self.stats.curr_items += 1;
@@ -126,6 +128,7 @@ impl Engine {
         let cas = cas.then_some(entry.message);
         reply::value(out, &shelf.queue.name, options, put.flags, cas, put.body);
         let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
+        shelf.meter.roll(self.now.mono_ms, &shelf.queue.counters);
         shelf.queue.pop();
         shelf.queue.counters.apply(&mutation);
         mutation.encode(&mut self.batch);
@@ -148,6 +151,26 @@ impl Engine {
             let load = Load { shard, queue: shelf.queue.id, after, below, size_max };
             self.effects.loads.push(load);
             self.stats.loads += 1;
+        }
+    }
+
+    /// When the oldest message of a queue was put, wall clock, ms. `None`: there is none, or it is only in the store; then it is asked
+    /// for, and known a little later.
+    pub(super) fn oldest_put_ms(&mut self, index: u32) -> Option<u64> {
+        let stored_below = self.stored_below;
+        let shard = self.config.shard;
+        let shelf = self.shelf(index);
+        match shelf.queue.head() {
+            Head::Ready(entry) => Some(self.memory.message(entry.place).put_ms),
+            Head::Stored if shelf.queue.wants_load() => {
+                let (after, below) = shelf.queue.begin_load(stored_below);
+                // One message comes in any case.
+                let load = Load { shard, queue: shelf.queue.id, after, below, size_max: 0 };
+                self.effects.loads.push(load);
+                self.stats.loads += 1;
+                None
+            }
+            Head::Stored | Head::Empty => None,
         }
     }
 
@@ -195,7 +218,7 @@ impl Engine {
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
-        self.stats.mutations += 1;
+            self.stats.mutations += 1;
             self.stats.corrupt += 1;
             self.stats.curr_items -= 1;
             self.effects.notices.push(Notice::Corrupt { queue: shelf.queue.name.to_vec(), message });
@@ -303,7 +326,7 @@ impl Engine {
             let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
-        self.stats.mutations += 1;
+            self.stats.mutations += 1;
             self.stats.curr_items -= count;
             let waiters = std::mem::take(&mut shelf.waiters);
             if !waiters.is_empty() {

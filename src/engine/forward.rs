@@ -17,8 +17,8 @@ use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
 use crate::proto::command::{Report, SetLine, Timeout};
 use crate::proto::reply;
-use crate::session::Wait;
 use crate::session::replies::{Answer, Piece, Replies, SlotId};
+use crate::session::{Listed, Wait};
 use smallvec::smallvec;
 use std::collections::VecDeque;
 
@@ -116,6 +116,7 @@ pub(super) enum Request<'a> {
     StatsReset,
     LatencyReset,
     List {
+        what: Listed,
         cursor: u32,
     },
     StatQueue {
@@ -387,9 +388,9 @@ impl Engine {
             Request::Stats(report) => self.report(report, &mut answer.bytes),
             Request::StatsReset => self.stats.reset(),
             Request::LatencyReset => self.latency.reset(),
-            Request::List { cursor } => {
+            Request::List { what, cursor } => {
                 answer.bytes.extend_from_slice(&[0; 4]);
-                let next = self.list(cursor, &mut answer.bytes);
+                let next = self.list(what, cursor, &mut answer.bytes);
                 answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
             }
             Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
@@ -475,8 +476,8 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
         Request::StatsReset => out.push(8),
         Request::LatencyReset => out.push(15),
-        Request::List { cursor } => {
-            out.push(9);
+        Request::List { what, cursor } => {
+            out.push(if what == Listed::Queues { 9 } else { 16 });
             out.extend_from_slice(&cursor.to_le_bytes());
         }
         Request::StatQueue { name } => name_to(out, 10, name),
@@ -513,7 +514,8 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         7 => Request::Stats(Report::ALL[usize::from(reader.u8())]),
         8 => Request::StatsReset,
         15 => Request::LatencyReset,
-        9 => Request::List { cursor: reader.u32() },
+        9 => Request::List { what: Listed::Queues, cursor: reader.u32() },
+        16 => Request::List { what: Listed::Connections, cursor: reader.u32() },
         10 => Request::StatQueue { name: reader.name() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
@@ -591,7 +593,8 @@ mod tests {
             Request::Stats(Report::Commit),
             Request::StatsReset,
             Request::LatencyReset,
-            Request::List { cursor: 9 },
+            Request::List { what: Listed::Queues, cursor: 9 },
+            Request::List { what: Listed::Connections, cursor: 10 },
             Request::StatQueue { name: b"q" },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },

@@ -33,7 +33,7 @@ use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
 use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
-use crate::queue::{Memory, Queue};
+use crate::queue::{Memory, Meter, Queue};
 use crate::session::replies::{Answer, Piece, SlotId};
 use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
@@ -153,6 +153,7 @@ struct Shelf {
     line: Option<u32>,
     /// Settled hand-overs that no batch counts yet.
     passed: u64,
+    meter: Meter,
 }
 
 /// Whose replies wait for a batch.
@@ -633,7 +634,8 @@ impl Engine {
         let hash = self.hasher.hash_one(&*queue.name);
         let id = queue.id;
         let line = self.line_of(&queue.name);
-        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0 });
+        let meter = Meter::new(self.now.mono_ms, &queue.counters);
+        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0, meter });
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;

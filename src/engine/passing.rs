@@ -162,7 +162,9 @@ impl Engine {
         };
         self.memory.release(it.place);
         let index = self.by_id[&it.queue];
+        let now_ms = self.now.mono_ms;
         let shelf = self.shelf(index);
+        shelf.meter.roll(now_ms, &shelf.queue.counters);
         shelf.queue.counters.apply(&Mutation::Passed { queue: it.queue, count: 1 });
         shelf.passed += 1;
         if shelf.passed == 1 {

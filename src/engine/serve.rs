@@ -20,7 +20,7 @@ use crate::proto::command::{Command, Keys, Line, SetLine};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
 use crate::session::replies::{Answer, Parts, SlotId};
-use crate::session::{MultiGet, Phase, Session, Wait};
+use crate::session::{Listed, MultiGet, Phase, Session, Wait};
 use smallvec::smallvec;
 use std::cmp::Reverse;
 
@@ -298,7 +298,8 @@ impl Engine {
             Command::StatsReset => return self.serve_reset(conn),
             Command::StatsLatencyReset => return self.serve_latency_reset(conn),
             Command::StatsSettings => return self.serve_settings(conn),
-            Command::StatsQueues => return self.serve_listing(conn),
+            Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
+            Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
             Command::StatsQueue { key } => return self.serve_stat_queue(conn, key.name),
             Command::Checkpoint => return self.serve_checkpoint(conn),
             Command::Version => self.reply(conn, Seq(0), &[], reply::version),
@@ -710,6 +711,7 @@ fn metric_of(command: &Command<'_>) -> Metric {
         | Command::StatsLatencyReset
         | Command::StatsSettings
         | Command::StatsQueues
+        | Command::StatsConnections
         | Command::StatsQueue { .. } => Metric::Stats,
         Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => Metric::Other,
     }

@@ -68,6 +68,7 @@ pub enum Command<'a> {
     StatsLatencyReset,
     StatsSettings,
     StatsQueues,
+    StatsConnections,
     StatsQueue {
         key: Key<'a>,
     },
@@ -330,7 +331,7 @@ fn flush_all(mut words: &[u8]) -> Line<'_> {
     Line::Command(Command::FlushAll { is_valid, noreply })
 }
 
-/// `stats` | `stats reset` | `stats settings` | `stats queue [key]` | `stats latency [reset]` | `stats commit|shards|sizes`
+/// `stats` | `stats reset` | `stats settings` | `stats queue [key]` | `stats latency [reset]` | `stats commit|conns|shards|sizes`
 fn stats(mut words: &[u8]) -> Line<'_> {
     let Some(what) = next_word(&mut words) else {
         return Line::Command(Command::Stats(Report::General));
@@ -350,6 +351,8 @@ fn stats(mut words: &[u8]) -> Line<'_> {
         }
     } else if is(b"commit") {
         bare(words, Command::Stats(Report::Commit))
+    } else if is(b"conns") {
+        bare(words, Command::StatsConnections)
     } else if is(b"shards") {
         bare(words, Command::Stats(Report::Shards))
     } else if is(b"sizes") {

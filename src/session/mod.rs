@@ -113,9 +113,21 @@ pub struct MultiGet {
     pub keys_done: usize,
 }
 
-/// How far `stats queue` has come.
+/// What a listing lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Listed {
+    /// `stats queue`: every queue.
+    Queues,
+    /// `stats conns`: every connection.
+    Connections,
+}
+
+/// How far a listing has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listing {
+    /// Of what.
+    pub what: Listed,
     /// The shard whose queues are being listed.
     pub shard: u16,
     /// Where it goes on; only that shard knows what it means.

@@ -13,6 +13,7 @@ mod hostile;
 mod journal;
 mod layers;
 mod lifecycle;
+mod observe;
 mod options;
 mod passing;
 mod random;
