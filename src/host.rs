@@ -29,6 +29,7 @@ pub fn facts(start: Instant) -> Host {
         time_s: now.wall_ms / 1000,
         user_us: us(usage.ru_utime),
         system_us: us(usage.ru_stime),
+        udp: Default::default(),
     }
 }
 

@@ -5,6 +5,7 @@ mod backlog;
 mod clients;
 mod concurrency;
 mod crash;
+mod datagram;
 mod engine;
 mod facts;
 mod harness;
