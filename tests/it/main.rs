@@ -23,5 +23,6 @@ mod socket_peer;
 mod traffic;
 mod transcript;
 mod transcripts;
+mod udp;
 mod waiting;
 mod world;
