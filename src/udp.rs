@@ -80,7 +80,7 @@ fn is_on(config: &Config) -> bool {
     config.udp_port != 0 && config.socket.is_none()
 }
 
-/// The sockets for `-U`, on the addresses of `-l`; none if UDP is off.
+/// The sockets for `-U`, on the hosts of `-l`; none if UDP is off.
 ///
 /// # Errors
 /// The address that cannot be had, and why.
@@ -101,14 +101,36 @@ pub fn bind(config: &Config) -> Result<Vec<(SocketAddr, UdpSocket)>> {
         let socket = bind_to(any).or_else(|_| bind_to(SocketAddr::from(([0u8; 4], port))));
         return Ok(vec![socket.with_context(|| format!("cannot use UDP port {port} (-U)"))?]);
     }
-    let mut sockets = Vec::new();
+    let mut sockets: Vec<(SocketAddr, UdpSocket)> = Vec::new();
     for name in &config.listen {
-        let resolved = (name.as_str(), port).to_socket_addrs();
+        let Some(host) = host_of(name) else { continue };
+        let resolved = (host, port).to_socket_addrs();
         for address in resolved.with_context(|| format!("-l {name}: not an address and not a known host name"))? {
-            sockets.push(bind_to(address).with_context(|| format!("cannot use UDP address {address} (-U)"))?);
+            // One host may stand there with several TCP ports.
+            if sockets.iter().all(|(other, _)| *other != address) {
+                sockets.push(bind_to(address).with_context(|| format!("cannot use UDP address {address} (-U)"))?);
+            }
         }
     }
+    if sockets.is_empty() {
+        tracing::warn!("-U {port} has no effect: no -l names a host");
+    }
     Ok(sockets)
+}
+
+/// The host in a value of `-l`, without brackets and port. `None`: it is the path of a unix socket.
+fn host_of(name: &str) -> Option<&str> {
+    if name.contains('/') {
+        return None;
+    }
+    if let Some((host, _)) = name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return Some(host);
+    }
+    match name.split_once(':') {
+        // With more colons it is an IPv6 address.
+        Some((host, port)) if !port.contains(':') => Some(host),
+        _ => Some(name),
+    }
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket)> {
@@ -368,6 +390,22 @@ mod tests {
             ("an answer to an answer", b"\0\x01\0\0\0\x01\0\0ERROR\r\n"),
         ] {
             assert_eq!(request_of(datagram), None, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_address_is_without_its_tcp_port() {
+        for (name, host) in [
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("127.0.0.1:22201", Some("127.0.0.1")),
+            ("queue.example.net:1", Some("queue.example.net")),
+            ("::1", Some("::1")),
+            ("[::1]", Some("::1")),
+            ("[fe80::1%eth0]:22201", Some("fe80::1%eth0")),
+            ("/run/ringq/socket", None),
+            ("./socket:1", None),
+        ] {
+            assert_eq!(host_of(name), host, "{name}");
         }
     }
 

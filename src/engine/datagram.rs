@@ -17,6 +17,11 @@ use crate::proto::reply::{self, VALUE_OVERHEAD_MAX};
 use crate::queue::Entry;
 use crate::session::Wait;
 
+const _: () = assert!(
+    reply::TOO_LARGE.len() + reply::REPLY_TOO_LARGE.len() <= UDP_REPLY_MARGIN,
+    "the longest fixed text, and the words behind it"
+);
+
 /// How a get wants its message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Form {
