@@ -1,7 +1,7 @@
 //! What the process asks of the machine it runs on: clocks, resource use, file limits.
 
 use crate::clock::Now;
-use crate::stats::Host;
+use crate::stats::{Datagrams, Host};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Read;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -13,8 +13,8 @@ pub fn now(start: Instant) -> Now {
     Now { mono_ms: start.elapsed().as_millis() as u64 + 1, wall_ms: wall.as_millis() as u64 }
 }
 
-/// What `stats` says of the process.
-pub fn facts(start: Instant) -> Host {
+/// What `stats` says of the process, which started at `start` and has counted `udp`.
+pub fn facts(start: Instant, udp: Datagrams) -> Host {
     let now = now(start);
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a valid place for one rusage, and zeroes are a valid rusage should the call fail.
@@ -29,6 +29,7 @@ pub fn facts(start: Instant) -> Host {
         time_s: now.wall_ms / 1000,
         user_us: us(usage.ru_utime),
         system_us: us(usage.ru_stime),
+        udp,
     }
 }
 

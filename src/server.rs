@@ -20,6 +20,7 @@ use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
 use crate::store::{self, Batch, QueueRow, Store};
+use crate::udp;
 use anyhow::{Context, Result, anyhow, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
@@ -57,6 +58,7 @@ pub fn run(config: &Config) -> Result<()> {
     let directory = DataDirectory::lock(&config.home)?;
     let connections_max = reserve_files(config)?;
     let listeners = bind(config)?;
+    let udp_sockets = udp::bind(config)?;
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
@@ -72,7 +74,8 @@ pub fn run(config: &Config) -> Result<()> {
         ids_next: AtomicU64::new(recovered.ids_end.max(1)),
         connections: AtomicUsize::new(0),
         connections_max,
-        draining: AtomicUsize::new(usize::from(config.shards)),
+        draining: AtomicUsize::new(usize::from(config.shards) + usize::from(!udp_sockets.is_empty())),
+        udp: udp::Counts::default(),
         pressure: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
         // Puts wait when half the share is not in the store.
         pressure_share: config.memory_share() / 2,
@@ -97,13 +100,18 @@ pub fn run(config: &Config) -> Result<()> {
         let sockets = sockets.take().unwrap_or_default();
         threads.push(start_shard(config, id, engine, journal, sockets, links.clone())?);
     }
+    let udp_addresses: Vec<SocketAddr> = udp_sockets.iter().map(|(address, _)| *address).collect();
+    let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
     // The store thread ends when the last shard has let go of it.
     drop(links);
     for address in &addresses {
         eprintln!("ringq: ready on {address}");
     }
+    for address in &udp_addresses {
+        eprintln!("ringq: ready on udp:{address}");
+    }
 
-    serve(&reports, &shared, threads.len())?;
+    serve(&reports, &shared, &udp_thread, threads.len())?;
     for thread in threads {
         let _ = thread.join();
     }
@@ -118,11 +126,12 @@ pub fn run(config: &Config) -> Result<()> {
 // --- starting ---
 
 fn reserve_files(config: &Config) -> Result<usize> {
-    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, OTHER_FILES).map_err(|hard| {
+    let other_files = OTHER_FILES + udp::files(config);
+    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, other_files).map_err(|hard| {
         anyhow!(
             "-c {} needs {} open files, but the hard limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower -c",
             config.connections.unwrap_or_default(),
-            config.connections.unwrap_or_default() + OTHER_FILES,
+            config.connections.unwrap_or_default() + other_files,
         )
     })
 }
@@ -313,7 +322,9 @@ fn start_shard(
         checkpoint_size: config.memory_share() / 8,
         checkpoint_every_ms: config.checkpoint_every_ms,
     };
-    let connections_max = u32::try_from(links.shared.connections_max).unwrap_or(u32::MAX);
+    // Those of datagrams come on top, and each may take a moment to close.
+    let connections_max = links.shared.connections_max + 2 * limits::UDP_REQUESTS_MAX;
+    let connections_max = u32::try_from(connections_max).unwrap_or(u32::MAX);
     let (started, start) = mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("ringq-shard-{id}")).spawn(move || {
         if let Some(core) = core {
@@ -361,6 +372,8 @@ fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -
     stat("item_size_max", &config.body_size_max);
     stat("durable", &on(!config.no_sync));
     stat("inter", &list.join(","));
+    stat("udpport", &if config.socket.is_some() { 0 } else { config.udp_port });
+    stat("udp_reply_max", &config.udp_reply_size_max);
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
     stat("flush_enabled", &on(config.flush_all));
@@ -384,7 +397,7 @@ fn watch_signals(reports: mpsc::Sender<Report>) -> Result<()> {
 }
 
 /// Waits until every shard has ended.
-fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) -> Result<()> {
+fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, udp: &udp::Thread, mut running: usize) -> Result<()> {
     let mut deadline: Option<Instant> = None;
     while running > 0 {
         let report = match deadline {
@@ -413,6 +426,7 @@ fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) 
             Report::Signal(_) | Report::Shutdown => {
                 tracing::info!("stopping: finishing what was accepted");
                 deadline = Some(Instant::now() + STOP_DEADLINE);
+                udp.stop();
                 shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
             }
         }

@@ -19,6 +19,7 @@ use crate::mailbox::Mailbox;
 use crate::proto::reply;
 use crate::ring::{Event, Ring};
 use crate::store;
+use crate::udp;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -35,6 +36,15 @@ pub enum Mail {
     Store(store::Reply),
     /// A connection accepted elsewhere that this shard is to serve.
     Adopt(OwnedFd),
+    /// A datagram's requests: this shard is to serve them, and to say the replies to the socket.
+    Datagram {
+        /// A connected stream socket, for the replies only. When it is closed, all was said.
+        socket: OwnedFd,
+        /// All there are.
+        requests: Vec<u8>,
+        /// Largest size of all replies together, bytes.
+        reply_size_max: usize,
+    },
     /// A connection was closed while accepting was paused.
     Resume,
     /// Finish what was accepted.
@@ -66,8 +76,10 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Most connections there may be.
     pub connections_max: usize,
-    /// Shards that still have connections to serve after [`Mail::Stop`].
+    /// Shards that still have connections to serve after [`Mail::Stop`], and the UDP thread while it waits for replies.
     pub draining: AtomicUsize,
+    /// Datagrams so far.
+    pub udp: udp::Counts,
     /// For each shard, bytes of mutations that the store does not have: what pauses between its transactions depend on.
     pub pressure: Arc<[AtomicUsize]>,
     /// What one shard may have of them before its puts wait.
@@ -83,6 +95,14 @@ impl Shared {
     pub fn reserve_ids(&self) -> IdRange {
         let next = self.ids_next.fetch_add(limits::ID_RANGE_LEN, Ordering::Relaxed);
         IdRange { next, end: next + limits::ID_RANGE_LEN }
+    }
+
+    /// One of those that are counted in `draining` has nothing left to serve. They may still be needed by each other; the last
+    /// one lets all go.
+    pub fn report_drained(&self) {
+        if self.draining.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
+        }
     }
 }
 
@@ -220,6 +240,10 @@ impl Shard {
                 Mail::Peer(from, mail) => self.engine.on_mail(from, mail),
                 Mail::Store(reply) => self.take_store_reply(reply),
                 Mail::Adopt(socket) => self.adopt(socket),
+                Mail::Datagram { socket, requests, reply_size_max } => match self.ring.adopt(socket) {
+                    Ok(conn) => self.engine.on_datagram(conn, &requests, reply_size_max),
+                    Err(_) => self.engine.on_datagram_dropped(),
+                },
                 Mail::Resume => self.ring.resume_accept(),
                 Mail::Stop => self.stop(),
                 Mail::Exit => self.exit = true,
@@ -328,8 +352,9 @@ impl Shard {
     }
 
     fn closed(&mut self, conn: ConnId, sent: usize) {
+        let is_counted = !self.engine.is_datagram(conn);
         self.engine.on_closed(conn, sent);
-        self.shared.connections.fetch_sub(1, Ordering::SeqCst);
+        self.shared.connections.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
             self.shared.mailboxes[0].send(Mail::Resume);
         }
@@ -405,7 +430,7 @@ impl Shard {
 
     fn carry_out(&mut self) {
         for conn in std::mem::take(&mut self.engine.effects.hosts) {
-            self.engine.on_host(conn, host::facts(self.shared.start));
+            self.engine.on_host(conn, host::facts(self.shared.start, self.shared.udp.read()));
         }
         if std::mem::take(&mut self.engine.effects.wants_ids) {
             self.engine.on_ids(self.shared.reserve_ids());
@@ -454,6 +479,9 @@ impl Shard {
         if let Some(verbosity) = effects.verbosity.take() {
             let _ = self.reports.send(Report::Verbosity(verbosity));
         }
+        if std::mem::take(&mut effects.stats_reset) {
+            self.shared.udp.reset();
+        }
         if std::mem::take(&mut effects.shutdown) {
             let _ = self.reports.send(Report::Shutdown);
         }
@@ -474,13 +502,10 @@ impl Shard {
         self.engine.on_stop();
     }
 
-    /// A shard without connections may still be needed by others; the last one to finish lets all go.
     fn report_drained(&mut self) {
         if self.stopping && !self.drained && self.engine.open_connections() == 0 {
             self.drained = true;
-            if self.shared.draining.fetch_sub(1, Ordering::SeqCst) == 1 {
-                self.shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
-            }
+            self.shared.report_drained();
         }
     }
 }

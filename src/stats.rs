@@ -25,6 +25,7 @@ pub struct ShardStats {
     pub batches: u64,
     pub corrupt: u64,
     pub waiters: u64,
+    pub udp_dropped: u64,
 }
 
 /// What only the impure side knows; fetched when `stats` is asked for.
@@ -40,10 +41,25 @@ pub struct Host {
     pub user_us: u64,
     /// CPU time of the process in the kernel, microseconds.
     pub system_us: u64,
+    /// What came and went by UDP.
+    pub udp: Datagrams,
+}
+
+/// Datagrams since the start or `stats reset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Datagrams {
+    /// Received.
+    pub received: u64,
+    /// Received and thrown away: no request, or no room for it. Incomplete requests are counted by the shards.
+    pub dropped: u64,
+    /// Sent.
+    pub sent: u64,
+    /// Not sent because the kernel refused them.
+    pub unsent: u64,
 }
 
 impl ShardStats {
-    const LEN: usize = 17;
+    const LEN: usize = 18;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -66,6 +82,7 @@ impl ShardStats {
             &mut self.batches,
             &mut self.corrupt,
             &mut self.waiters,
+            &mut self.udp_dropped,
         ]
     }
 
@@ -94,6 +111,7 @@ impl ShardStats {
         self.bytes_written = 0;
         self.loads = 0;
         self.batches = 0;
+        self.udp_dropped = 0;
     }
 }
 
@@ -142,6 +160,10 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "corrupt_items", all.corrupt);
     stat(out, "store_loads", all.loads);
     stat(out, "store_batches", all.batches);
+    stat(out, "udp_received", host.udp.received);
+    stat(out, "udp_dropped", host.udp.dropped + all.udp_dropped);
+    stat(out, "udp_sent", host.udp.sent);
+    stat(out, "udp_unsent", host.udp.unsent);
 }
 
 #[cfg(test)]

@@ -14,10 +14,12 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`room`] keeps the bounds, [`overview`] answers `stats`.
+//! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! the other bounds, [`overview`] answers `stats`.
 //!
 //! Step 4 and step 8 of a message's path.
 
+mod datagram;
 mod execute;
 mod forward;
 mod overview;
@@ -89,6 +91,8 @@ pub struct Effects {
     pub verbosity: Option<u8>,
     /// A client asked the server to stop.
     pub shutdown: bool,
+    /// A client asked for `stats reset`: what is counted outside starts again, too.
+    pub stats_reset: bool,
     /// A new range of ids is wanted: tell [`Engine::on_ids`].
     pub wants_ids: bool,
     /// What the operator should know.
@@ -138,7 +142,7 @@ enum Origin {
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     origin: Origin,
-    cas: bool,
+    form: datagram::Form,
     /// Of a get that may wait for a message.
     patience: Option<waiting::Patience>,
 }

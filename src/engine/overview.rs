@@ -8,7 +8,7 @@ use super::forward::{Expected, Request};
 use super::{Engine, Origin};
 use crate::ids::{ConnId, Seq, ShardId};
 use crate::limits::{LISTING_QUEUES_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
-use crate::proto::reply;
+use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::{Listing, Wait};
 use crate::stats::{self, Host, ShardStats};
@@ -68,7 +68,7 @@ impl Engine {
         };
         let gather = self.gathers.remove(&conn.index).expect("just seen");
         let capacity = self.config.capacity;
-        self.reply(conn, Seq(0), &[], |out| {
+        self.reply_if_it_fits(conn, |out| {
             stats::general(out, &host, &gather.sum, &capacity);
             out.extend_from_slice(reply::END);
         });
@@ -78,7 +78,7 @@ impl Engine {
     /// `stats settings`
     pub(super) fn serve_settings(&mut self, conn: ConnId) -> Result<(), Wait> {
         let settings = self.config.settings.clone();
-        self.reply(conn, Seq(0), &[], |out| {
+        self.reply_if_it_fits(conn, |out| {
             out.extend_from_slice(&settings);
             out.extend_from_slice(reply::END);
         });
@@ -89,6 +89,7 @@ impl Engine {
     pub(super) fn serve_reset(&mut self, conn: ConnId) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         self.stats.reset();
+        self.effects.stats_reset = true;
         self.ask_all(conn, &Request::StatsReset, Seq(0), reply::RESET);
         Ok(())
     }
@@ -141,6 +142,10 @@ impl Engine {
     /// `stats queue key`
     pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
+        if self.reply_room(conn, 0) < name.len() + STAT_QUEUE_OVERHEAD_MAX {
+            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
+            return Ok(());
+        }
         let owner = self.owner(name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, name.len())?;
@@ -221,6 +226,7 @@ impl Engine {
     /// One piece of a listing: where it goes on, and lines.
     pub(super) fn continue_listing(&mut self, conn: ConnId, piece: &[u8]) {
         let shards = self.config.shards;
+        let room = self.reply_room(conn, 0);
         let (next, lines) = piece.split_at(4);
         let next = u32::from_le_bytes(next.try_into().expect("four bytes"));
         let Some(session) = self.session(conn) else {
@@ -230,9 +236,13 @@ impl Engine {
             return;
         };
         let shard = if next == 0 { listing.shard + 1 } else { listing.shard };
-        let is_over = shard == shards;
+        let fits = lines.len() <= room;
+        let is_over = shard == shards || !fits;
         session.listing = (!is_over).then_some(Listing { shard, cursor: next, asked: false });
         self.reply(conn, Seq(0), &[], |out| {
+            if !fits {
+                return out.extend_from_slice(reply::REPLY_TOO_LARGE);
+            }
             out.extend_from_slice(lines);
             if is_over {
                 out.extend_from_slice(reply::END);

@@ -88,6 +88,8 @@ pub struct Session {
     pub listing: Option<Listing>,
     /// A multi-get under way, the request at the front of the input.
     pub multi_get: Option<MultiGet>,
+    /// A datagram's session: how large all its replies together may be, bytes.
+    pub reply_size_max: Option<usize>,
 }
 
 /// A message that is on its way from its putter to this client, without the journal.
@@ -148,6 +150,7 @@ impl Session {
             timed: false,
             listing: None,
             multi_get: None,
+            reply_size_max: None,
         }
     }
 

@@ -328,12 +328,26 @@ impl World {
 
     /// A client connects; shards are given connections in turn. Returns its number.
     pub fn connect(&mut self) -> usize {
+        let client = self.enter();
+        self.engines[self.clients[client].shard].on_open(self.clients[client].conn);
+        client
+    }
+
+    /// A datagram with these requests comes to the next shard in turn. Its replies are those of the client whose number is returned.
+    pub fn datagram(&mut self, requests: &[u8], reply_size_max: usize) -> usize {
+        let client = self.enter();
+        let engine = &mut self.engines[self.clients[client].shard];
+        engine.begin_turn(self.now);
+        engine.on_datagram(self.clients[client].conn, requests, reply_size_max);
+        client
+    }
+
+    fn enter(&mut self) -> usize {
         let shard = self.next_shard % self.engines.len();
         self.next_shard += 1;
         self.generation += 1;
         let index = self.clients.iter().filter(|c| c.shard == shard && c.open).map(|c| c.conn.index + 1).max();
         let conn = ConnId { index: index.unwrap_or(0), generation: self.generation };
-        self.engines[shard].on_open(conn);
         self.clients.push(Client {
             shard,
             conn,
@@ -459,7 +473,7 @@ impl World {
         }
         engine.on_journal_short(self.lanes[shard].writer.is_reserved_for_removals(0));
         for conn in std::mem::take(&mut engine.effects.hosts) {
-            engine.on_host(conn, Host { pid: 1, uptime_s: 2, time_s: 3, user_us: 4, system_us: 5 });
+            engine.on_host(conn, Host { pid: 1, uptime_s: 2, time_s: 3, user_us: 4, system_us: 5, ..Host::default() });
             progress = true;
         }
         let (mail, from) = (&mut self.mail, ShardId(shard as u16));
