@@ -343,15 +343,25 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         self.tell_room();
     }
 
+    fn log_room(&self) {
+        let floor = self.config.free_size_min;
+        let why = match () {
+            () if !self.room.is_full => return tracing::warn!("there is room for messages again: puts are accepted"),
+            () if self.room.is_below => format!("{} bytes are free, --min-free is {floor}", self.store.free_size()),
+            () => "the file system is full".into(),
+        };
+        tracing::warn!(
+            "no room for messages: puts are refused and gets go on: {why}; free space in the file system of the data \
+             directory (-H), or take messages"
+        );
+    }
+
     /// Tells the shards whether there is room for puts, if that has changed.
     fn tell_room(&mut self) {
         let is_full = self.room.is_below || self.room.retry_at.is_some() || !self.ballast.is_whole();
         if is_full != self.room.is_full {
             self.room.is_full = is_full;
-            tracing::warn!(
-                "{}",
-                if is_full { "no room for messages: puts are refused" } else { "there is room again" }
-            );
+            self.log_room();
             for shard in 0..self.config.shards {
                 (self.reply)(ShardId(shard), Reply::Full(is_full));
             }
