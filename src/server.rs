@@ -54,6 +54,7 @@ const BACKLOG: i32 = 4096;
 pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
     log::start(config)?;
+    log::spawn_writer().context("cannot start the log's thread")?;
     let directory = DataDirectory::lock(&config.home)?;
     let connections_max = reserve_files(config)?;
     let listeners = bind(config)?;
@@ -80,7 +81,6 @@ pub fn run(config: &Config) -> Result<()> {
         start,
     });
 
-    log::spawn_writer().context("cannot start the log's thread")?;
     let (report, reports) = mpsc::channel();
     watch_signals(report.clone())?;
     let (store_requests, store_inbox) = mpsc::channel();

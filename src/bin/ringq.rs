@@ -44,7 +44,7 @@ fn check() -> ExitCode {
             if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("ringq: {error}");
+            log::fatal(error);
             ExitCode::FAILURE
         }
     }

@@ -255,3 +255,58 @@ fn log_at(level: Level, line: &str) {
         _ => tracing::debug!("{line}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Where the process that panics logs.
+    const LOG_FILE: &str = "RINGQ_TEST_PANIC_LOG";
+
+    #[test]
+    fn a_panic_is_in_the_log_and_on_standard_error() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("log");
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "log::tests::panics", "--ignored", "--nocapture"]);
+        let output = child.env(LOG_FILE, &path).env_remove("RUST_BACKTRACE").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let (log, stderr) = (std::fs::read_to_string(path).unwrap(), String::from_utf8(output.stderr).unwrap());
+        for text in [&log, &stderr] {
+            assert!(text.contains("thread unlucky panicked at src/log/mod.rs:"), "{text}");
+            assert!(text.contains(": so\\nit is; ") || text.contains(": so\nit is; "), "{text}");
+        }
+        assert!(log.contains(" ERROR ") && log.lines().count() == 1, "{log}");
+    }
+
+    #[test]
+    #[ignore = "is run by a_panic_is_in_the_log_and_on_standard_error"]
+    fn panics() {
+        let Some(path) = std::env::var_os(LOG_FILE) else {
+            return;
+        };
+        start(&Config::parse(["ringq".into(), "--log-file".into(), path]).unwrap()).unwrap();
+        spawn_writer().unwrap();
+        let unlucky = std::thread::Builder::new().name("unlucky".into());
+        assert!(unlucky.spawn(|| panic!("so\nit is")).unwrap().join().is_err());
+    }
+
+    #[test]
+    fn a_file_is_opened_anew_only_when_it_is_another_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("log");
+        let writer = Writer::new(Some(open(&path).unwrap()));
+        assert!(!reopened(&writer, &path).unwrap(), "it is the same");
+        std::fs::rename(&path, scratch.path().join("log.1")).unwrap();
+        assert!(reopened(&writer, &path).unwrap());
+        assert!(!reopened(&writer, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = format!("{:#}", reopened(&writer, &path).unwrap_err());
+        assert!(error.contains("--log-file") && error.contains(path.to_str().unwrap()), "{error}");
+        writer.push(b"line\n");
+        std::fs::remove_dir(&path).unwrap();
+        assert!(reopened(&writer, &path).unwrap());
+    }
+}

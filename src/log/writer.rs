@@ -200,3 +200,107 @@ fn line_count(lines: &[u8]) -> u64 {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{PipeReader, Read};
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    /// A writer to a pipe that says that it is full instead of blocking.
+    fn to_pipe() -> (Writer, PipeReader) {
+        let (reader, pipe) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&pipe, true).unwrap();
+        (Writer::new(Some(OwnedFd::from(pipe).into())), reader)
+    }
+
+    /// What can be read once the writer is gone.
+    fn read(writer: Writer, mut reader: PipeReader) -> String {
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn lines_are_written_at_once_while_there_is_no_thread() {
+        let (writer, mut reader) = to_pipe();
+        writer.push(b"a\n");
+        let mut line = [0; 2];
+        reader.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"a\n");
+        writer.push(b"b\n");
+        writer.flush(Duration::MAX);
+        assert_eq!(read(writer, reader), "b\n");
+    }
+
+    #[test]
+    fn a_line_that_finds_no_room_is_dropped_whole_and_counted() {
+        let (writer, reader) = to_pipe();
+        // The thread that would take them is busy.
+        lock(&writer.queue).has_thread = true;
+        let line = [[b'x'; 1023].as_slice(), b"\n"].concat();
+        (0..WAITING_SIZE_MAX / line.len() + 3).for_each(|_| writer.push(&line));
+        let queue = lock(&writer.queue);
+        assert_eq!((queue.lines.len(), queue.lost), (WAITING_SIZE_MAX, 3));
+        drop(queue);
+        writer.flush(Duration::ZERO);
+        drop((writer, reader));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_counted_and_the_next_line_is_whole() {
+        let (writer, mut reader) = to_pipe();
+        lock(&writer.queue).has_thread = true;
+        const LINES: usize = 1000;
+        let line = [[b'x'; 998].as_slice(), b"\n"].concat();
+        (0..LINES).for_each(|_| writer.push(&line));
+        assert_eq!(writer.write_waiting(), 0, "as long as nothing can be written, nothing can be told");
+        let mut held = vec![0; 1 << 20];
+        let size = reader.read(&mut held).unwrap();
+        assert_ne!(held[size - 1], b'\n', "the last line is torn");
+        let written = held[..size].iter().filter(|byte| **byte == b'\n').count();
+        writer.push(b"next\n");
+        assert_eq!(writer.write_waiting(), (LINES - written) as u64);
+        assert_eq!(read(writer, reader), "\nnext\n");
+    }
+
+    #[test]
+    fn lines_go_to_the_new_file_in_order() {
+        let (writer, old) = to_pipe();
+        writer.push(b"a\n");
+        let (reader, pipe) = std::io::pipe().unwrap();
+        writer.replace(OwnedFd::from(pipe).into());
+        writer.push(b"b\n");
+        assert_eq!(read(writer, reader), "b\n");
+        let mut text = String::new();
+        { old }.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "a\n");
+    }
+
+    #[test]
+    fn a_thread_writes_all_that_many_have() {
+        let (reader, pipe) = std::io::pipe().unwrap();
+        let writer = Arc::new(Writer::new(Some(OwnedFd::from(pipe).into())));
+        let thread = writer.clone();
+        std::thread::spawn(move || thread.run(|_| ()));
+        writer.leave_to_thread();
+        let read = std::thread::spawn(move || {
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
+            (0..4000).map(|_| lines.next().unwrap().unwrap()).collect::<Vec<_>>()
+        });
+        std::thread::scope(|scope| {
+            for who in 0..4 {
+                let writer = &writer;
+                scope.spawn(move || (0..1000).for_each(|n| writer.push(format!("{who} {n}\n").as_bytes())));
+            }
+        });
+        writer.flush(Duration::MAX);
+        let lines = read.join().unwrap();
+        for who in 0..4 {
+            let own = lines.iter().filter_map(|line| line.strip_prefix(&format!("{who} ")));
+            assert!(own.eq((0..1000).map(|n| n.to_string()).collect::<Vec<_>>().iter()), "{who}");
+        }
+    }
+}
