@@ -59,7 +59,8 @@ fn connect_when_ready(log: &mut impl BufRead) -> (Client, Vec<String>) {
         let mut line = String::new();
         assert_ne!(log.read_line(&mut line).expect("read the log"), 0, "ringq ended: {lines:?}");
         lines.push(line.trim_end().to_owned());
-        if let Some((_, address)) = line.trim_end().split_once("ready on ") {
+        if let Some((_, rest)) = line.trim_end().split_once("ready on ") {
+            let address = rest.split('"').next().unwrap_or_default();
             return (Client::connect(address.parse().expect("an address")), lines);
         }
     }
@@ -199,20 +200,34 @@ fn json_is_an_object_a_line() {
 
 #[test]
 fn the_journal_gets_priorities_and_no_times() {
-    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
-    let stat = rustix::fs::fstat(&theirs).expect("stat the socket");
-    let stream = format!("{}:{}", stat.st_dev, stat.st_ino);
-    let mut process = Process::start(&["-v"], OwnedFd::from(theirs), Some(&stream));
-    let mut log = BufReader::new(ours);
-    let (mut client, mut lines) = connect_when_ready(&mut log);
-    assert!(lines.last().is_some_and(|line| line.starts_with("<6>ready on ")), "{lines:?}");
-    client.send(&[0x80; 24]);
-    client.expect_closed();
-    process.stop();
-    lines.extend(log.lines().map(|line| line.expect("read the log")));
-    assert!(lines.iter().any(|line| line.starts_with("<4>") && line.contains("binary protocol")), "{lines:?}");
-    assert!(lines.iter().any(|line| line == "<6>everything is committed"), "{lines:?}");
-    assert!(lines.iter().all(|line| line.starts_with('<') && line.as_bytes()[2] == b'>'), "{lines:?}");
+    for format in ["text", "json"] {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        let stat = rustix::fs::fstat(&theirs).expect("stat the socket");
+        let stream = format!("{}:{}", stat.st_dev, stat.st_ino);
+        let args = ["-v", "--log-format", format];
+        let mut process = Process::start(&args, OwnedFd::from(theirs), Some(&stream));
+        let mut log = BufReader::new(ours);
+        let (mut client, mut lines) = connect_when_ready(&mut log);
+        client.send(&[0x80; 24]);
+        client.expect_closed();
+        process.stop();
+        lines.extend(log.lines().map(|line| line.expect("read the log")));
+        for (priority, message) in
+            [("<6>", "ready on "), ("<4>", "binary protocol"), ("<6>", "everything is committed")]
+        {
+            let line = lines.iter().find(|line| line.contains(message));
+            assert!(line.is_some_and(|line| line.starts_with(priority)), "{message}: {lines:?}");
+        }
+        for line in &lines {
+            let message =
+                line.strip_prefix('<').and_then(|line| line[1..].strip_prefix('>')).unwrap_or_else(|| panic!("{line}"));
+            assert!(if format == "json" { is_object(message) } else { !has_time_and_level(message) }, "{line}");
+        }
+    }
+}
+
+fn is_object(line: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_ok_and(|value| value.is_object())
 }
 
 #[test]
