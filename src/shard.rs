@@ -489,10 +489,14 @@ impl Shard {
                 });
             }
             Notice::Unusable { conn, reply } => {
-                complain(Level::INFO, "connections closed for what was sent on them", &|ring| {
-                    let peer = peer(ring, *conn);
-                    let why = if reply.is_empty() { b"it speaks HTTP" } else { reply.trim_ascii_end() };
-                    format!("connection {shard}/{conn} from {peer}: closed: {}", shown(why))
+                let (kind, why) = match *reply {
+                    b"" => ("connections closed for speaking HTTP", &b"it speaks HTTP"[..]),
+                    reply::LINE_TOO_LONG => ("connections closed for lines that are too long", reply.trim_ascii_end()),
+                    reply::BAD_DATA_CHUNK => ("connections closed for bodies of another size", reply.trim_ascii_end()),
+                    _ => ("connections closed for sizes that are none", reply.trim_ascii_end()),
+                };
+                complain(Level::INFO, kind, &|ring| {
+                    format!("connection {shard}/{conn} from {} was closed: {}", peer(ring, *conn), shown(why))
                 });
             }
             Notice::BodyStalled(conn) => {

@@ -4,17 +4,17 @@
 //! has a line, once [`spawn_writer`] was called; lines are lost then, and counted. A message is one line, and what clients send
 //! cannot forge one.
 //!
-//! Files: [`format`] makes the lines, [`writer`] brings them out, [`limiter`] keeps lines about clients few.
+//! Files: [`mod@format`] makes the lines, [`writer`] brings them out, [`limiter`] keeps lines about clients few.
 
 mod format;
 mod limiter;
 mod writer;
 
 pub use format::shown;
-pub use limiter::{LINES_MAX, Limiter, PERIOD_MS, Withheld};
 
 use crate::config::{Config, LogFormat};
 use anyhow::{Context as _, Result};
+use limiter::{Limiter, PERIOD_MS, Withheld};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;

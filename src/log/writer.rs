@@ -176,16 +176,16 @@ pub(super) fn write_all(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
             Ok(0) => break,
             Ok(size) => written += size,
             Err(Errno::INTR) => {}
-            // Whoever gave us the descriptor may have made it non-blocking.
-            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&FULL_WAIT)) {
-                Ok(0) => break,
-                // If it was anything else than a signal, the next write fails.
-                Ok(_) | Err(_) => {}
-            },
+            // Whoever gave us the descriptor may have made it non-blocking. What else the wait ends with, the next write tells.
+            Err(Errno::AGAIN) if !has_waited_in_vain(fd) => {}
             Err(_) => break,
         }
     }
     written
+}
+
+fn has_waited_in_vain(fd: BorrowedFd<'_>) -> bool {
+    poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&FULL_WAIT)) == Ok(0)
 }
 
 fn id_of(file: &File) -> Option<(u64, u64)> {

@@ -118,6 +118,11 @@ fn one_v_tells_what_the_server_does_and_none_tells_what_is_wrong() {
             client.send(format!("set q{number} 0 0 1\r\nx\r\nget q{number}\r\nbogus\r\n").as_bytes());
             client.expect(format!("STORED\r\nVALUE q{number} 0 1\r\nx\r\nEND\r\nERROR\r\n").as_bytes());
         }
+        for unusable in [&b"set q 0 0 1\r\nxx\r\n"[..], b"GET / HTTP/1.1\r\n", &[b'x'; 9000]] {
+            let mut client = server.connect();
+            client.send(unusable);
+            client.read_to_end();
+        }
         assert!(server.stop().success());
         let output = server.output();
         log_lines(&output).into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -126,6 +131,10 @@ fn one_v_tells_what_the_server_does_and_none_tells_what_is_wrong() {
     let lines = lines_with(&["-v"]);
     assert!((1..20).contains(&lines.len()) && lines.iter().all(|line| line.contains(" INFO ")), "{lines:?}");
     assert!(lines.last().is_some_and(|line| line.ends_with("everything is committed")), "{lines:?}");
+    for why in ["CLIENT_ERROR bad data chunk", "it speaks HTTP", "CLIENT_ERROR line too long"] {
+        let is_it = |line: &String| line.contains(" from 127.0.0.1:") && line.ends_with(&format!("was closed: {why}"));
+        assert!(lines.iter().any(is_it), "no {why} in {lines:?}");
+    }
 }
 
 #[test]
@@ -249,7 +258,7 @@ fn the_log_goes_on_in_a_new_file_after_sighup() {
     let server = Server::start(&["-vv", "--log-file", path.to_str().expect("a readable path")]);
     assert_eq!(fs::metadata(&path).expect("the log is there").permissions().mode() & 0o777, 0o640);
     assert_eq!(log_lines(&server.output()), [""; 0]);
-    assert!(read_lossy(&path).contains("ready on 127.0.0.1:"), "{}", read_lossy(&path));
+    eventually("it is ready", TIMEOUT, || read_lossy(&path).contains("ready on 127.0.0.1:"));
     ask_and_await(&server, "first", &path);
 
     fs::rename(&path, &old).expect("rename the log");
