@@ -54,7 +54,8 @@ const BACKLOG: i32 = 4096;
 /// Why it could not start, or what made it stop.
 pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
-    log::start(config.verbosity);
+    log::start(config)?;
+    log::spawn_writer().context("cannot start the log's thread")?;
     let directory = DataDirectory::lock(&config.home)?;
     let connections_max = reserve_files(config)?;
     let listeners = bind(config)?;
@@ -105,7 +106,7 @@ pub fn run(config: &Config) -> Result<()> {
     // The store thread ends when the last shard has let go of it.
     drop(links);
     for address in &addresses {
-        eprintln!("ringq: ready on {address}");
+        log::announce(format_args!("ready on {address}"));
     }
     for address in &udp_addresses {
         eprintln!("ringq: ready on udp:{address}");
@@ -199,10 +200,9 @@ fn start_store(
     Ok(watcher.spawn(move || {
         let result = worker.join().unwrap_or_else(|_| std::process::abort());
         if let Err(error) = &result {
-            tracing::error!(
+            log::fatal(format_args!(
                 "{error}; nothing more is acknowledged and the server stops; restart it when the cause is gone"
-            );
-            eprintln!("ringq: fatal: {error}");
+            ));
             std::process::exit(1);
         }
         result
@@ -385,9 +385,9 @@ fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -
 // --- running and stopping ---
 
 fn watch_signals(reports: mpsc::Sender<Report>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT]).context("cannot watch signals")?;
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP]).context("cannot watch signals")?;
     std::thread::Builder::new().name("ringq-signals".into()).spawn(move || {
         for signal in signals.forever() {
             let _ = reports.send(Report::Signal(signal));
@@ -419,8 +419,10 @@ fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, udp: &udp::Thread, m
                 running -= 1;
                 result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
             }
+            Report::Signal(signal_hook::consts::SIGHUP) => log::reopen(),
             Report::Signal(signal) if is_stopping => {
-                eprintln!("ringq: signal {signal} again: stopping at once");
+                tracing::warn!("signal {signal} again: stopping at once; the next start replays the journals");
+                log::flush();
                 std::process::exit(1);
             }
             Report::Signal(_) | Report::Shutdown => {

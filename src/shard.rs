@@ -14,7 +14,7 @@ use crate::engine::{Engine, Mail as EngineMail, Notice};
 use crate::host;
 use crate::ids::{ConnId, IdRange, ShardId};
 use crate::limits;
-use crate::log;
+use crate::log::{self, Complaints, shown};
 use crate::mailbox::Mailbox;
 use crate::proto::reply;
 use crate::ring::{Event, Ring};
@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use tracing::Level;
 
 /// What arrives in a shard's mailbox.
 #[derive(Debug)]
@@ -142,6 +143,7 @@ pub struct Shard {
     stopping: bool,
     drained: bool,
     exit: bool,
+    complaints: Complaints,
     /// This turn brought something: more may be coming.
     is_busy: bool,
 }
@@ -182,6 +184,7 @@ impl Shard {
             stopping: false,
             drained: false,
             exit: false,
+            complaints: Complaints::default(),
             is_busy: false,
         })
     }
@@ -201,6 +204,7 @@ impl Shard {
             self.make_durable()?;
             self.carry_out();
             self.report_drained();
+            self.complaints.sum_up(self.now.mono_ms);
             self.set_timer();
             let mailbox = &self.shared.mailboxes[usize::from(self.id.0)];
             let waits = !self.exit || self.is_making_durable();
@@ -210,6 +214,7 @@ impl Shard {
                 mailbox.awake();
             }
         }
+        self.complaints.sum_up(u64::MAX);
         self.durability.hurry_all();
         self.checkpoint();
         Ok(())
@@ -260,14 +265,7 @@ impl Shard {
                 self.engine.on_stored(seq);
             }
             store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
-            store::Reply::Full(full) => {
-                if full {
-                    tracing::warn!("shard {}: space is short (--min-free, or the ballast): puts are refused", self.id);
-                } else {
-                    tracing::warn!("shard {}: there is space again: puts are accepted", self.id);
-                }
-                self.engine.on_full(full);
-            }
+            store::Reply::Full(full) => self.engine.on_full(full),
         }
     }
 
@@ -330,7 +328,12 @@ impl Shard {
 
     fn adopt(&mut self, socket: OwnedFd) {
         match self.ring.adopt(socket) {
-            Ok(conn) => self.engine.on_open(conn),
+            Ok(conn) => {
+                if log::logs_commands() {
+                    tracing::debug!("<{}/{conn} new connection from {}", self.id, peer(&mut self.ring, conn));
+                }
+                self.engine.on_open(conn);
+            }
             Err(socket) => {
                 self.shared.connections.fetch_sub(1, Ordering::SeqCst);
                 self.reject(&socket);
@@ -343,17 +346,26 @@ impl Shard {
         // A fresh socket's buffer has room for a line; a client that is gone already needs no answer.
         let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
         let _ = rustix::net::send(socket, reply::TOO_MANY_CONNECTIONS, flags);
-        tracing::info!("a connection was refused: {} are open", self.shared.connections_max);
+        let most = self.shared.connections_max;
+        self.complaints.say(self.now.mono_ms, Level::WARN, "refused connections", || {
+            format!(
+                "a connection from {} was refused: {most} are open; raise -c, or see who keeps them open",
+                host::peer(socket)
+            )
+        });
     }
 
     fn pause_accepting(&mut self, error: &io::Error) {
-        tracing::warn!("accepting is paused: {error}; it goes on when a connection closes, or in a second");
+        self.complaints.say(self.now.mono_ms, Level::WARN, "pauses of accepting", || {
+            format!("accepting is paused: {error}; it goes on when a connection closes, or in a second; raise the limit of open files")
+        });
         self.shared.accept_paused.store(true, Ordering::SeqCst);
     }
 
     fn closed(&mut self, conn: ConnId, sent: usize) {
         let is_counted = !self.engine.is_datagram(conn);
         self.engine.on_closed(conn, sent);
+        tracing::debug!("<{}/{conn} connection closed", self.id);
         self.shared.connections.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
             self.shared.mailboxes[0].send(Mail::Resume);
@@ -441,8 +453,9 @@ impl Shard {
             self.ask_store(store::Request::Load(load));
         }
         self.send_replies();
-        self.change_connections();
+        // Before connections are closed, of which it says whose they were.
         self.report();
+        self.change_connections();
     }
 
     fn send_replies(&mut self) {
@@ -472,10 +485,10 @@ impl Shard {
     }
 
     fn report(&mut self) {
-        let effects = &mut self.engine.effects;
-        for notice in effects.notices.drain(..) {
-            log_notice(self.id, &notice);
+        for notice in std::mem::take(&mut self.engine.effects.notices) {
+            self.log_notice(&notice);
         }
+        let effects = &mut self.engine.effects;
         if let Some(verbosity) = effects.verbosity.take() {
             let _ = self.reports.send(Report::Verbosity(verbosity));
         }
@@ -487,8 +500,58 @@ impl Shard {
         }
     }
 
+    fn log_notice(&mut self, notice: &Notice) {
+        let Shard { id: shard, now, ring, complaints, .. } = self;
+        let mut complain = |level, kind, line: &dyn Fn(&mut Ring) -> String| {
+            complaints.say(now.mono_ms, level, kind, || line(ring));
+        };
+        match notice {
+            Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", shown(line)),
+            Notice::Reply { conn, line } => tracing::debug!(">{shard}/{conn} {}", shown(line)),
+            Notice::BinaryProtocol(conn) => {
+                complain(Level::WARN, "connections closed for speaking the binary protocol", &|ring| {
+                    let peer = peer(ring, *conn);
+                    format!(
+                        "connection {shard}/{conn} from {peer} speaks the binary protocol: closed; configure the client for text"
+                    )
+                });
+            }
+            Notice::Unusable { conn, reply } => {
+                let (kind, why) = match *reply {
+                    b"" => ("connections closed for speaking HTTP", &b"it speaks HTTP"[..]),
+                    reply::LINE_TOO_LONG => ("connections closed for lines that are too long", reply.trim_ascii_end()),
+                    reply::BAD_DATA_CHUNK => ("connections closed for bodies of another size", reply.trim_ascii_end()),
+                    _ => ("connections closed for sizes that are none", reply.trim_ascii_end()),
+                };
+                complain(Level::INFO, kind, &|ring| {
+                    format!("connection {shard}/{conn} from {} was closed: {}", peer(ring, *conn), shown(why))
+                });
+            }
+            Notice::BodyStalled(conn) => {
+                complain(Level::INFO, "connections closed for stopping in a body", &|ring| {
+                    let peer = peer(ring, *conn);
+                    format!("connection {shard}/{conn} from {peer} stopped in the middle of a body: closed")
+                });
+            }
+            Notice::Corrupt { queue, message } => {
+                complain(Level::ERROR, "messages set aside", &|_| {
+                    let queue = shown(queue);
+                    format!(
+                        "message {message} of queue {queue} failed its checksum and was set aside: check the device"
+                    )
+                });
+            }
+            Notice::Unreadable { queue, reason } => {
+                complain(Level::ERROR, "failed reads of queues", &|_| {
+                    format!("queue {} cannot be read, its gets fail: {reason}; check the device", shown(queue))
+                });
+            }
+        }
+    }
+
     fn set_timer(&mut self) {
-        let next = self.engine.next_deadline().into_iter().chain(self.durability.next_deadline()).min();
+        let own = self.durability.next_deadline().into_iter().chain(self.complaints.next_deadline());
+        let next = self.engine.next_deadline().into_iter().chain(own).min();
         let due = next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms)));
         let retry = (self.id.0 == 0 && self.shared.accept_paused.load(Ordering::SeqCst)).then_some(ACCEPT_RETRY);
         self.ring.set_timer(due.into_iter().chain(retry).min());
@@ -508,6 +571,11 @@ impl Shard {
             self.shared.report_drained();
         }
     }
+}
+
+/// Who a connection is from, for a line of the log.
+fn peer(ring: &mut Ring, conn: ConnId) -> String {
+    ring.socket(conn).map_or_else(|| "a client that is gone".into(), host::peer)
 }
 
 /// Buffers for reuse, a bounded number of bytes of them.
@@ -532,24 +600,5 @@ impl Pool {
             self.size += size;
             self.buffers.push(buffer);
         }
-    }
-}
-
-fn log_notice(shard: ShardId, notice: &Notice) {
-    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-    match notice {
-        Notice::BinaryProtocol(conn) => {
-            tracing::warn!(
-                "connection {shard}/{conn} speaks the binary protocol: closed; configure the client for text"
-            );
-        }
-        Notice::BodyStalled(conn) => {
-            tracing::info!("connection {shard}/{conn} stopped in the middle of a body: closed")
-        }
-        Notice::Corrupt { queue, message } => {
-            tracing::error!("message {message} of queue {} failed its checksum and was set aside", text(queue));
-        }
-        Notice::Unreadable { queue, reason } => tracing::error!("queue {} cannot be read: {reason}", text(queue)),
-        Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", text(line)),
     }
 }

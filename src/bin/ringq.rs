@@ -1,6 +1,7 @@
 //! The daemon's entry: command line, then [`ringq::server`].
 
 use ringq::config::Config;
+use ringq::log;
 use ringq::ring;
 use std::process::ExitCode;
 
@@ -24,9 +25,12 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match ringq::server::run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("ringq: {error:#}");
+            log::fatal(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -40,7 +44,7 @@ fn check() -> ExitCode {
             if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("ringq: {error}");
+            log::fatal(error);
             ExitCode::FAILURE
         }
     }

@@ -15,7 +15,7 @@
 //!
 //! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
 //! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
-//! the other bounds, [`overview`] answers `stats`.
+//! the other bounds, [`overview`] answers `stats`, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
@@ -26,6 +26,7 @@ mod overview;
 mod passing;
 mod room;
 mod serve;
+mod trace;
 mod waiting;
 
 pub use forward::Mail;
@@ -120,8 +121,22 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
-    /// What a client asked, for `-vv`: the command line, not the body.
+    /// What a client sent makes no sense and leaves no way to go on: its connection is closed.
+    Unusable {
+        /// Who.
+        conn: ConnId,
+        /// What it was told; nothing if it speaks HTTP.
+        reply: &'static [u8],
+    },
+    /// What a client asked, while commands are traced: the command line, not the body.
     Command {
+        /// Who.
+        conn: ConnId,
+        /// The line, without its line end.
+        line: Vec<u8>,
+    },
+    /// What a client is sent, while commands are traced: a line of it, not the body.
+    Reply {
         /// Who.
         conn: ConnId,
         /// The line, without its line end.
@@ -295,7 +310,7 @@ impl Engine {
         self.now = now;
     }
 
-    /// Whether to give a notice of every command.
+    /// Whether to give a notice of every command and every reply.
     pub fn set_trace(&mut self, trace: bool) {
         self.trace = trace;
     }
@@ -553,6 +568,9 @@ impl Engine {
         let bytes = session.replies.take_released(spare);
         session.taken += bytes.len() as u64;
         self.stats.bytes_written += bytes.len() as u64;
+        if self.trace {
+            self.trace_replies(conn, &bytes);
+        }
         Ok(bytes)
     }
 

@@ -195,7 +195,7 @@ impl Engine {
             }
             match self.step(conn, &bytes[served..]) {
                 Step::Served(len) => {
-                    self.trace(conn, &bytes[served..]);
+                    self.trace_command(conn, &bytes[served..]);
                     served = (served + len).min(bytes.len());
                     let session = self.session(conn).expect("serving does not close");
                     if session.skip > 0 {
@@ -217,20 +217,12 @@ impl Engine {
                     return (served, false);
                 }
                 Step::Finished => {
-                    self.trace(conn, &bytes[served..]);
+                    self.trace_command(conn, &bytes[served..]);
                     return (bytes.len(), false);
                 }
             }
         }
         (served, served < bytes.len())
-    }
-
-    /// Gives a notice of a request that was served: its line, not its body.
-    fn trace(&mut self, conn: ConnId, input: &[u8]) {
-        if self.trace {
-            let line = input.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
-            self.effects.notices.push(Notice::Command { conn, line: line.to_vec() });
-        }
     }
 
     /// Looks at the front of the input and serves one request if there is one that need not wait.
@@ -254,6 +246,7 @@ impl Engine {
                 Step::Served(len)
             }
             Frame::Line { line: Line::Fatal { reply }, .. } => {
+                self.effects.notices.push(Notice::Unusable { conn, reply });
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
                 self.finish(conn);
                 Step::Finished

@@ -24,8 +24,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often conditions are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// What a server prints to stderr for each address it listens on, once it serves there.
+/// What a server prints to stderr for each address it listens on, once it serves there; and with `--log-format json`.
 const READY_PREFIX: &str = "ringq: ready on ";
+const READY_MESSAGE: &str = "\"message\":\"ready on ";
 
 /// A `ringq` process on 127.0.0.1 and a port of the system's choice. Dropping it kills the process; if the test is
 /// failing, it also prints what the process said.
@@ -378,7 +379,11 @@ pub fn read_lossy(path: impl AsRef<Path>) -> String {
 /// The addresses of complete ready lines: the last line may still be on its way.
 fn ready_lines(output: &str) -> Vec<String> {
     let complete = output.rsplit_once('\n').map_or("", |(complete, _)| complete);
-    complete.lines().filter_map(|line| line.strip_prefix(READY_PREFIX)).map(str::to_owned).collect()
+    let address = |line: &str| match line.strip_prefix(READY_PREFIX) {
+        Some(address) => Some(address.to_owned()),
+        None => Some(line.split_once(READY_MESSAGE)?.1.split_once('"')?.0.to_owned()),
+    };
+    complete.lines().filter_map(address).collect()
 }
 
 fn scratch_dir() -> TempDir {

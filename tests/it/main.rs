@@ -14,6 +14,7 @@ mod hostile;
 mod journal;
 mod layers;
 mod lifecycle;
+mod logging;
 mod options;
 mod passing;
 mod random;

@@ -6,7 +6,7 @@
 //! has applied it; a crash leaves what the disk and the store have, and the next start replays it as `server.rs` does.
 
 use ringq::clock::Now;
-use ringq::engine::{Config, Engine, Mail};
+use ringq::engine::{Config, Engine, Mail, Notice};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
@@ -155,6 +155,8 @@ pub struct World {
     pub holds_sends: bool,
     /// Beginnings of the bodies that a durable record has put, of all lives, if the test wants to know.
     pub durable_bodies: Option<HashSet<Vec<u8>>>,
+    /// What engines told the operator, if the test wants to know.
+    pub notices: Option<Vec<Notice>>,
 }
 
 /// So much of a body is remembered as its beginning, bytes.
@@ -181,6 +183,7 @@ impl World {
             stopped: false,
             holds_sends: false,
             durable_bodies: None,
+            notices: None,
         };
         world.start();
         world
@@ -239,7 +242,9 @@ impl World {
                 let owned = |name: &[u8]| Engine::owner_of(name, shards) == ShardId(shard);
                 let rows = recovered.queues.iter().filter(|row| owned(&row.name)).cloned();
                 let range = self.reserve_ids();
-                Engine::new(self.config(shard), rows, range)
+                let mut engine = Engine::new(self.config(shard), rows, range);
+                engine.set_trace(true);
+                engine
             })
             .collect();
     }
@@ -542,7 +547,8 @@ impl World {
             engine.on_closed(conn, std::mem::take(&mut client.sent));
             progress = true;
         }
-        engine.effects.notices.clear();
+        let told = engine.effects.notices.drain(..);
+        self.notices.as_mut().map_or_else(|| (), |notices| notices.extend(told));
         engine.effects.verbosity = None;
         if std::mem::take(&mut engine.effects.shutdown) {
             self.stopped = true;
