@@ -105,12 +105,9 @@ pub fn run(config: &Config) -> Result<()> {
     let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
     // The store thread ends when the last shard has let go of it.
     drop(links);
-    for address in &addresses {
-        log::announce(format_args!("ready on {address}"));
-    }
-    for address in &udp_addresses {
-        eprintln!("ringq: ready on udp:{address}");
-    }
+    let tcp = addresses.iter().map(|address| format!("ready on {address}"));
+    let udp = udp_addresses.iter().map(|address| format!("ready on udp:{address}"));
+    log::announce(&tcp.chain(udp).collect::<Vec<_>>());
 
     serve(&reports, &shared, &udp_thread, threads.len())?;
     for thread in threads {

@@ -131,12 +131,12 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// Says that the server is ready, or the like: in the log at any verbosity, and on standard error as `ringq: MESSAGE` if text for
-/// people goes there, for who started the server.
-pub fn announce(message: impl fmt::Display) {
-    let plain = format!("ringq: {message}\n");
+/// people goes there, for who started the server. All messages are written at once: who has read one can read the others.
+pub fn announce(messages: &[String]) {
+    let plain: String = messages.iter().map(|message| format!("ringq: {message}\n")).collect();
     match LOG.get() {
         Some(log) if log.is_plain => return log.writer.push(plain.as_bytes()),
-        Some(_) => tracing::info!(target: ALWAYS, "{message}"),
+        Some(_) => messages.iter().for_each(|message| tracing::info!(target: ALWAYS, "{message}")),
         None => {}
     }
     tell_starter(&plain);
