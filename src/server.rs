@@ -277,6 +277,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, settings: 
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
         wait_ms_max: config.wait_ms_max,
+        idle_ms_max: config.idle_ms_max,
         queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
         hash_seed: RandomState::new().hash_one(shard),
         flush_all: config.flush_all,

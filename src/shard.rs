@@ -521,6 +521,7 @@ fn log_notice(shard: ShardId, notice: &Notice) {
         Notice::BodyStalled(conn) => {
             tracing::info!("connection {shard}/{conn} stopped in the middle of a body: closed")
         }
+        Notice::Idle(conn) => tracing::info!("connection {shard}/{conn} was silent for --idle-timeout: closed"),
         Notice::Corrupt { queue, message } => {
             tracing::error!("message {message} of queue {} failed its checksum and was set aside", text(queue));
         }

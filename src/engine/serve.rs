@@ -43,7 +43,7 @@ impl Engine {
             self.sessions.resize_with(index + 1, || None);
         }
         assert!(self.sessions[index].is_none(), "a slot is reused only after on_closed");
-        self.sessions[index] = Some(Session::new(conn.generation));
+        self.sessions[index] = Some(Session::new(conn.generation, self.now.mono_ms));
         self.stats.curr_connections += 1;
         self.stats.total_connections += 1;
         if self.stopping {
@@ -56,12 +56,20 @@ impl Engine {
         self.stats.rejected_connections += 1;
     }
 
+    /// Whether clients are accepted, for the shard that does: not, for want of files.
+    pub fn on_accepting(&mut self, accepting: bool) {
+        self.stats.accept_pauses += u64::from(!accepting);
+        self.stats.accept_paused = u64::from(!accepting);
+    }
+
     /// Bytes were received.
     pub fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.stats.bytes_read += bytes.len() as u64;
+        let now_ms = self.now.mono_ms;
         let Some(session) = self.session(conn) else {
             return;
         };
+        session.active_ms = now_ms;
         if !session.is_serving() {
             return;
         }
@@ -132,7 +140,7 @@ impl Engine {
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || self.has_inbound()
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way()
     }
 
     /// Goes on with what waited for its turn.
@@ -140,6 +148,7 @@ impl Engine {
         self.expire_deadlines();
         self.expire_waits();
         self.expire_passing();
+        self.close_idle();
         self.run_inbound();
         for _ in 0..self.runnable.len() {
             let conn = self.runnable.pop_front().expect("counted");
@@ -610,7 +619,7 @@ impl Engine {
     }
 
     /// Ends the session and asks the ring to close the connection.
-    fn close(&mut self, conn: ConnId) {
+    pub(super) fn close(&mut self, conn: ConnId) {
         self.free_body(conn);
         let session = self.session(conn).expect("the caller has it");
         session.phase = Phase::Closed;
