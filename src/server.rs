@@ -10,6 +10,7 @@ use crate::host;
 use crate::ids::{Salt, ShardId};
 use crate::journal::{self, FileSource, Files, Mode, WriterConfig};
 use crate::limits;
+use crate::listen::{self, Address};
 use crate::log;
 use crate::mailbox::Mailbox;
 use crate::ring::{self, Ring};
@@ -21,9 +22,7 @@ use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
 use crate::store::{self, Batch, QueueRow, Store};
 use anyhow::{Context, Result, anyhow, bail};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,14 +37,11 @@ const REPLAY_SLICE_SIZE: usize = 16 << 20;
 /// How long a stop waits for clients to take their replies.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a start waits for an address that a server killed a moment ago may still hold.
-const BIND_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Files besides connections: rings, mailboxes, database, listeners, log.
+/// Files besides connections and what shards need: database, listeners, log.
 const OTHER_FILES: usize = 64;
 
-/// Clients that may wait to be accepted.
-const BACKLOG: i32 = 4096;
+/// Files of a shard: its ring, its mailbox twice, its journal's four.
+const FILES_PER_SHARD: usize = 7;
 
 /// Runs the server until it is told to stop.
 ///
@@ -53,10 +49,16 @@ const BACKLOG: i32 = 4096;
 /// Why it could not start, or what made it stop.
 pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
+    let inherited = listen::inherit()?;
     log::start(config.verbosity);
     let directory = DataDirectory::lock(&config.home)?;
     let connections_max = reserve_files(config)?;
-    let listeners = bind(config)?;
+    let sockets = listen::open(config, inherited)?;
+    if !sockets.datagrams.is_empty() {
+        bail!(
+            "a service manager has handed over UDP sockets, which are not served: take ListenDatagram= out of the socket unit"
+        );
+    }
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
@@ -85,17 +87,17 @@ pub fn run(config: &Config) -> Result<()> {
     let (store_requests, store_inbox) = mpsc::channel();
     let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
+    let addresses: Vec<Address> = sockets.listeners.iter().map(|listener| listener.address.clone()).collect();
     let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
     let mut threads = Vec::new();
-    let mut sockets = Some(listeners.into_iter().map(|(_, socket)| socket).collect::<Vec<OwnedFd>>());
+    // Shard 0 accepts for all.
+    let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
     let mut queues = by_owner(recovered.queues, config.shards);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
         let engine_config = engine_config(config, id, connections_max, settings.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, shared.reserve_ids());
-        let sockets = sockets.take().unwrap_or_default();
-        threads.push(start_shard(config, id, engine, journal, sockets, links.clone())?);
+        threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
     // The store thread ends when the last shard has let go of it.
     drop(links);
@@ -118,53 +120,14 @@ pub fn run(config: &Config) -> Result<()> {
 // --- starting ---
 
 fn reserve_files(config: &Config) -> Result<usize> {
-    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, OTHER_FILES).map_err(|hard| {
+    let others = OTHER_FILES + FILES_PER_SHARD * usize::from(config.shards);
+    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, others).map_err(|hard| {
         anyhow!(
             "-c {} needs {} open files, but the hard limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower -c",
             config.connections.unwrap_or_default(),
-            config.connections.unwrap_or_default() + OTHER_FILES,
+            config.connections.unwrap_or_default() + others,
         )
     })
-}
-
-fn bind(config: &Config) -> Result<Vec<(SocketAddr, OwnedFd)>> {
-    if config.listen.is_empty() {
-        tracing::warn!(
-            "listening on all addresses: anyone who can reach port {} can use the queues; see -l",
-            config.port
-        );
-        let any = SocketAddr::from(([0u16; 8], config.port));
-        let listener = listen(any).or_else(|_| listen(SocketAddr::from(([0u8; 4], config.port))));
-        return Ok(vec![listener.with_context(|| format!("cannot listen on port {}", config.port))?]);
-    }
-    let mut listeners = Vec::new();
-    for name in &config.listen {
-        let resolved = (name.as_str(), config.port).to_socket_addrs();
-        for address in resolved.with_context(|| format!("-l {name}: not an address and not a known host name"))? {
-            listeners.push(listen(address).with_context(|| format!("cannot listen on {address}"))?);
-        }
-    }
-    Ok(listeners)
-}
-
-/// Options set here are inherited by accepted sockets.
-fn listen(address: SocketAddr) -> std::io::Result<(SocketAddr, OwnedFd)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    let give_up = Instant::now() + BIND_DEADLINE;
-    while let Err(error) = socket.bind(&address.into()) {
-        if error.kind() != std::io::ErrorKind::AddrInUse || Instant::now() >= give_up {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    socket.listen(BACKLOG)?;
-    let address = socket.local_addr()?.as_socket().expect("an IP socket has an IP address");
-    Ok((address, socket.into()))
 }
 
 fn start_store(
@@ -350,18 +313,26 @@ fn core_of(pin: &Pin, shard: ShardId) -> Option<core_affinity::CoreId> {
 }
 
 /// The lines of `stats settings`.
-fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -> Vec<u8> {
+fn settings(config: &Config, connections_max: usize, addresses: &[Address]) -> Vec<u8> {
     let mut out = Vec::new();
-    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let tcp = |address: &Address| if let Address::Tcp(address) = address { Some(*address) } else { None };
+    let unix =
+        |address: &Address| if let Address::Unix(path) = address { Some(path.display().to_string()) } else { None };
+    let list = |names: Vec<String>| if names.is_empty() { "NULL".to_string() } else { names.join(",") };
     let on = |flag: bool| if flag { "yes" } else { "no" };
     let mut stat = |name, value: &dyn std::fmt::Display| crate::proto::reply::stat(&mut out, name, value);
     stat("maxbytes", &config.memory);
     stat("maxconns", &connections_max);
-    stat("tcpport", &addresses.first().map_or(config.port, SocketAddr::port));
+    stat("tcpport", &addresses.iter().find_map(tcp).map_or(0, |address| address.port()));
     stat("num_threads", &config.shards);
     stat("item_size_max", &config.body_size_max);
     stat("durable", &on(!config.no_sync));
-    stat("inter", &list.join(","));
+    stat("inter", &list(addresses.iter().filter_map(tcp).map(|address| address.to_string()).collect()));
+    stat("domain_socket", &list(addresses.iter().filter_map(unix).collect()));
+    stat("umask", &format_args!("{:o}", config.socket_mode));
+    stat("tcp_backlog", &config.backlog);
+    stat("idle_timeout", &(config.idle_ms_max / 1000));
+    stat("tcp_keepalive", &config.keepalive.map_or(0, |period| period.as_secs()));
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
     stat("flush_enabled", &on(config.flush_all));
@@ -407,10 +378,7 @@ fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) 
                 running -= 1;
                 result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
             }
-            Report::Signal(signal) if is_stopping => {
-                eprintln!("ringq: signal {signal} again: stopping at once");
-                std::process::exit(1);
-            }
+            Report::Signal(signal) if is_stopping => bail!("signal {signal} again: stopping at once"),
             Report::Signal(_) | Report::Shutdown => {
                 tracing::info!("stopping: finishing what was accepted");
                 deadline = Some(Instant::now() + STOP_DEADLINE);
