@@ -10,6 +10,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+/// The variable with the descriptors' names.
+const NAMES: &str = "LISTEN_FDNAMES";
+
 /// What a service manager has handed over.
 #[derive(Debug, Default)]
 pub struct Inherited {
@@ -25,11 +28,17 @@ pub struct Inherited {
 /// # Errors
 /// A descriptor that cannot be served, by number and name.
 pub fn inherit() -> Result<Inherited, Error> {
+    let names = std::env::var(NAMES).unwrap_or_default();
     // SAFETY: the process has no other thread yet that could read the environment.
-    let handed = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }
-        .map_err(|error| Error(format!("LISTEN_FDS or LISTEN_FDNAMES, which a service manager sets: {error}")))?;
+    let handed = unsafe {
+        std::env::remove_var(NAMES);
+        sd_notify::listen_fds_and_unset_env()
+    };
+    let handed = handed.map_err(|error| Error(format!("LISTEN_FDS, which a service manager sets: {error}")))?;
+    // Only for messages, so it does no harm should names and descriptors not fit together.
+    let names = names.split(':').chain(std::iter::repeat("unnamed"));
     let mut inherited = Inherited::default();
-    for (number, name) in handed {
+    for (number, name) in handed.zip(names) {
         // SAFETY: the descriptor is open, since it was just marked for closing at exec, and the protocol hands it over to us
         // alone; without the environment nobody takes it again.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };

@@ -451,6 +451,7 @@ impl World {
         engine.begin_turn(self.now);
         let mut progress = engine.has_work();
         engine.run();
+        progress |= engine.has_work();
         let size = engine.unsealed_size();
         if size > 0 && self.lanes[shard].writer.room(size) == Room::Now {
             let Ok((seq, mutations)) = engine.seal(Vec::new()) else { unreachable!("there is something to seal") };
