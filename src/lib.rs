@@ -2,7 +2,7 @@
 //!
 //! The library is the server's parts; the binaries put them together. Pure parts (no I/O, clock, thread or unsafe):
 //! [`ids`], [`limits`], [`clock`], [`mutation`], [`page_buffer`], [`proto`], [`session`], [`queue`], [`stats`], [`engine`]. Impure ones:
-//! [`ring`], [`journal`] (its files; the format and the writer are pure), [`kept`], [`durability`], [`store`], [`mailbox`], [`shard`],
+//! [`listen`], [`ring`], [`journal`] (its files; the format and the writer are pure), [`kept`], [`durability`], [`store`], [`mailbox`], [`shard`],
 //! [`udp`], [`server`], [`config`], [`log`]; and [`client`], with which `ringqctl` speaks to a server.
 //! docs/ARCHITECTURE.md walks a message's path through them.
 
@@ -16,6 +16,7 @@ pub mod ids;
 pub mod journal;
 pub mod kept;
 pub mod limits;
+pub mod listen;
 pub mod log;
 pub mod mailbox;
 pub mod mutation;

@@ -10,6 +10,7 @@ use crate::host;
 use crate::ids::{Salt, ShardId};
 use crate::journal::{self, FileSource, Files, Mode, WriterConfig};
 use crate::limits;
+use crate::listen::{self, Address, Inherited};
 use crate::log;
 use crate::mailbox::Mailbox;
 use crate::ring::{self, Ring};
@@ -22,9 +23,8 @@ use crate::store::thread::{self, ThreadConfig};
 use crate::store::{self, Batch, QueueRow, Store};
 use crate::udp;
 use anyhow::{Context, Result, anyhow, bail};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,14 +39,11 @@ const REPLAY_SLICE_SIZE: usize = 16 << 20;
 /// How long a stop waits for clients to take their replies.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a start waits for an address that a server killed a moment ago may still hold.
-const BIND_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Files besides connections: rings, mailboxes, database, listeners, log.
+/// Files besides connections and what shards need: database, listeners, log.
 const OTHER_FILES: usize = 64;
 
-/// Clients that may wait to be accepted.
-const BACKLOG: i32 = 4096;
+/// Files of a shard: its ring, its mailbox twice, its journal's four.
+const FILES_PER_SHARD: usize = 7;
 
 /// Runs the server until it is told to stop.
 ///
@@ -54,12 +51,13 @@ const BACKLOG: i32 = 4096;
 /// Why it could not start, or what made it stop.
 pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
+    let inherited = listen::inherit()?;
     log::start(config)?;
     log::spawn_writer().context("cannot start the log's thread")?;
     let directory = DataDirectory::lock(&config.home)?;
-    let connections_max = reserve_files(config)?;
-    let listeners = bind(config)?;
-    let udp_sockets = udp::bind(config)?;
+    let connections_max = reserve_files(config, &inherited)?;
+    let mut sockets = listen::open(config, inherited)?;
+    let udp_sockets = udp::bind(config, std::mem::take(&mut sockets.datagrams))?;
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
@@ -89,17 +87,17 @@ pub fn run(config: &Config) -> Result<()> {
     let (store_requests, store_inbox) = mpsc::channel();
     let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
+    let addresses: Vec<Address> = sockets.listeners.iter().map(|listener| listener.address.clone()).collect();
     let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
     let mut threads = Vec::new();
-    let mut sockets = Some(listeners.into_iter().map(|(_, socket)| socket).collect::<Vec<OwnedFd>>());
+    // Shard 0 accepts for all.
+    let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
     let mut queues = by_owner(recovered.queues, config.shards);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
         let engine_config = engine_config(config, id, connections_max, settings.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, shared.reserve_ids());
-        let sockets = sockets.take().unwrap_or_default();
-        threads.push(start_shard(config, id, engine, journal, sockets, links.clone())?);
+        threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
     let udp_addresses: Vec<SocketAddr> = udp_sockets.iter().map(|(address, _)| *address).collect();
     let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
@@ -123,55 +121,15 @@ pub fn run(config: &Config) -> Result<()> {
 
 // --- starting ---
 
-fn reserve_files(config: &Config) -> Result<usize> {
-    let other_files = OTHER_FILES + udp::files(config);
-    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, other_files).map_err(|hard| {
+fn reserve_files(config: &Config, inherited: &Inherited) -> Result<usize> {
+    let others = OTHER_FILES + FILES_PER_SHARD * usize::from(config.shards) + udp::files(config, inherited);
+    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, others).map_err(|hard| {
         anyhow!(
             "-c {} needs {} open files, but the hard limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower -c",
             config.connections.unwrap_or_default(),
-            config.connections.unwrap_or_default() + other_files,
+            config.connections.unwrap_or_default() + others,
         )
     })
-}
-
-fn bind(config: &Config) -> Result<Vec<(SocketAddr, OwnedFd)>> {
-    if config.listen.is_empty() {
-        tracing::warn!(
-            "listening on all addresses: anyone who can reach port {} can use the queues; see -l",
-            config.port
-        );
-        let any = SocketAddr::from(([0u16; 8], config.port));
-        let listener = listen(any).or_else(|_| listen(SocketAddr::from(([0u8; 4], config.port))));
-        return Ok(vec![listener.with_context(|| format!("cannot listen on port {}", config.port))?]);
-    }
-    let mut listeners = Vec::new();
-    for name in &config.listen {
-        let resolved = (name.as_str(), config.port).to_socket_addrs();
-        for address in resolved.with_context(|| format!("-l {name}: not an address and not a known host name"))? {
-            listeners.push(listen(address).with_context(|| format!("cannot listen on {address}"))?);
-        }
-    }
-    Ok(listeners)
-}
-
-/// Options set here are inherited by accepted sockets.
-fn listen(address: SocketAddr) -> std::io::Result<(SocketAddr, OwnedFd)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    let give_up = Instant::now() + BIND_DEADLINE;
-    while let Err(error) = socket.bind(&address.into()) {
-        if error.kind() != std::io::ErrorKind::AddrInUse || Instant::now() >= give_up {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    socket.listen(BACKLOG)?;
-    let address = socket.local_addr()?.as_socket().expect("an IP socket has an IP address");
-    Ok((address, socket.into()))
 }
 
 fn start_store(
@@ -283,6 +241,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, settings: 
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
         wait_ms_max: config.wait_ms_max,
+        idle_ms_max: config.idle_ms_max,
         queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
         hash_seed: RandomState::new().hash_one(shard),
         flush_all: config.flush_all,
@@ -357,18 +316,26 @@ fn core_of(pin: &Pin, shard: ShardId) -> Option<core_affinity::CoreId> {
 }
 
 /// The lines of `stats settings`.
-fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -> Vec<u8> {
+fn settings(config: &Config, connections_max: usize, addresses: &[Address]) -> Vec<u8> {
     let mut out = Vec::new();
-    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let tcp = |address: &Address| if let Address::Tcp(address) = address { Some(*address) } else { None };
+    let unix =
+        |address: &Address| if let Address::Unix(path) = address { Some(path.display().to_string()) } else { None };
+    let list = |names: Vec<String>| if names.is_empty() { "NULL".to_string() } else { names.join(",") };
     let on = |flag: bool| if flag { "yes" } else { "no" };
     let mut stat = |name, value: &dyn std::fmt::Display| crate::proto::reply::stat(&mut out, name, value);
     stat("maxbytes", &config.memory);
     stat("maxconns", &connections_max);
-    stat("tcpport", &addresses.first().map_or(config.port, SocketAddr::port));
+    stat("tcpport", &addresses.iter().find_map(tcp).map_or(0, |address| address.port()));
     stat("num_threads", &config.shards);
     stat("item_size_max", &config.body_size_max);
     stat("durable", &on(!config.no_sync));
-    stat("inter", &list.join(","));
+    stat("inter", &list(addresses.iter().filter_map(tcp).map(|address| address.to_string()).collect()));
+    stat("domain_socket", &list(addresses.iter().filter_map(unix).collect()));
+    stat("umask", &format_args!("{:o}", config.socket_mode));
+    stat("tcp_backlog", &config.backlog);
+    stat("idle_timeout", &(config.idle_ms_max / 1000));
+    stat("tcp_keepalive", &config.keepalive.map_or(0, |period| period.as_secs()));
     stat("udpport", &if config.socket.is_some() { 0 } else { config.udp_port });
     stat("udp_reply_max", &config.udp_reply_size_max);
     stat("max_queues", &config.queues_max);

@@ -118,8 +118,21 @@ pub struct Links {
     pub reports: mpsc::Sender<Report>,
 }
 
-/// How long accepting stays paused for lack of files when no connection closes.
-const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+/// How long accepting stays paused for lack of files when no connection closes, ms.
+const ACCEPT_RETRY_MS: u64 = 1000;
+
+/// How often the log says that accepting is paused, ms: where files stay short, it is with every client that comes and goes.
+const ACCEPT_WARN_MS: u64 = 60_000;
+
+/// How the shard that accepts for all is getting on with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    On,
+    /// There were no files.
+    Paused,
+    /// Begun again in this turn: whether there are files now, the ring says at once.
+    Retried,
+}
 
 /// One shard's loop.
 pub struct Shard {
@@ -140,6 +153,11 @@ pub struct Shard {
     batch_size: usize,
     /// The next shard to get a connection.
     next_shard: usize,
+    accepting: Accepting,
+    /// When to try again to accept if no connection closes, monotonic ms.
+    accept_retry_ms: u64,
+    /// When the log said that accepting is paused, monotonic ms.
+    accept_warned_ms: Option<u64>,
     stopping: bool,
     drained: bool,
     exit: bool,
@@ -181,6 +199,9 @@ impl Shard {
             spare_batch: Vec::new(),
             batch_size,
             next_shard: 0,
+            accepting: Accepting::On,
+            accept_retry_ms: 0,
+            accept_warned_ms: None,
             stopping: false,
             drained: false,
             exit: false,
@@ -199,7 +220,9 @@ impl Shard {
             self.engine.begin_turn(self.now);
             self.engine.set_trace(log::logs_commands());
             let had_work = self.engine.has_work();
+            let retried = self.accepting == Accepting::Retried;
             self.is_busy = self.take_mail() | self.take_events()? | had_work;
+            self.go_on_accepting(retried);
             self.engine.run();
             self.make_durable()?;
             self.carry_out();
@@ -249,7 +272,7 @@ impl Shard {
                     Ok(conn) => self.engine.on_datagram(conn, &requests, reply_size_max),
                     Err(_) => self.engine.on_datagram_dropped(),
                 },
-                Mail::Resume => self.ring.resume_accept(),
+                Mail::Resume => self.retry_accept(),
                 Mail::Stop => self.stop(),
                 Mail::Exit => self.exit = true,
             }
@@ -298,12 +321,7 @@ impl Shard {
                 Event::Ended { conn, error: None } => self.engine.on_eof(conn),
                 Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
                 Event::Closed { conn, sent } => self.closed(conn, sent),
-                Event::Woken => {}
-                Event::Timer => {
-                    if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
-                        self.ring.resume_accept();
-                    }
-                }
+                Event::Woken | Event::Timer => {}
             }
         }
         Ok(came)
@@ -356,10 +374,40 @@ impl Shard {
     }
 
     fn pause_accepting(&mut self, error: &io::Error) {
-        self.complaints.say(self.now.mono_ms, Level::WARN, "pauses of accepting", || {
-            format!("accepting is paused: {error}; it goes on when a connection closes, or in a second; raise the limit of open files")
-        });
+        if self.accepting == Accepting::On {
+            self.engine.on_accepting(false);
+            let now = self.now.mono_ms;
+            if self.accept_warned_ms.is_none_or(|at| now >= at + ACCEPT_WARN_MS) {
+                self.accept_warned_ms = Some(now);
+                tracing::warn!(
+                    "accepting is paused: {error}; it goes on when connections close. Raise the limit of open files \
+                     (ulimit -n, LimitNOFILE=) or lower -c; `stats` counts pauses as listen_disabled_num"
+                );
+            }
+        }
+        self.accepting = Accepting::Paused;
+        self.accept_retry_ms = self.now.mono_ms + ACCEPT_RETRY_MS;
         self.shared.accept_paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Notices that accepting works again, or that it is time to try; `retried` is whether that was done in the turn before.
+    fn go_on_accepting(&mut self, retried: bool) {
+        if retried && self.accepting == Accepting::Retried {
+            self.accepting = Accepting::On;
+            self.engine.on_accepting(true);
+            tracing::info!("accepting goes on");
+        }
+        if self.accepting == Accepting::Paused && self.now.mono_ms >= self.accept_retry_ms {
+            self.retry_accept();
+        }
+    }
+
+    fn retry_accept(&mut self) {
+        if self.accepting == Accepting::Paused {
+            self.accepting = Accepting::Retried;
+            self.shared.accept_paused.store(false, Ordering::SeqCst);
+            self.ring.resume_accept();
+        }
     }
 
     fn closed(&mut self, conn: ConnId, sent: usize) {
@@ -527,6 +575,14 @@ impl Shard {
                     format!("connection {shard}/{conn} from {} was closed: {}", peer(ring, *conn), shown(why))
                 });
             }
+            Notice::Idle(conn) => {
+                complain(Level::INFO, "connections closed for being silent", &|ring| {
+                    format!(
+                        "connection {shard}/{conn} from {} was silent for --idle-timeout: closed",
+                        peer(ring, *conn)
+                    )
+                });
+            }
             Notice::BodyStalled(conn) => {
                 complain(Level::INFO, "connections closed for stopping in a body", &|ring| {
                     let peer = peer(ring, *conn);
@@ -551,10 +607,9 @@ impl Shard {
 
     fn set_timer(&mut self) {
         let own = self.durability.next_deadline().into_iter().chain(self.complaints.next_deadline());
-        let next = self.engine.next_deadline().into_iter().chain(own).min();
-        let due = next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms)));
-        let retry = (self.id.0 == 0 && self.shared.accept_paused.load(Ordering::SeqCst)).then_some(ACCEPT_RETRY);
-        self.ring.set_timer(due.into_iter().chain(retry).min());
+        let retry = (self.accepting == Accepting::Paused).then_some(self.accept_retry_ms);
+        let next = self.engine.next_deadline().into_iter().chain(own).chain(retry).min();
+        self.ring.set_timer(next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms))));
     }
 
     // --- stopping ---

@@ -26,6 +26,10 @@ pub struct ShardStats {
     pub corrupt: u64,
     pub waiters: u64,
     pub udp_dropped: u64,
+    pub idle_kicks: u64,
+    pub accept_pauses: u64,
+    /// Of the shard that accepts for all: 1 while it cannot.
+    pub accept_paused: u64,
 }
 
 /// What only the impure side knows; fetched when `stats` is asked for.
@@ -59,7 +63,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 18;
+    const LEN: usize = 21;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -83,6 +87,9 @@ impl ShardStats {
             &mut self.corrupt,
             &mut self.waiters,
             &mut self.udp_dropped,
+            &mut self.idle_kicks,
+            &mut self.accept_pauses,
+            &mut self.accept_paused,
         ]
     }
 
@@ -112,6 +119,8 @@ impl ShardStats {
         self.loads = 0;
         self.batches = 0;
         self.udp_dropped = 0;
+        self.idle_kicks = 0;
+        self.accept_pauses = 0;
     }
 }
 
@@ -155,6 +164,9 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "limit_maxbytes", capacity.memory);
     stat(out, "max_connections", capacity.connections);
     stat(out, "rejected_connections", all.rejected_connections);
+    stat(out, "accepting_conns", u64::from(all.accept_paused == 0));
+    stat(out, "listen_disabled_num", all.accept_pauses);
+    stat(out, "idle_kicks", all.idle_kicks);
     stat(out, "curr_queues", all.queues);
     stat(out, "waiters", all.waiters);
     stat(out, "corrupt_items", all.corrupt);

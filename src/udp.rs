@@ -10,7 +10,9 @@
 //! Does not know the protocol, except for what marks a datagram that is no request.
 
 use crate::config::Config;
+use crate::config::Place;
 use crate::limits::{UDP_DATAGRAM_SIZE_MAX, UDP_REQUESTS_MAX};
+use crate::listen::Inherited;
 use crate::shard::{Mail, Shared};
 use crate::stats::Datagrams;
 use anyhow::{Context, Result};
@@ -71,21 +73,29 @@ impl Counts {
 }
 
 /// Files that UDP needs besides connections.
-pub fn files(config: &Config) -> usize {
+pub fn files(config: &Config, inherited: &Inherited) -> usize {
     const OF_THE_THREAD: usize = 16;
-    if is_on(config) { OF_THE_THREAD + 4 * UDP_REQUESTS_MAX } else { 0 }
+    if is_on(config) || inherited.has_datagrams() { OF_THE_THREAD + 4 * UDP_REQUESTS_MAX } else { 0 }
 }
 
 fn is_on(config: &Config) -> bool {
     config.udp_port != 0 && config.socket.is_none()
 }
 
-/// The sockets for `-U`, on the hosts of `-l`; none if UDP is off.
+/// The sockets of a service manager if there are any, otherwise those for `-U`, on the hosts of `-l`; none if UDP is off.
 ///
 /// # Errors
 /// The address that cannot be had, and why.
-pub fn bind(config: &Config) -> Result<Vec<(SocketAddr, UdpSocket)>> {
+pub fn bind(config: &Config, inherited: Vec<OwnedFd>) -> Result<Vec<(SocketAddr, UdpSocket)>> {
     let port = config.udp_port;
+    if !inherited.is_empty() {
+        let socket = |descriptor| {
+            let socket = UdpSocket::from(descriptor);
+            Ok((socket.local_addr()?, socket))
+        };
+        let sockets: io::Result<Vec<_>> = inherited.into_iter().map(socket).collect();
+        return sockets.context("cannot use the UDP sockets of the service manager");
+    }
     if !is_on(config) {
         if port != 0 {
             tracing::warn!("-U {port} has no effect: with -s there is no UDP");
@@ -103,8 +113,8 @@ pub fn bind(config: &Config) -> Result<Vec<(SocketAddr, UdpSocket)>> {
     }
     let mut sockets: Vec<(SocketAddr, UdpSocket)> = Vec::new();
     for name in &config.listen {
-        let Some(host) = host_of(name) else { continue };
-        let resolved = (host, port).to_socket_addrs();
+        let Place::Host { host, .. } = name else { continue };
+        let resolved = (host.as_str(), port).to_socket_addrs();
         for address in resolved.with_context(|| format!("-l {name}: not an address and not a known host name"))? {
             // One host may stand there with several TCP ports.
             if sockets.iter().all(|(other, _)| *other != address) {
@@ -116,21 +126,6 @@ pub fn bind(config: &Config) -> Result<Vec<(SocketAddr, UdpSocket)>> {
         tracing::warn!("-U {port} has no effect: no -l names a host");
     }
     Ok(sockets)
-}
-
-/// The host in a value of `-l`, without brackets and port. `None`: it is the path of a unix socket.
-fn host_of(name: &str) -> Option<&str> {
-    if name.contains('/') {
-        return None;
-    }
-    if let Some((host, _)) = name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return Some(host);
-    }
-    match name.split_once(':') {
-        // With more colons it is an IPv6 address.
-        Some((host, port)) if !port.contains(':') => Some(host),
-        _ => Some(name),
-    }
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket)> {
@@ -390,22 +385,6 @@ mod tests {
             ("an answer to an answer", b"\0\x01\0\0\0\x01\0\0ERROR\r\n"),
         ] {
             assert_eq!(request_of(datagram), None, "{why}");
-        }
-    }
-
-    #[test]
-    fn the_host_of_an_address_is_without_its_tcp_port() {
-        for (name, host) in [
-            ("127.0.0.1", Some("127.0.0.1")),
-            ("127.0.0.1:22201", Some("127.0.0.1")),
-            ("queue.example.net:1", Some("queue.example.net")),
-            ("::1", Some("::1")),
-            ("[::1]", Some("::1")),
-            ("[fe80::1%eth0]:22201", Some("fe80::1%eth0")),
-            ("/run/ringq/socket", None),
-            ("./socket:1", None),
-        ] {
-            assert_eq!(host_of(name), host, "{name}");
         }
     }
 

@@ -6,6 +6,9 @@
 
 mod file;
 mod options;
+mod place;
+
+pub use place::Place;
 
 use crate::journal;
 use crate::limits;
@@ -15,6 +18,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Default `-p`: MemcacheQ's.
+pub const PORT_DEFAULT: u16 = 22201;
 
 /// The command line of `ringq`, for what is made of it: manual page, completions.
 pub fn command() -> clap::Command {
@@ -27,7 +33,7 @@ pub struct Config {
     /// `-p`.
     pub port: u16,
     /// `-l`; empty: all addresses.
-    pub listen: Vec<String>,
+    pub listen: Vec<Place>,
     /// `-s`, absolute.
     pub socket: Option<PathBuf>,
     /// `-a`.

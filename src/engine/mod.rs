@@ -15,13 +15,14 @@
 //!
 //! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
 //! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
-//! the other bounds, [`overview`] answers `stats`, [`trace`] tells what was asked and answered.
+//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
 mod datagram;
 mod execute;
 mod forward;
+mod idle;
 mod overview;
 mod passing;
 mod room;
@@ -61,6 +62,8 @@ pub struct Config {
     pub hash_seed: u64,
     /// `--max-wait`, ms.
     pub wait_ms_max: u64,
+    /// `--idle-timeout`, ms; 0: never.
+    pub idle_ms_max: u64,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -107,6 +110,8 @@ pub enum Notice {
     BinaryProtocol(ConnId),
     /// A body made no progress for so long that its connection was closed.
     BodyStalled(ConnId),
+    /// A connection was silent for so long that it was closed.
+    Idle(ConnId),
     /// A stored message failed its checksum and was set aside.
     Corrupt {
         /// The queue's name.
@@ -193,6 +198,7 @@ pub struct Engine {
     body_waiters: VecDeque<ConnId>,
     bodies_reserved: usize,
     deadlines: BinaryHeap<std::cmp::Reverse<(u64, u32, u32)>>,
+    idle: idle::Look,
     gathers: HashMap<u32, overview::Gather>,
 
     shelves: Vec<Option<Shelf>>,
@@ -253,6 +259,7 @@ impl Engine {
             body_waiters: VecDeque::new(),
             bodies_reserved: 0,
             deadlines: BinaryHeap::new(),
+            idle: idle::Look::new(config.idle_ms_max),
             gathers: HashMap::new(),
             shelves: Vec::new(),
             free_shelves: Vec::new(),
@@ -452,7 +459,8 @@ impl Engine {
     /// When [`Engine::run`] must be called even if nothing happens, monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
         let sessions = self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at);
-        sessions.into_iter().chain(self.waits.next_deadline()).chain(self.passing.next_deadline()).min()
+        let others = [self.waits.next_deadline(), self.passing.next_deadline(), self.idle.next_deadline()];
+        sessions.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     fn conn_at(&self, index: usize) -> Option<ConnId> {
@@ -576,6 +584,7 @@ impl Engine {
 
     /// The ring has sent what [`Engine::take_output`] gave.
     pub fn on_sent(&mut self, conn: ConnId) {
+        let now_ms = self.now.mono_ms;
         if let Some(session) = self.session_to_the_end(conn) {
             session.sent = session.taken;
             if !session.passing.is_empty() {
@@ -586,6 +595,7 @@ impl Engine {
             return;
         };
         session.sending = false;
+        session.active_ms = now_ms;
         if session.replies.has_released() {
             self.mark_sendable(conn);
         }

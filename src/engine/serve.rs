@@ -52,7 +52,7 @@ impl Engine {
             self.sessions.resize_with(index + 1, || None);
         }
         assert!(self.sessions[index].is_none(), "a slot is reused only after on_closed");
-        self.sessions[index] = Some(Session { reply_size_max, ..Session::new(conn.generation) });
+        self.sessions[index] = Some(Session { reply_size_max, ..Session::new(conn.generation, self.now.mono_ms) });
     }
 
     /// A connection was refused because there are too many.
@@ -60,12 +60,20 @@ impl Engine {
         self.stats.rejected_connections += 1;
     }
 
+    /// Whether clients are accepted, for the shard that does: not, for want of files.
+    pub fn on_accepting(&mut self, accepting: bool) {
+        self.stats.accept_pauses += u64::from(!accepting);
+        self.stats.accept_paused = u64::from(!accepting);
+    }
+
     /// Bytes were received.
     pub fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.stats.bytes_read += bytes.len() as u64;
+        let now_ms = self.now.mono_ms;
         let Some(session) = self.session(conn) else {
             return;
         };
+        session.active_ms = now_ms;
         if !session.is_serving() {
             return;
         }
@@ -135,7 +143,7 @@ impl Engine {
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || self.has_inbound()
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way()
     }
 
     /// Goes on with what waited for its turn.
@@ -143,6 +151,7 @@ impl Engine {
         self.expire_deadlines();
         self.expire_waits();
         self.expire_passing();
+        self.close_idle();
         self.run_inbound();
         for _ in 0..self.runnable.len() {
             let conn = self.runnable.pop_front().expect("counted");
@@ -632,7 +641,7 @@ impl Engine {
     }
 
     /// Ends the session and asks the ring to close the connection.
-    fn close(&mut self, conn: ConnId) {
+    pub(super) fn close(&mut self, conn: ConnId) {
         self.free_body(conn);
         let session = self.session(conn).expect("the caller has it");
         session.phase = Phase::Closed;

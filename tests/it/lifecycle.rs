@@ -395,10 +395,11 @@ fn server_with_a_deaf_client() -> (Server, TcpStream) {
     let mut last = (0, 0);
     let mut same = 0;
     eventually("the server can send no more", STOP_TIMEOUT, || {
+        // The asking writes some bytes, too: far less than a message in all.
         let now = (stat(&server, "get_hits"), stat(&server, "bytes_written") / SIZE as u64);
         same = if now == last { same + 1 } else { 0 };
         last = now;
-        same == 40
+        same == 10
     });
     assert!(last.0 < DEAF_MESSAGES, "the connection held everything");
     (server, deaf)

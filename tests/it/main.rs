@@ -1,5 +1,6 @@
 //! The integration tests: the server as its clients, its operator and chance meet it.
 
+mod activation;
 mod allocations;
 mod backlog;
 mod clients;
@@ -11,6 +12,7 @@ mod facts;
 mod harness;
 mod history;
 mod hostile;
+mod idle;
 mod journal;
 mod layers;
 mod lifecycle;
@@ -22,6 +24,7 @@ mod readme;
 mod ringqctl;
 mod simulation;
 mod socket_peer;
+mod sockets;
 mod traffic;
 mod transcript;
 mod transcripts;

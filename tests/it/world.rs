@@ -34,6 +34,7 @@ pub struct Options {
     pub body_size_max: usize,
     pub queues_max: usize,
     pub wait_ms_max: u64,
+    pub idle_ms_max: u64,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -50,6 +51,7 @@ impl Default for Options {
             body_size_max: 1 << 20,
             queues_max: 1000,
             wait_ms_max: 3_600_000,
+            idle_ms_max: 0,
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -315,6 +317,7 @@ impl World {
             body_size_max: self.options.body_size_max,
             queues_max: self.options.queues_max,
             wait_ms_max: self.options.wait_ms_max,
+            idle_ms_max: self.options.idle_ms_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,
@@ -467,6 +470,7 @@ impl World {
         engine.begin_turn(self.now);
         let mut progress = engine.has_work();
         engine.run();
+        progress |= engine.has_work();
         let size = engine.unsealed_size();
         if size > 0 && self.lanes[shard].writer.room(size) == Room::Now {
             let Ok((seq, mutations)) = engine.seal(Vec::new()) else { unreachable!("there is something to seal") };
