@@ -1,9 +1,14 @@
 //! The server: assembles the parts in order, runs them, and takes them down in order.
 //!
-//! Start: lock the data directory → bind → open the database → replay the journals into it → new journals → start the store and the
-//! shards → ready. Stop: stop accepting → answer what was accepted → last journal write → checkpoint → end. A second signal ends the process at once, which the store makes safe.
+//! Start: limits → lock the data directory → bind → fork → lock the pid file → give up root's rights → open the database → replay the
+//! journals into it → new journals → start the store and the shards → write the pid file, ready. Stop: stop accepting → answer what was
+//! accepted → last journal write → checkpoint → remove the pid file. A second signal ends the process at once, which the store makes safe.
 
 use crate::config::{Config, Pin};
+use crate::daemon::pid_file::PidFile;
+use crate::daemon::supervisor::{End, Supervisor};
+use crate::daemon::user::{self, Account};
+use crate::daemon::{background, notify, resources, signals};
 use crate::durability::{self, Durability};
 use crate::engine::{self, Engine};
 use crate::host;
@@ -14,7 +19,7 @@ use crate::log;
 use crate::mailbox::Mailbox;
 use crate::ring::{self, Ring};
 use crate::shard::{Links, Mail, Report, Shard, Shared};
-use crate::stats::Capacity;
+use crate::stats::{Capacity, ShardStats};
 use crate::store::ballast::Ballast;
 use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
@@ -25,9 +30,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,8 +40,8 @@ use std::time::{Duration, Instant};
 /// Mutations in one transaction while journals are replayed, bytes: nobody waits for anything else.
 const REPLAY_SLICE_SIZE: usize = 16 << 20;
 
-/// How long a stop waits for clients to take their replies.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long systemd is to wait for one journal to be replayed, at least.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a start waits for an address that a server killed a moment ago may still hold.
 const BIND_DEADLINE: Duration = Duration::from_secs(2);
@@ -47,16 +52,34 @@ const OTHER_FILES: usize = 64;
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// Runs the server until it is told to stop.
+/// Runs the server until it is told to stop. With `-d` the calling process ends in here, when the server is ready in another one.
 ///
 /// # Errors
 /// Why it could not start, or what made it stop.
 pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
     log::start(config.verbosity);
-    let directory = DataDirectory::lock(&config.home)?;
+    let account = Account::of(config.user.as_deref())?;
+    resources::restrict_new_files();
+    if config.core_dumps {
+        resources::allow_core_files();
+    }
     let connections_max = reserve_files(config)?;
+    let made = user::missing_directories(&config.home);
+    let directory = DataDirectory::lock(&config.home)?;
     let listeners = bind(config)?;
+
+    // LMDB must not be open across a fork, and no thread lives through one.
+    let background = config.daemon.then(|| background::detach(config.core_dumps)).transpose()?;
+    directory.write_pid()?;
+    let mut pid_file = config.pid_file.as_deref().map(PidFile::lock).transpose()?;
+    if let Some(account) = account {
+        become_user(&account, config, &made)?;
+    }
+    if !config.without_effect.is_empty() {
+        tracing::info!("without effect, accepted for MemcacheQ's command lines: {}", config.without_effect.join(" "));
+    }
+
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
@@ -81,17 +104,22 @@ pub fn run(config: &Config) -> Result<()> {
     });
 
     let (report, reports) = mpsc::channel();
-    watch_signals(report.clone())?;
+    signals::watch(report.clone())?;
     let (store_requests, store_inbox) = mpsc::channel();
     let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
-    let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
+    let facts = Facts { connections_max, addresses: listeners.iter().map(|(address, _)| *address).collect() };
+    let status = facts.status(&ShardStats {
+        queues: recovered.queues.len() as u64,
+        curr_items: stored,
+        ..ShardStats::default()
+    });
+    let changes = engine_changes(config, &facts);
     let mut threads = Vec::new();
     let mut sockets = Some(listeners.into_iter().map(|(_, socket)| socket).collect::<Vec<OwnedFd>>());
     let mut queues = by_owner(recovered.queues, config.shards);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
-        let engine_config = engine_config(config, id, connections_max, settings.clone());
+        let engine_config = engine_config(config, id, connections_max, changes.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, shared.reserve_ids());
         let sockets = sockets.take().unwrap_or_default();
@@ -99,11 +127,31 @@ pub fn run(config: &Config) -> Result<()> {
     }
     // The store thread ends when the last shard has let go of it.
     drop(links);
-    for address in &addresses {
+
+    if let Some(pid_file) = &mut pid_file {
+        pid_file.write().with_context(|| format!("-P {}: cannot write it", pid_file.path().display()))?;
+    }
+    for address in &facts.addresses {
         eprintln!("ringq: ready on {address}");
     }
+    if let Some(background) = background {
+        background.ready(config.verbosity > 0)?;
+    }
+    notify::ready(&status);
 
-    serve(&reports, &shared, threads.len())?;
+    match Supervisor::new(config.clone(), facts, shared, reports).run() {
+        Ok(End::Clean) => {}
+        Ok(End::AtOnce) => {
+            // Without dropping anything else: threads that still run have it.
+            drop(pid_file);
+            std::process::exit(1);
+        }
+        Err(error) => {
+            // In the background nobody reads what is printed at the end.
+            tracing::error!("{error:#}; the server stops; restart it when the cause is gone");
+            return Err(error);
+        }
+    }
     for thread in threads {
         let _ = thread.join();
     }
@@ -115,7 +163,37 @@ pub fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// What is known only when the server has started.
+pub struct Facts {
+    /// Connections there may be.
+    pub connections_max: usize,
+    /// Where the server listens.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Facts {
+    /// What systemd shows of a running server.
+    pub fn status(&self, stats: &ShardStats) -> String {
+        format!("{} queues with {} messages, on {}", stats.queues, stats.curr_items, self.address_list())
+    }
+
+    fn address_list(&self) -> String {
+        self.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
 // --- starting ---
+
+/// Everything that the server will write to becomes the user's, and then the process does.
+fn become_user(account: &Account, config: &Config, made: &[PathBuf]) -> Result<()> {
+    account.give_directory(&config.home, made)?;
+    let socket_paths = config.listen.iter().filter(|name| name.contains('/')).map(PathBuf::from);
+    for path in config.log_file.iter().chain(&config.socket).cloned().chain(socket_paths) {
+        account.give_file(&path)?;
+    }
+    account.assume(config.core_dumps)?;
+    account.check_access(&config.home)
+}
 
 fn reserve_files(config: &Config) -> Result<usize> {
     host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, OTHER_FILES).map_err(|hard| {
@@ -209,6 +287,7 @@ struct Journal {
 /// Brings what a crash left in the journals into the store.
 fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<()> {
     for row in store.recover()?.journals {
+        notify::extend_timeout(REPLAY_PATIENCE);
         let mut batches = Vec::new();
         let mut keep = |seq, mutations: &[u8], end| -> Result<(), std::convert::Infallible> {
             batches.push(Batch { shard: row.shard, seq, mutations: mutations.to_vec(), end });
@@ -270,17 +349,29 @@ fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
     owned
 }
 
-fn engine_config(config: &Config, shard: ShardId, connections: usize, settings: Arc<[u8]>) -> engine::Config {
+/// What of an engine's configuration a reload may change.
+pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
+    engine::Changes {
+        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        wait_ms_max: config.wait_ms_max,
+        flush_all: config.flush_all,
+        shutdown: config.shutdown,
+        settings: settings(config, facts).into(),
+    }
+}
+
+fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: engine::Changes) -> engine::Config {
+    let engine::Changes { queues_max, wait_ms_max, flush_all, shutdown, settings } = changes;
     engine::Config {
         shard,
         shards: config.shards,
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
-        wait_ms_max: config.wait_ms_max,
-        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        wait_ms_max,
+        queues_max,
         hash_seed: RandomState::new().hash_one(shard),
-        flush_all: config.flush_all,
-        shutdown: config.shutdown,
+        flush_all,
+        shutdown,
         capacity: Capacity {
             threads: u64::from(config.shards),
             memory: config.memory as u64,
@@ -349,73 +440,21 @@ fn core_of(pin: &Pin, shard: ShardId) -> Option<core_affinity::CoreId> {
 }
 
 /// The lines of `stats settings`.
-fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -> Vec<u8> {
+pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     let mut out = Vec::new();
-    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     let on = |flag: bool| if flag { "yes" } else { "no" };
     let mut stat = |name, value: &dyn std::fmt::Display| crate::proto::reply::stat(&mut out, name, value);
     stat("maxbytes", &config.memory);
-    stat("maxconns", &connections_max);
-    stat("tcpport", &addresses.first().map_or(config.port, SocketAddr::port));
+    stat("maxconns", &facts.connections_max);
+    stat("tcpport", &facts.addresses.first().map_or(config.port, SocketAddr::port));
     stat("num_threads", &config.shards);
     stat("item_size_max", &config.body_size_max);
     stat("durable", &on(!config.no_sync));
-    stat("inter", &list.join(","));
+    stat("inter", &facts.address_list());
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
     stat("flush_enabled", &on(config.flush_all));
     stat("shutdown_enabled", &on(config.shutdown));
     stat("home", &config.home.display());
     out
-}
-
-// --- running and stopping ---
-
-fn watch_signals(reports: mpsc::Sender<Report>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT]).context("cannot watch signals")?;
-    std::thread::Builder::new().name("ringq-signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            let _ = reports.send(Report::Signal(signal));
-        }
-    })?;
-    Ok(())
-}
-
-/// Waits until every shard has ended.
-fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) -> Result<()> {
-    let mut deadline: Option<Instant> = None;
-    while running > 0 {
-        let report = match deadline {
-            None => reports.recv().context("every other thread is gone")?,
-            Some(at) => match reports.recv_timeout(at.saturating_duration_since(Instant::now())) {
-                Ok(report) => report,
-                Err(_) => {
-                    tracing::warn!("clients did not take their replies within {STOP_DEADLINE:?}: they are cut off");
-                    shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
-                    deadline = None;
-                    continue;
-                }
-            },
-        };
-        let is_stopping = shared.draining.load(Ordering::SeqCst) < shared.mailboxes.len() || deadline.is_some();
-        match report {
-            Report::Verbosity(verbosity) => log::set_verbosity(verbosity),
-            Report::Ended(id, result) => {
-                running -= 1;
-                result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
-            }
-            Report::Signal(signal) if is_stopping => {
-                eprintln!("ringq: signal {signal} again: stopping at once");
-                std::process::exit(1);
-            }
-            Report::Signal(_) | Report::Shutdown => {
-                tracing::info!("stopping: finishing what was accepted");
-                deadline = Some(Instant::now() + STOP_DEADLINE);
-                shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
-            }
-        }
-    }
-    Ok(())
 }
