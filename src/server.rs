@@ -28,6 +28,7 @@ use crate::store::{self, Batch, QueueRow, Store};
 use anyhow::{Context, Result, anyhow, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -132,7 +133,8 @@ pub fn run(config: &Config) -> Result<()> {
         pid_file.write().with_context(|| format!("-P {}: cannot write it", pid_file.path().display()))?;
     }
     for address in &facts.addresses {
-        eprintln!("ringq: ready on {address}");
+        // To a caller that does not read it any more it need not be told.
+        let _ = writeln!(std::io::stderr(), "ringq: ready on {address}");
     }
     if let Some(background) = background {
         background.ready(config.verbosity > 0)?;
@@ -453,6 +455,12 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("inter", &facts.address_list());
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
+    stat("verbosity", &config.verbosity);
+    stat("max_wait", &(config.wait_ms_max / 1000));
+    stat("idle_timeout", &(config.idle_ms_max / 1000));
+    stat("stop_timeout", &config.stop_timeout.as_secs());
+    stat("checkpoint_every", &(config.checkpoint_every_ms / 1000));
+    stat("stats_every", &config.stats_every.unwrap_or_default().as_secs());
     stat("flush_enabled", &on(config.flush_all));
     stat("shutdown_enabled", &on(config.shutdown));
     stat("home", &config.home.display());

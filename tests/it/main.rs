@@ -1,10 +1,12 @@
 //! The integration tests: the server as its clients, its operator and chance meet it.
 
 mod allocations;
+mod background;
 mod backlog;
 mod clients;
 mod concurrency;
 mod crash;
+mod daemon;
 mod engine;
 mod facts;
 mod harness;
@@ -19,6 +21,7 @@ mod readme;
 mod ringqctl;
 mod simulation;
 mod socket_peer;
+mod supervision;
 mod traffic;
 mod transcript;
 mod transcripts;
