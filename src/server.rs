@@ -25,7 +25,7 @@ use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
 use crate::store::{self, Batch, QueueRow, Store};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
@@ -107,7 +107,7 @@ pub fn run(config: &Config) -> Result<()> {
     let (report, reports) = mpsc::channel();
     signals::watch(report.clone())?;
     let (store_requests, store_inbox) = mpsc::channel();
-    let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
+    let store_thread = start_store(config, store, ballast, store_inbox, &shared, report.clone())?;
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
     let facts = Facts { connections_max, addresses: listeners.iter().map(|(address, _)| *address).collect() };
     let status = facts.status(&ShardStats {
@@ -154,12 +154,8 @@ pub fn run(config: &Config) -> Result<()> {
             return Err(error);
         }
     }
-    for thread in threads {
+    for thread in threads.into_iter().chain([store_thread]) {
         let _ = thread.join();
-    }
-    match store_thread.join() {
-        Ok(result) => result.context("the last commit failed")?,
-        Err(_) => bail!("the store thread panicked"),
     }
     tracing::info!("everything is committed");
     Ok(())
@@ -253,7 +249,8 @@ fn start_store(
     ballast: Ballast,
     requests: mpsc::Receiver<crate::store::Request>,
     shared: &Arc<Shared>,
-) -> Result<JoinHandle<Result<(), crate::store::Error>>> {
+    report: mpsc::Sender<Report>,
+) -> Result<JoinHandle<()>> {
     let thread_config = ThreadConfig {
         shards: config.shards,
         // Pauses end before the largest put has to wait.
@@ -269,14 +266,14 @@ fn start_store(
     let watcher = std::thread::Builder::new().name("ringq-watch".into());
     Ok(watcher.spawn(move || {
         let result = worker.join().unwrap_or_else(|_| std::process::abort());
-        if let Err(error) = &result {
+        if let Err(error) = result {
             tracing::error!(
                 "{error}; nothing more is acknowledged and the server stops; restart it when the cause is gone"
             );
             eprintln!("ringq: fatal: {error}");
             std::process::exit(1);
         }
-        result
+        let _ = report.send(Report::StoreEnded);
     })?)
 }
 

@@ -77,6 +77,8 @@ pub enum Report {
     StoreAlive(u64),
     /// The shard's thread has ended.
     Ended(ShardId, io::Result<()>),
+    /// The store thread has ended: everything is stored.
+    StoreEnded,
 }
 
 /// What all shards share.

@@ -6,7 +6,7 @@
 //! Invariant: the caller gets status 0 only when the server is ready, and otherwise a message and another status, however the child
 //! ended.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -24,15 +24,15 @@ pub struct Background {
 /// Forks. Returns in the child, which has left the caller's session and, unless `stay`, its working directory.
 ///
 /// # Errors
-/// When the system has no room for another process, or there is no /dev/null.
-///
-/// # Panics
-/// When another thread runs: the child would lack it.
+/// When the system has no room for another process, there is no /dev/null, or another thread runs, which the child would lack.
 pub fn detach(stay: bool) -> Result<Background> {
     let null = File::options().read(true).write(true).open("/dev/null").context("-d: cannot open /dev/null")?;
     let (ready, caller) = pipe_with(PipeFlags::CLOEXEC).context("-d: cannot make a pipe")?;
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    assert_eq!(threads, 1, "threads are started after the fork");
+    if threads != 1 {
+        // Ours are started later, but a look-up of names can bring some.
+        bail!("-d: {threads} threads run already (a module of nsswitch.conf?): start without -d, under a supervisor");
+    }
     // SAFETY: there is no other thread whose locks the child could find held.
     match unsafe { fork() }.context("-d: cannot start a process in the background")? {
         ForkResult::Parent { child } => {

@@ -72,7 +72,7 @@ pub(super) fn dump_lines(round: &Round, host: &Host, settings: &[u8]) -> Vec<Str
             Answer::Missing => format!("state: shard {shard} does not answer"),
         });
     }
-    if round.missing().contains("store") {
+    if round.store_is_silent() {
         lines.push("state: the store thread does not answer".into());
     }
     let mut queues: Vec<&QueueSummary> = round.snapshots().flat_map(|(_, snapshot)| &snapshot.largest).collect();

@@ -40,7 +40,7 @@ pub(super) struct Round {
     /// By shard.
     pub(super) answers: Vec<Answer>,
     /// The store thread has not answered.
-    pub(super) store_missing: bool,
+    store_missing: bool,
     give_up: Option<Instant>,
 }
 
@@ -57,12 +57,16 @@ impl Round {
         })
     }
 
+    /// Whether the store thread was asked and has not answered. The first shard asks it: if that is silent, nothing is known of it.
+    pub(super) fn store_is_silent(&self) -> bool {
+        self.store_missing && !matches!(self.answers.first(), Some(Answer::Missing))
+    }
+
     /// Who has not answered, in words.
     pub(super) fn missing(&self) -> String {
         let shards = (0..).zip(&self.answers).filter(|(_, answer)| matches!(answer, Answer::Missing));
         let mut names: Vec<String> = shards.map(|(shard, _): (u16, _)| format!("shard {shard}")).collect();
-        // It is asked by the first shard: if that is silent, nothing is known of it.
-        if self.store_missing && !matches!(self.answers.first(), Some(Answer::Missing)) {
+        if self.store_is_silent() {
             names.push("the store thread".into());
         }
         names.join(", ")

@@ -1,4 +1,4 @@
-//! The main thread while shards run: what signals, clients, shards and time ask of the whole process.
+//! The main thread while shards and the store run: what signals, clients, shards and time ask of the whole process.
 //!
 //! It sleeps until there is a report. There is a timer only while something is due: lines of statistics, systemd's watchdog, the end
 //! of a stop's patience, an inquiry that may be given up; an idle server without these does nothing at all.
@@ -16,6 +16,7 @@ use crate::shard::{Changes, Mail, Report, Shared};
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,12 @@ const DUMP_PATIENCE: Duration = Duration::from_secs(2);
 /// How much longer than clients may take a stop may take, for what is told to systemd.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How the shards ended.
+/// How it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// All of them, with everything done.
+    /// Everything is done and stored.
     Clean,
-    /// They have not: someone does not want to wait for it.
+    /// Someone does not want to wait for that.
     AtOnce,
 }
 
@@ -40,6 +41,7 @@ pub struct Supervisor {
     facts: server::Facts,
     shared: Arc<Shared>,
     reports: Receiver<Report>,
+    /// Threads that have not ended: the shards, and the store, which is the last.
     running: usize,
     rounds: Rounds,
     stats: Stats,
@@ -72,8 +74,9 @@ impl Timer {
     fn fires(&mut self, now: Instant) -> bool {
         let is_due = self.due <= now;
         if is_due {
+            let next = self.due + self.every;
             // Times that were missed are not made up for.
-            self.due = (self.due + self.every).max(now);
+            self.due = if next > now { next } else { now + self.every };
         }
         is_due
     }
@@ -88,7 +91,7 @@ impl Supervisor {
             config,
             facts,
             reports,
-            running: shards,
+            running: shards + 1,
             rounds: Rounds::new(shards),
             stats,
             // Twice as often as it must, so that one that comes late does no harm.
@@ -99,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    /// Returns when every shard has ended, or does not have to any more.
+    /// Returns when every shard and the store have ended, or do not have to any more.
     ///
     /// # Errors
     /// When a shard failed; others may still run.
@@ -133,6 +136,7 @@ impl Supervisor {
             Report::Verbosity(verbosity) => log::set_verbosity(verbosity),
             Report::Inspected(shard, number, snapshot) => self.rounds.on_snapshot(shard, number, snapshot),
             Report::StoreAlive(number) => self.rounds.on_store(number),
+            Report::StoreEnded => self.running -= 1,
             Report::Ended(id, result) => {
                 self.running -= 1;
                 self.rounds.on_ended(id);
@@ -174,10 +178,13 @@ impl Supervisor {
     fn on_time(&mut self, now: Instant) {
         if self.cut_off.is_some_and(|at| at <= now) {
             self.cut_off = None;
-            tracing::warn!(
-                "clients did not take their replies within {:?} (--stop-timeout): they are cut off",
-                self.config.stop_timeout
-            );
+            let clients = self.shared.connections.load(Ordering::SeqCst);
+            if clients > 0 {
+                let patience = self.config.stop_timeout;
+                tracing::warn!(
+                    "{clients} clients did not take their replies within {patience:?} (--stop-timeout): they are cut off"
+                );
+            }
             self.send_all(|| Mail::Exit);
         }
         if self.stats.timer.as_mut().is_some_and(|timer| timer.fires(now)) {
@@ -209,6 +216,8 @@ impl Supervisor {
     fn finish(&mut self, round: &Round) {
         match round.purpose {
             Purpose::Watchdog => notify::alive(),
+            // It would take back that the server stops.
+            Purpose::Reload if self.stopping => {}
             Purpose::Reload => notify::ready(&self.facts.status(&Totals::of(round).stats)),
             Purpose::Dump => {
                 let settings = server::settings(&self.config, &self.facts);
