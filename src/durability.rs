@@ -41,6 +41,21 @@ pub struct Config {
     pub checkpoint_every_ms: u64,
 }
 
+/// How a journal and the store behind it are getting on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The journal's part that the store does not have, bytes.
+    pub journal_used: u64,
+    /// The whole journal, bytes.
+    pub journal_size: u64,
+    /// Records written since the start.
+    pub records: u64,
+    /// Records under way.
+    pub under_way: usize,
+    /// Checkpoints begun since the start.
+    pub checkpoints: u64,
+}
+
 /// A shard's journal and what of it the store does not have.
 pub struct Durability {
     config: Config,
@@ -72,6 +87,8 @@ pub struct Durability {
     hurried: Seq,
     retries: Vec<(Write, u64)>,
     places: VecDeque<(u32, u32, u64)>,
+    records: u64,
+    checkpoints: u64,
 }
 
 /// How a record reaches its file.
@@ -120,6 +137,8 @@ impl Durability {
             hurried: Seq(0),
             retries: Vec::new(),
             places: VecDeque::new(),
+            records: 0,
+            checkpoints: 0,
         })
     }
 
@@ -139,6 +158,7 @@ impl Durability {
     /// When the write failed: nothing more may be acknowledged.
     pub fn take(&mut self, ring: &mut Ring, now: Now, seq: Seq, mutations: &[u8]) -> io::Result<Option<Seq>> {
         let write = self.writer.append(seq, self.durable, mutations);
+        self.records += 1;
         self.covered = self.durable;
         self.newest = seq;
         self.last_write_ms = now.mono_ms;
@@ -237,6 +257,22 @@ impl Durability {
         (self.kept.size() + self.handed_size).max((filled * memory_max as f64) as usize)
     }
 
+    /// How it is getting on.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            journal_used: self.writer.used_size(),
+            journal_size: self.writer.capacity(),
+            records: self.records,
+            under_way: self.writer.under_way(),
+            checkpoints: self.checkpoints,
+        }
+    }
+
+    /// `-C` has changed, ms.
+    pub fn set_checkpoint_every(&mut self, every_ms: u64) {
+        self.config.checkpoint_every_ms = every_ms;
+    }
+
     /// Someone waits until everything up to `through` is in the store.
     pub fn hurry(&mut self, through: Seq) {
         if through > self.hurried {
@@ -271,6 +307,7 @@ impl Durability {
         self.handed_size += before - self.kept.size();
         self.kept_since_ms = now.mono_ms;
         self.handed = batches.last().map_or(self.handed, |batch| batch.seq);
+        self.checkpoints += u64::from(has_batches);
         if let Some(through) = self.urgent.take_if(|through| self.handed >= *through) {
             self.hurried = through;
         }

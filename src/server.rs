@@ -1,34 +1,39 @@
 //! The server: assembles the parts in order, runs them, and takes them down in order.
 //!
-//! Start: lock the data directory → bind → open the database → replay the journals into it → new journals → start the store and the
-//! shards → ready. Stop: stop accepting → answer what was accepted → last journal write → checkpoint → end. A second signal ends the process at once, which the store makes safe.
+//! Start: log → limits → lock the data directory → bind → fork → lock the pid file → give up root's rights → open the database → replay the
+//! journals into it → new journals → start the store and the shards → write the pid file, ready. Stop: stop accepting → answer what was
+//! accepted → last journal write → checkpoint → remove the pid file. A second signal ends the process at once, which the store makes safe.
 
 use crate::config::{Config, Pin};
+use crate::daemon::pid_file::PidFile;
+use crate::daemon::supervisor::{End, Supervisor};
+use crate::daemon::user::{self, Account};
+use crate::daemon::{background, notify, resources, signals};
 use crate::durability::{self, Durability};
 use crate::engine::{self, Engine};
 use crate::host;
 use crate::ids::{Salt, ShardId};
 use crate::journal::{self, FileSource, Files, Mode, WriterConfig};
 use crate::limits;
-use crate::listen::{self, Address, Inherited};
+use crate::listen::{self, Address, Inherited, Sockets};
 use crate::log;
 use crate::mailbox::Mailbox;
 use crate::ring::{self, Ring};
 use crate::shard::{Links, Mail, Report, Shard, Shared};
-use crate::stats::Capacity;
+use crate::stats::{Capacity, ShardStats};
 use crate::store::ballast::Ballast;
 use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
 use crate::store::{self, Batch, QueueRow, Store};
 use crate::udp;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -36,8 +41,8 @@ use std::time::{Duration, Instant};
 /// Mutations in one transaction while journals are replayed, bytes: nobody waits for anything else.
 const REPLAY_SLICE_SIZE: usize = 16 << 20;
 
-/// How long a stop waits for clients to take their replies.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long systemd is to wait for one journal to be replayed, at least.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Files besides connections and what shards need: database, listeners, log.
 const OTHER_FILES: usize = 64;
@@ -45,7 +50,7 @@ const OTHER_FILES: usize = 64;
 /// Files of a shard: its ring, its mailbox twice, its journal's four.
 const FILES_PER_SHARD: usize = 7;
 
-/// Runs the server until it is told to stop.
+/// Runs the server until it is told to stop. With `-d` the calling process ends in here, when the server is ready in another one.
 ///
 /// # Errors
 /// Why it could not start, or what made it stop.
@@ -53,11 +58,29 @@ pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
     let inherited = listen::inherit()?;
     log::start(config)?;
-    log::spawn_writer().context("cannot start the log's thread")?;
-    let directory = DataDirectory::lock(&config.home)?;
+    let account = Account::of(config.user.as_deref())?;
+    resources::restrict_new_files();
+    if config.core_dumps {
+        resources::allow_core_files();
+    }
     let connections_max = reserve_files(config, &inherited)?;
+    let made = user::missing_directories(&config.home);
+    let directory = DataDirectory::lock(&config.home)?;
     let mut sockets = listen::open(config, inherited)?;
     let udp_sockets = udp::bind(config, std::mem::take(&mut sockets.datagrams))?;
+
+    // LMDB must not be open across a fork, and no thread lives through one.
+    let background = config.daemon.then(|| background::detach(config.core_dumps)).transpose()?;
+    log::spawn_writer().context("cannot start the log's thread")?;
+    directory.write_pid()?;
+    let mut pid_file = config.pid_file.as_deref().map(PidFile::lock).transpose()?;
+    if let Some(account) = account {
+        become_user(&account, config, &made, &sockets)?;
+    }
+    if !config.without_effect.is_empty() {
+        tracing::info!("without effect, accepted for MemcacheQ's command lines: {}", config.without_effect.join(" "));
+    }
+
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
@@ -83,43 +106,100 @@ pub fn run(config: &Config) -> Result<()> {
     });
 
     let (report, reports) = mpsc::channel();
-    watch_signals(report.clone())?;
+    signals::watch(report.clone())?;
     let (store_requests, store_inbox) = mpsc::channel();
-    let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
+    let store_thread = start_store(config, store, ballast, store_inbox, &shared, report.clone())?;
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
-    let addresses: Vec<Address> = sockets.listeners.iter().map(|listener| listener.address.clone()).collect();
-    let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
+    let facts = Facts {
+        connections_max,
+        addresses: sockets.listeners.iter().map(|listener| listener.address.clone()).collect(),
+        udp_addresses: udp_sockets.iter().map(|(address, _)| *address).collect(),
+    };
+    let status = facts.status(&ShardStats {
+        queues: recovered.queues.len() as u64,
+        curr_items: stored,
+        ..ShardStats::default()
+    });
+    let changes = engine_changes(config, &facts);
     let mut threads = Vec::new();
     // Shard 0 accepts for all.
     let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
     let mut queues = by_owner(recovered.queues, config.shards);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
-        let engine_config = engine_config(config, id, connections_max, settings.clone());
+        let engine_config = engine_config(config, id, connections_max, changes.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, shared.reserve_ids());
         threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
-    let udp_addresses: Vec<SocketAddr> = udp_sockets.iter().map(|(address, _)| *address).collect();
     let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
     // The store thread ends when the last shard has let go of it.
     drop(links);
-    let tcp = addresses.iter().map(|address| format!("ready on {address}"));
-    let udp = udp_addresses.iter().map(|address| format!("ready on udp:{address}"));
-    log::announce(&tcp.chain(udp).collect::<Vec<_>>());
 
-    serve(&reports, &shared, &udp_thread, threads.len())?;
-    for thread in threads {
-        let _ = thread.join();
+    if let Some(pid_file) = &mut pid_file {
+        pid_file.write().with_context(|| format!("-P {}: cannot write it", pid_file.path().display()))?;
     }
-    match store_thread.join() {
-        Ok(result) => result.context("the last commit failed")?,
-        Err(_) => bail!("the store thread panicked"),
+    log::announce(&facts.ready_lines());
+    if let Some(background) = background {
+        log::flush();
+        background.ready(config.verbosity > 0)?;
+    }
+    notify::ready(&status);
+
+    match Supervisor::new(config.clone(), facts, shared, reports, udp_thread).run() {
+        Ok(End::Clean) => {}
+        Ok(End::AtOnce) => {
+            // Without dropping anything else: threads that still run have it.
+            drop((pid_file, sockets.files));
+            log::flush();
+            std::process::exit(1);
+        }
+        Err(error) => return Err(error.context("the server stops; restart it when the cause is gone")),
+    }
+    for thread in threads.into_iter().chain([store_thread]) {
+        let _ = thread.join();
     }
     tracing::info!("everything is committed");
     Ok(())
 }
 
+/// What is known only when the server has started.
+pub struct Facts {
+    /// Connections there may be.
+    pub connections_max: usize,
+    /// Where the server listens.
+    pub addresses: Vec<Address>,
+    /// Where it takes datagrams.
+    pub udp_addresses: Vec<SocketAddr>,
+}
+
+impl Facts {
+    /// What systemd shows of a running server.
+    pub fn status(&self, stats: &ShardStats) -> String {
+        format!("{} queues with {} messages, on {}", stats.queues, stats.curr_items, self.address_list())
+    }
+
+    fn address_list(&self) -> String {
+        self.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    fn ready_lines(&self) -> Vec<String> {
+        let streams = self.addresses.iter().map(|address| format!("ready on {address}"));
+        streams.chain(self.udp_addresses.iter().map(|address| format!("ready on udp:{address}"))).collect()
+    }
+}
+
 // --- starting ---
+
+/// Everything that the server will write to becomes the user's, and then the process does.
+fn become_user(account: &Account, config: &Config, made: &[PathBuf], sockets: &Sockets) -> Result<()> {
+    account.give_directory(&config.home, made)?;
+    if let Some(path) = &config.log_file {
+        account.give_file(path)?;
+    }
+    sockets.give_to(account.uid(), account.gid())?;
+    account.assume(config.core_dumps)?;
+    account.check_access(&config.home)
+}
 
 fn reserve_files(config: &Config, inherited: &Inherited) -> Result<usize> {
     let others = OTHER_FILES + FILES_PER_SHARD * usize::from(config.shards) + udp::files(config, inherited);
@@ -138,7 +218,8 @@ fn start_store(
     ballast: Ballast,
     requests: mpsc::Receiver<crate::store::Request>,
     shared: &Arc<Shared>,
-) -> Result<JoinHandle<Result<(), crate::store::Error>>> {
+    report: mpsc::Sender<Report>,
+) -> Result<JoinHandle<()>> {
     let thread_config = ThreadConfig {
         shards: config.shards,
         // Pauses end before the largest put has to wait.
@@ -154,13 +235,13 @@ fn start_store(
     let watcher = std::thread::Builder::new().name("ringq-watch".into());
     Ok(watcher.spawn(move || {
         let result = worker.join().unwrap_or_else(|_| std::process::abort());
-        if let Err(error) = &result {
+        if let Err(error) = result {
             log::fatal(format_args!(
                 "{error}; nothing more is acknowledged and the server stops; restart it when the cause is gone"
             ));
             std::process::exit(1);
         }
-        result
+        let _ = report.send(Report::StoreEnded);
     })?)
 }
 
@@ -173,6 +254,7 @@ struct Journal {
 /// Brings what a crash left in the journals into the store.
 fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<()> {
     for row in store.recover()?.journals {
+        notify::extend_timeout(REPLAY_PATIENCE);
         let mut batches = Vec::new();
         let mut keep = |seq, mutations: &[u8], end| -> Result<(), std::convert::Infallible> {
             batches.push(Batch { shard: row.shard, seq, mutations: mutations.to_vec(), end });
@@ -234,18 +316,31 @@ fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
     owned
 }
 
-fn engine_config(config: &Config, shard: ShardId, connections: usize, settings: Arc<[u8]>) -> engine::Config {
+/// What of an engine's configuration a reload may change.
+pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
+    engine::Changes {
+        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        wait_ms_max: config.wait_ms_max,
+        idle_ms_max: config.idle_ms_max,
+        flush_all: config.flush_all,
+        shutdown: config.shutdown,
+        settings: settings(config, facts).into(),
+    }
+}
+
+fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: engine::Changes) -> engine::Config {
+    let engine::Changes { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings } = changes;
     engine::Config {
         shard,
         shards: config.shards,
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
-        wait_ms_max: config.wait_ms_max,
-        idle_ms_max: config.idle_ms_max,
-        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        wait_ms_max,
+        idle_ms_max,
+        queues_max,
         hash_seed: RandomState::new().hash_one(shard),
-        flush_all: config.flush_all,
-        shutdown: config.shutdown,
+        flush_all,
+        shutdown,
         capacity: Capacity {
             threads: u64::from(config.shards),
             memory: config.memory as u64,
@@ -316,16 +411,17 @@ fn core_of(pin: &Pin, shard: ShardId) -> Option<core_affinity::CoreId> {
 }
 
 /// The lines of `stats settings`.
-fn settings(config: &Config, connections_max: usize, addresses: &[Address]) -> Vec<u8> {
+pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     let mut out = Vec::new();
     let tcp = |address: &Address| if let Address::Tcp(address) = address { Some(*address) } else { None };
     let unix =
         |address: &Address| if let Address::Unix(path) = address { Some(path.display().to_string()) } else { None };
     let list = |names: Vec<String>| if names.is_empty() { "NULL".to_string() } else { names.join(",") };
     let on = |flag: bool| if flag { "yes" } else { "no" };
+    let addresses = &facts.addresses;
     let mut stat = |name, value: &dyn std::fmt::Display| crate::proto::reply::stat(&mut out, name, value);
     stat("maxbytes", &config.memory);
-    stat("maxconns", &connections_max);
+    stat("maxconns", &facts.connections_max);
     stat("tcpport", &addresses.iter().find_map(tcp).map_or(0, |address| address.port()));
     stat("num_threads", &config.shards);
     stat("item_size_max", &config.body_size_max);
@@ -334,68 +430,19 @@ fn settings(config: &Config, connections_max: usize, addresses: &[Address]) -> V
     stat("domain_socket", &list(addresses.iter().filter_map(unix).collect()));
     stat("umask", &format_args!("{:o}", config.socket_mode));
     stat("tcp_backlog", &config.backlog);
-    stat("idle_timeout", &(config.idle_ms_max / 1000));
     stat("tcp_keepalive", &config.keepalive.map_or(0, |period| period.as_secs()));
-    stat("udpport", &if config.socket.is_some() { 0 } else { config.udp_port });
+    stat("udpport", &facts.udp_addresses.first().map_or(0, SocketAddr::port));
     stat("udp_reply_max", &config.udp_reply_size_max);
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
+    stat("verbosity", &config.verbosity);
+    stat("max_wait", &(config.wait_ms_max / 1000));
+    stat("idle_timeout", &(config.idle_ms_max / 1000));
+    stat("stop_timeout", &config.stop_timeout.as_secs());
+    stat("checkpoint_every", &(config.checkpoint_every_ms / 1000));
+    stat("stats_every", &config.stats_every.unwrap_or_default().as_secs());
     stat("flush_enabled", &on(config.flush_all));
     stat("shutdown_enabled", &on(config.shutdown));
     stat("home", &config.home.display());
     out
-}
-
-// --- running and stopping ---
-
-fn watch_signals(reports: mpsc::Sender<Report>) -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP]).context("cannot watch signals")?;
-    std::thread::Builder::new().name("ringq-signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            let _ = reports.send(Report::Signal(signal));
-        }
-    })?;
-    Ok(())
-}
-
-/// Waits until every shard has ended.
-fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, udp: &udp::Thread, mut running: usize) -> Result<()> {
-    let mut deadline: Option<Instant> = None;
-    while running > 0 {
-        let report = match deadline {
-            None => reports.recv().context("every other thread is gone")?,
-            Some(at) => match reports.recv_timeout(at.saturating_duration_since(Instant::now())) {
-                Ok(report) => report,
-                Err(_) => {
-                    tracing::warn!("clients did not take their replies within {STOP_DEADLINE:?}: they are cut off");
-                    shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
-                    deadline = None;
-                    continue;
-                }
-            },
-        };
-        let is_stopping = shared.draining.load(Ordering::SeqCst) < shared.mailboxes.len() || deadline.is_some();
-        match report {
-            Report::Verbosity(verbosity) => log::set_verbosity(verbosity),
-            Report::Ended(id, result) => {
-                running -= 1;
-                result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
-            }
-            Report::Signal(signal_hook::consts::SIGHUP) => log::reopen(),
-            Report::Signal(signal) if is_stopping => {
-                tracing::warn!("signal {signal} again: stopping at once; the next start replays the journals");
-                log::flush();
-                std::process::exit(1);
-            }
-            Report::Signal(_) | Report::Shutdown => {
-                tracing::info!("stopping: finishing what was accepted");
-                deadline = Some(Instant::now() + STOP_DEADLINE);
-                udp.stop();
-                shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
-            }
-        }
-    }
-    Ok(())
 }

@@ -8,9 +8,13 @@
 //!
 //! Step 1, 7 and 9 of a message's path.
 
+mod snapshot;
+
+pub use snapshot::{Inquiry, Snapshot};
+
 use crate::clock::Now;
 use crate::durability::Durability;
-use crate::engine::{Engine, Mail as EngineMail, Notice};
+use crate::engine::{self, Engine, Mail as EngineMail, Notice};
 use crate::host;
 use crate::ids::{ConnId, IdRange, ShardId};
 use crate::limits;
@@ -48,10 +52,25 @@ pub enum Mail {
     },
     /// A connection was closed while accepting was paused.
     Resume,
+    /// From the main thread: answered by [`Report::Inspected`], and [`Report::StoreAlive`] if the store is asked for.
+    Inspect(Inquiry),
+    /// From the main thread: settings have changed.
+    Change(Changes),
     /// Finish what was accepted.
     Stop,
     /// Every shard has finished: end.
     Exit,
+}
+
+/// What an operator may change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// What concerns the engine.
+    pub engine: engine::Changes,
+    /// `-C`, ms.
+    pub checkpoint_every_ms: u64,
+    /// `--min-free`, bytes, for the one shard that tells the store.
+    pub free_size_min: Option<u64>,
 }
 
 /// What the main thread hears, from shards and of signals.
@@ -63,8 +82,14 @@ pub enum Report {
     Verbosity(u8),
     /// A client asked the server to stop.
     Shutdown,
+    /// How the shard is, for the inquiry of this number.
+    Inspected(ShardId, u64, Box<Snapshot>),
+    /// The store thread has answered in the inquiry of this number.
+    StoreAlive(u64),
     /// The shard's thread has ended.
     Ended(ShardId, io::Result<()>),
+    /// The store thread has ended: everything is stored.
+    StoreEnded,
 }
 
 /// What all shards share.
@@ -273,6 +298,8 @@ impl Shard {
                     Err(_) => self.engine.on_datagram_dropped(),
                 },
                 Mail::Resume => self.retry_accept(),
+                Mail::Inspect(inquiry) => self.inspect(inquiry),
+                Mail::Change(changes) => self.change(changes),
                 Mail::Stop => self.stop(),
                 Mail::Exit => self.exit = true,
             }
@@ -289,6 +316,30 @@ impl Shard {
             }
             store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
             store::Reply::Full(full) => self.engine.on_full(full),
+            store::Reply::Alive(number) => drop(self.reports.send(Report::StoreAlive(number))),
+        }
+    }
+
+    fn inspect(&mut self, inquiry: Inquiry) {
+        let snapshot = Snapshot {
+            stats: self.engine.shard_stats(),
+            progress: self.durability.progress(),
+            unsealed_size: self.engine.unsealed_size(),
+            unstored_size: self.engine.unstored_size(),
+            pressure: (self.durability.pressure(self.shared.pressure_share), self.shared.pressure_share),
+            largest: self.engine.largest_queues(inquiry.queues),
+        };
+        let _ = self.reports.send(Report::Inspected(self.id, inquiry.number, Box::new(snapshot)));
+        if inquiry.asks_store {
+            self.ask_store(store::Request::Ping { shard: self.id, number: inquiry.number });
+        }
+    }
+
+    fn change(&mut self, changes: Changes) {
+        self.engine.change(changes.engine);
+        self.durability.set_checkpoint_every(changes.checkpoint_every_ms);
+        if let Some(size) = changes.free_size_min {
+            self.ask_store(store::Request::FreeFloor(size));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The daemon's entry: command line, then [`ringq::server`].
 
 use ringq::config::Config;
+use ringq::daemon::resources;
 use ringq::log;
 use ringq::ring;
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn check() -> ExitCode {
     match ring::probe() {
         Ok(features) => {
             print!("{features}");
+            println!("locked memory: {} may be locked, RingQ locks none", resources::locked_memory());
             if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

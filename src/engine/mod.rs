@@ -31,6 +31,7 @@ mod trace;
 mod waiting;
 
 pub use forward::Mail;
+pub use overview::QueueSummary;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
@@ -71,6 +72,18 @@ pub struct Config {
     /// What `stats` says of the configuration.
     pub capacity: Capacity,
     /// The lines of `stats settings`, without `END`.
+    pub settings: std::sync::Arc<[u8]>,
+}
+
+/// What an operator may change while the server runs; the fields are those of [`Config`].
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Changes {
+    pub queues_max: usize,
+    pub wait_ms_max: u64,
+    pub idle_ms_max: u64,
+    pub flush_all: bool,
+    pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
 }
 
@@ -317,6 +330,16 @@ impl Engine {
         self.now = now;
     }
 
+    /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
+    pub fn change(&mut self, changes: Changes) {
+        let Changes { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings } = changes;
+        if idle_ms_max != self.config.idle_ms_max {
+            self.idle = idle::Look::new(idle_ms_max);
+        }
+        let before = self.config.clone();
+        self.config = Config { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings, ..before };
+    }
+
     /// Whether to give a notice of every command and every reply.
     pub fn set_trace(&mut self, trace: bool) {
         self.trace = trace;
@@ -361,6 +384,11 @@ impl Engine {
     /// Size of what [`Engine::seal`] would give, bytes.
     pub fn unsealed_size(&self) -> usize {
         if self.batch.is_empty() { 0 } else { self.batch.len() + self.passed_size() }
+    }
+
+    /// Size of the mutations that the store has not confirmed, bytes.
+    pub fn unstored_size(&self) -> usize {
+        self.unstored_size
     }
 
     /// Everything up to `seq` is durable: replies that waited for it may leave.

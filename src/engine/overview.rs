@@ -13,6 +13,8 @@ use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::{Listing, Wait};
 use crate::stats::{self, Host, ShardStats};
 use smallvec::smallvec;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// A `stats` reply being put together.
 #[derive(Default)]
@@ -22,9 +24,41 @@ pub(super) struct Gather {
     missing: u16,
 }
 
+/// One queue in a few numbers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueSummary {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Messages that a get can take.
+    pub ready: u64,
+    /// Messages accepted since it was made.
+    pub puts: u64,
+    /// Messages taken since then.
+    pub gets: u64,
+}
+
 impl Engine {
+    /// The queues with the most messages, at most `len`, the largest first; empty ones are left out. Takes time in the number of queues.
+    pub fn largest_queues(&self, len: usize) -> Vec<QueueSummary> {
+        let mut largest: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::with_capacity(len + 1);
+        for (index, shelf) in self.shelves.iter().enumerate() {
+            let ready = shelf.as_ref().map_or(0, |shelf| shelf.queue.len());
+            if ready > 0 {
+                largest.push(Reverse((ready, index)));
+                if largest.len() > len {
+                    largest.pop();
+                }
+            }
+        }
+        let summary = |Reverse((ready, index)): Reverse<(u64, usize)>| {
+            let queue = &self.shelves[index].as_ref().expect("just seen").queue;
+            QueueSummary { name: queue.name.to_vec(), ready, puts: queue.counters.puts, gets: queue.counters.gets }
+        };
+        largest.into_sorted_vec().into_iter().map(summary).collect()
+    }
+
     /// What this shard counts.
-    pub(super) fn shard_stats(&self) -> ShardStats {
+    pub fn shard_stats(&self) -> ShardStats {
         ShardStats { memory_used: self.memory.used() as u64, waiters: self.waits.len() as u64, ..self.stats }
     }
 

@@ -232,6 +232,11 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         match request {
             Request::Load(load) => self.loads.push(load),
             Request::Checkpoint { batches, urgent } => self.backlog.push(batches, urgent),
+            Request::Ping { shard, number } => (self.reply)(shard, Reply::Alive(number)),
+            Request::FreeFloor(size) => {
+                self.config.free_size_min = size;
+                self.check_free();
+            }
         }
     }
 

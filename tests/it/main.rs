@@ -2,10 +2,12 @@
 
 mod activation;
 mod allocations;
+mod background;
 mod backlog;
 mod clients;
 mod concurrency;
 mod crash;
+mod daemon;
 mod datagram;
 mod engine;
 mod facts;
@@ -25,6 +27,7 @@ mod ringqctl;
 mod simulation;
 mod socket_peer;
 mod sockets;
+mod supervision;
 mod traffic;
 mod transcript;
 mod transcripts;
