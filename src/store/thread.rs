@@ -539,7 +539,7 @@ mod tests {
         bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
         bench.send(Request::Load(load()));
         let thread = bench.start(AT_ONCE);
-        assert_eq!(bench.loaded(), []);
+        assert_eq!(bench.loaded(), [0_u8; 0]);
         assert_eq!(bench.checkpointed(), (0, 1, 1));
         bench.send(Request::Load(load()));
         assert_eq!(bench.loaded(), put(1, b"a"));
@@ -599,7 +599,7 @@ mod tests {
         bench.send(checkpoint(vec![batch(0, 1, put(1, &[b'x'; 99])), batch(0, 2, vec![99])]));
         let thread = bench.start(AT_ONCE);
         assert!(matches!(thread.join().unwrap(), Err(Error::Damaged(_))));
-        assert_eq!(bench.applies(), []);
+        assert_eq!(bench.applies(), [0_usize; 0]);
     }
 
     #[test]
@@ -610,7 +610,7 @@ mod tests {
         let thread = bench.start(AT_ONCE);
         bench.assert_full(true);
         bench.send(Request::Load(load()));
-        assert_eq!(bench.loaded(), [], "loads go on");
+        assert_eq!(bench.loaded(), [0_u8; 0], "loads go on");
         bench.store.fill(0);
         bench.assert_full(false);
         assert_eq!(bench.checkpointed(), (0, 1, 1));
