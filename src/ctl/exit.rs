@@ -1,5 +1,6 @@
 //! How a subcommand ends: what it came to or why it failed, and the exit status for each.
 
+use std::fmt;
 use std::io;
 
 use crate::client::Error;
@@ -8,6 +9,8 @@ const NOTHING_THERE: u8 = 1;
 pub(super) const BAD_USAGE: u8 = 2;
 pub(super) const REFUSED: u8 = 3;
 pub(super) const FAILED: u8 = 4;
+const PARTIAL: u8 = 5;
+const INTERRUPTED: u8 = 6;
 
 pub(super) const EXIT_CODES: &str = "\
 Exit status:
@@ -15,13 +18,20 @@ Exit status:
   1  nothing there: the queue is empty, or there is no queue of that name
   2  bad usage
   3  the server refused; what it said is on standard error
-  4  cannot connect, the connection failed, or the body could not be read or the answer written";
+  4  cannot connect, the connection failed, or the body could not be read or the answer written,
+     or an import's spool cannot be used
+  5  import: done, but something was or may have been left out; standard error says what
+  6  import: interrupted; run again, it goes on";
 
 /// What a subcommand came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Done,
     Nothing,
+    /// Done, except for what standard error has named.
+    Partial,
+    /// A signal came; what was done is whole.
+    Interrupted,
 }
 
 impl Outcome {
@@ -29,6 +39,8 @@ impl Outcome {
         match self {
             Outcome::Done => 0,
             Outcome::Nothing => NOTHING_THERE,
+            Outcome::Partial => PARTIAL,
+            Outcome::Interrupted => INTERRUPTED,
         }
     }
 }
@@ -45,6 +57,11 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(status: u8, text: impl Into<String>) -> Failure {
         Failure { status, text: text.into() }
+    }
+
+    /// The same with the name of the server it is about, where a subcommand speaks to two.
+    pub(super) fn of(self, server: &impl fmt::Display) -> Failure {
+        Failure { text: format!("{server}: {}", self.text), ..self }
     }
 
     pub(super) fn input(error: &io::Error) -> Failure {

@@ -7,6 +7,7 @@
 //! `Command::run` makes it known. Its doc comment is its help.
 
 mod exit;
+mod import;
 mod messages;
 mod output;
 mod queues;
@@ -70,6 +71,7 @@ enum Command {
     Get(messages::Get),
     Delete(queues::Delete),
     Checkpoint(server::Checkpoint),
+    Import(import::Import),
 }
 
 impl Command {
@@ -84,6 +86,7 @@ impl Command {
             Command::Get(command) => command.run(context),
             Command::Delete(command) => command.run(context),
             Command::Checkpoint(command) => command.run(context),
+            Command::Import(command) => command.run(context),
         }
     }
 }
