@@ -13,6 +13,7 @@ mod hostile;
 mod journal;
 mod layers;
 mod lifecycle;
+mod package;
 mod passing;
 mod random;
 mod readme;
