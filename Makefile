@@ -43,6 +43,7 @@ install: ## Install what `make build` made; PREFIX=/usr/local, DESTDIR=
 	install -D -m 644 packaging/ringq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf
 	[ -e $(DESTDIR)/etc/ringq/ringq.toml ] || install -D -m 644 packaging/ringq.toml $(DESTDIR)/etc/ringq/ringq.toml
 	[ -e $(DESTDIR)/etc/logrotate.d/ringq ] || install -D -m 644 packaging/ringq.logrotate $(DESTDIR)/etc/logrotate.d/ringq
+	$(if $(DESTDIR),,@echo "next: systemd-sysusers; systemctl daemon-reload; systemctl enable --now ringq")
 
 uninstall: ## Remove what `make install` installed; configuration, data and user stay
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf
@@ -73,7 +74,7 @@ test-package: deb ## Install, run, upgrade and purge the Debian package on a cle
 	tests/package.sh
 
 ci: lint ## What continuous integration runs: lint, then all tests with every client present, then the package
-	tests/deps.sh --package --require
+	tests/deps.sh --require $(if $(filter 0,$(shell id -u)),--package)
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test-package
 
@@ -99,7 +100,7 @@ lint: ## Check formatting, code, documentation and scripts
 fmt: ## Format the code
 	$(CARGO) fmt
 
-deps: ## Install the memcache clients that tests use (as root; otherwise say what to install)
+deps: ## Install the programs that tests use (as root; otherwise say what to install)
 	tests/deps.sh
 
 clean: ## Remove what was built; the data directory stays

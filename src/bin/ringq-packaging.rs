@@ -11,20 +11,24 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A program that is installed.
+/// The programs that are installed: their command lines, and the sections of their pages that no option describes, as roff.
+fn programs() -> Vec<Program> {
+    vec![Program::new(ringq::config::command(), include_str!("../../packaging/man/ringq.roff"))]
+}
+
 struct Program {
-    name: &'static str,
     command: Command,
-    /// Sections that no option describes, as roff.
     sections: &'static str,
 }
 
-fn programs() -> Vec<Program> {
-    vec![Program {
-        name: "ringq",
-        command: ringq::config::command(),
-        sections: include_str!("../../packaging/man/ringq.roff"),
-    }]
+impl Program {
+    fn new(command: Command, sections: &'static str) -> Program {
+        Program { command, sections }
+    }
+
+    fn name(&self) -> &str {
+        self.command.get_name()
+    }
 }
 
 fn main() -> Result<()> {
@@ -70,14 +74,14 @@ fn preformatted(text: &str) -> String {
 /// One directory a shell, with the names under which it looks for them.
 fn completions(program: &Program, target: &Path) -> Result<()> {
     for (shell, file) in [
-        (Shell::Bash, format!("bash/{}", program.name)),
-        (Shell::Zsh, format!("zsh/_{}", program.name)),
-        (Shell::Fish, format!("fish/{}.fish", program.name)),
+        (Shell::Bash, format!("bash/{}", program.name())),
+        (Shell::Zsh, format!("zsh/_{}", program.name())),
+        (Shell::Fish, format!("fish/{}.fish", program.name())),
     ] {
         let file = target.join(file);
         fs::create_dir_all(file.parent().expect("it is in a directory"))?;
         let mut text = Vec::new();
-        clap_complete::generate(shell, &mut program.command.clone(), program.name, &mut text);
+        clap_complete::generate(shell, &mut program.command.clone(), program.name(), &mut text);
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
