@@ -22,6 +22,7 @@ mod lifecycle;
 mod logging;
 mod old_server;
 mod options;
+mod package;
 mod passing;
 mod random;
 mod readme;
