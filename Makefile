@@ -1,19 +1,65 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test ci bench microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run build man install uninstall deb test test-package ci bench microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
 LOCKED := $(if $(wildcard Cargo.lock),--locked)
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/clients/*.sh tests/clients/*/*.sh bench/*.sh perf/*.sh)
+MAINTAINER_SCRIPTS := $(filter-out %/changelog,$(wildcard packaging/debian/*))
 SKIPPED := $(CURDIR)/target/skipped-tests.txt
+PROGRAMS := ringq ringqctl
+PREFIX ?= /usr/local
+# What packages are made with, kept beside the build.
+CARGO_DEB := target/tools/bin/cargo-deb
+CARGO_DEB_VERSION := 3.8.0
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Start a server on port 22201, data in ./ringq-data; ARGS='-p 11311 -N' adds options
 	$(CARGO) run $(LOCKED) --release --bin ringq -- $(ARGS)
+
+build: man ## Build the programs, their manual pages and completions for `make install`
+	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))
+
+man: ## Write manual pages and shell completions to target/packaging
+	rm -rf target/packaging
+	$(CARGO) run $(LOCKED) --quiet --features packaging --bin ringq-packaging -- target/packaging
+
+install: ## Install what `make build` made; PREFIX=/usr/local, DESTDIR=
+	for program in $(PROGRAMS); do [ -x "target/release/$$program" ] || { echo "run 'make build' first" >&2; exit 1; }; done
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix target/release/,$(PROGRAMS))
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 target/packaging/man/*.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions target/packaging/completions/bash/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions target/packaging/completions/zsh/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d target/packaging/completions/fish/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq README.md CHANGELOG.md LICENSE
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/decisions docs/decisions/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/ringq.service packaging/ringq.socket
+	sed -i 's|/usr/bin/ringq|$(PREFIX)/bin/ringq|' $(DESTDIR)$(PREFIX)/lib/systemd/system/ringq.service
+	install -D -m 644 packaging/ringq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf
+	[ -e $(DESTDIR)/etc/ringq/ringq.toml ] || install -D -m 644 packaging/ringq.toml $(DESTDIR)/etc/ringq/ringq.toml
+	[ -e $(DESTDIR)/etc/logrotate.d/ringq ] || install -D -m 644 packaging/ringq.logrotate $(DESTDIR)/etc/logrotate.d/ringq
+	$(if $(DESTDIR),,@echo "next: systemd-sysusers; systemctl daemon-reload; systemctl enable --now ringq")
+
+uninstall: ## Remove what `make install` installed; configuration, data and user stay
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/{ringq,ringqctl,ringqctl-*}.1
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/bash-completion/completions/,$(PROGRAMS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_,$(PROGRAMS))
+	rm -f $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/{ringq,ringqctl}.fish
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/ringq.{service,socket}
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/ringq
+
+deb: man $(CARGO_DEB) ## Make the Debian package in target/debian; debug symbols in a package of their own
+	rm -rf target/debian
+	$(CARGO_DEB) $(LOCKED) --dbgsym
+
+$(CARGO_DEB):
+	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_DEB_VERSION) cargo-deb
 
 test: ## Run all tests; those whose client program is missing are named as skipped
 	tests/deps.sh
@@ -23,9 +69,14 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
 
-ci: lint ## What continuous integration runs: lint, then all tests with every client present
-	tests/deps.sh --require
+test-package: deb ## Install, run, upgrade and purge the Debian package on a clean Debian (as root), some minutes
+	tests/deps.sh --package
+	tests/package.sh
+
+ci: lint ## What continuous integration runs: lint, then all tests with every client present, then the package
+	tests/deps.sh --require $(if $(filter 0,$(shell id -u)),--package)
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
+	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test-package
 
 bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY=floor,depth for a part
 	$(CARGO) build $(LOCKED) --release --bins
@@ -42,14 +93,14 @@ profile-diff: ## Draw what changed between two flame graphs: OLD=before NEW=afte
 
 lint: ## Check formatting, code, documentation and scripts
 	$(CARGO) fmt --check
-	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc $(LOCKED) --no-deps --document-private-items --lib
-	for script in $(SCRIPTS); do bash -n "$$script"; done
+	for script in $(SCRIPTS) $(MAINTAINER_SCRIPTS); do bash -n "$$script"; done
 
 fmt: ## Format the code
 	$(CARGO) fmt
 
-deps: ## Install the memcache clients that tests use (as root; otherwise say what to install)
+deps: ## Install the programs that tests use (as root; otherwise say what to install)
 	tests/deps.sh
 
 clean: ## Remove what was built; the data directory stays

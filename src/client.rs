@@ -1,7 +1,9 @@
-//! A small blocking client of the memcache text protocol: one connection, one request at a time. `ringqctl` speaks with it.
+//! A small blocking client of the memcache text protocol: one connection, one request at a time, or several puts or gets of a queue
+//! sent together. `ringqctl` speaks with it.
 //!
 //! Invariant: after an error the connection is not used again, since what is still to come on it cannot be told from the next
-//! reply. A name that would end the request line early is never sent.
+//! reply; except after [`Error::Refused`] and [`Error::Bodiless`], of which all has come. A name that would end the request line early
+//! is never sent.
 //!
 //! It does not retry (a repeated put would be two messages) and knows no defaults: its caller chooses server and timeout.
 
@@ -75,6 +77,9 @@ pub enum Error {
     /// The server's error line, or `NOT_STORED`.
     #[error("{0}")]
     Refused(String),
+    /// A message of length -2, which MemcacheQ makes of such a put: there is no body, and the message is gone.
+    #[error("a message of length -2, which has no body")]
+    Bodiless,
     /// No request can hold this queue name.
     #[error("a queue name cannot be empty or contain spaces or control characters: {0}")]
     BadName(String),
@@ -147,9 +152,35 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] when it was not stored; after [`Error::Lost`] it may or may not have been.
     pub fn put(&mut self, queue: &[u8], flags: u32, body: &[u8]) -> Result<(), Error> {
-        check_name(queue)?;
-        let line = [b"set ", queue, format!(" {flags} 0 {}\r\n", body.len()).as_bytes()].concat();
-        self.send(&[&line, body, b"\r\n"])?;
+        self.send_puts([(queue, flags, body)])?;
+        self.put_reply()
+    }
+
+    /// Sends puts of queue, flags and body, one behind the other: each is answered, in this order, and the caller calls
+    /// [`Client::put_reply`] as many times. So many that their replies do not fill the sockets' buffers.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn send_puts<'a>(
+        &mut self,
+        messages: impl IntoIterator<Item = (&'a [u8], u32, &'a [u8])>,
+    ) -> Result<(), Error> {
+        let mut requests = Vec::new();
+        for (queue, flags, body) in messages {
+            check_name(queue)?;
+            let line = format!(" {flags} 0 {}\r\n", body.len());
+            for piece in [b"set ", queue, line.as_bytes(), body, b"\r\n"] {
+                requests.extend_from_slice(piece);
+            }
+        }
+        self.send(&[&requests])
+    }
+
+    /// The answer to one put.
+    ///
+    /// # Errors
+    /// As for [`Client::put`].
+    pub fn put_reply(&mut self) -> Result<(), Error> {
         self.expect(b"STORED")
     }
 
@@ -158,17 +189,37 @@ impl Client {
     /// # Errors
     /// After [`Error::Lost`] a message may have been taken.
     pub fn get(&mut self, queue: &[u8]) -> Result<Option<Message>, Error> {
+        self.send_gets(queue, 1)?;
+        let message = self.next_message()?;
+        if message.is_some() {
+            self.expect(b"END")?;
+        }
+        Ok(message)
+    }
+
+    /// Sends so many gets of a queue, one behind the other: each is answered by messages and an end, which the caller reads with
+    /// [`Client::next_message`]. So few that their lines do not fill the sockets' buffers.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn send_gets(&mut self, queue: &[u8], count: usize) -> Result<(), Error> {
         check_name(queue)?;
-        self.send(&[b"get ", queue, b"\r\n"])?;
+        self.send(&[&[b"get ", queue, b"\r\n"].concat().repeat(count)])
+    }
+
+    /// The next message of the answer to a get, whose end may still be on its way; `None` at its end.
+    ///
+    /// # Errors
+    /// After [`Error::Lost`] a message may have been taken. [`Error::Refused`] is also the end of the answer, [`Error::Bodiless`] is not.
+    pub fn next_message(&mut self) -> Result<Option<Message>, Error> {
         let line = self.read_line()?;
         if line == b"END" {
             return Ok(None);
         }
         let Some((flags, size)) = value_line(&line) else {
-            return Err(unexpected(&line));
+            return Err(if is_bodiless(&line) { Error::Bodiless } else { unexpected(&line) });
         };
         let body = self.read_body(size)?;
-        self.expect(b"END")?;
         Ok(Some(Message { flags, body }))
     }
 
@@ -220,7 +271,15 @@ impl Client {
     /// # Errors
     /// As for every request.
     pub fn queues(&mut self) -> Result<Vec<QueueCounts>, Error> {
-        self.stat_lines(b"stats queue\r\n")?.into_iter().map(queue_counts).collect()
+        self.queue_stats()?.into_iter().map(queue_counts).collect()
+    }
+
+    /// The same as its lines, for servers whose counts RingQ would not write.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn queue_stats(&mut self) -> Result<Vec<Stat>, Error> {
+        self.stat_lines(b"stats queue\r\n")
     }
 
     /// Returns when everything that was accepted before is in the store.
@@ -344,10 +403,22 @@ fn check_name(name: &[u8]) -> Result<(), Error> {
 
 /// `VALUE name flags size`: flags and size. The name is the one that was asked for.
 fn value_line(line: &[u8]) -> Option<(u32, usize)> {
+    let (flags, size) = value_numbers(line)?;
+    let size = size.parse().ok()?;
+    (size <= BODY_SIZE_MAX).then_some((flags, size))
+}
+
+/// Whether it is the whole of what MemcacheQ sends for a message of length -2, but for the `END`.
+fn is_bodiless(line: &[u8]) -> bool {
+    value_numbers(line).is_some_and(|(_, size)| size == "-2")
+}
+
+/// Flags, which MemcacheQ prints as a signed number, and the word for the size.
+fn value_numbers(line: &[u8]) -> Option<(u32, &str)> {
     let numbers = std::str::from_utf8(line.strip_prefix(b"VALUE ")?.splitn(2, |byte| *byte == b' ').nth(1)?).ok()?;
     let (flags, size) = numbers.split_once(' ')?;
-    let (flags, size) = (flags.parse().ok()?, size.parse().ok()?);
-    (size <= BODY_SIZE_MAX).then_some((flags, size))
+    let flags = flags.parse().ok().or_else(|| flags.parse::<i32>().ok().map(i32::cast_unsigned))?;
+    Some((flags, size))
 }
 
 /// `STAT name value`. A value may have spaces in it, a name has none.
@@ -482,6 +553,39 @@ mod tests {
     }
 
     #[test]
+    fn flags_that_memcacheq_prints_signed_come_back_as_they_were_put() {
+        let mut client = client(b"VALUE q -1 1\r\nx\r\nEND\r\nVALUE q -2147483648 0\r\n\r\nEND\r\n");
+        assert_eq!(client.get(b"q").unwrap(), Some(Message { flags: u32::MAX, body: b"x".into() }));
+        assert_eq!(client.get(b"q").unwrap(), Some(Message { flags: 1 << 31, body: Vec::new() }));
+    }
+
+    #[test]
+    fn several_gets_are_answered_one_by_one_whatever_is_wrong_with_some() {
+        let replies = b"VALUE q 0 1\r\na\r\nEND\r\nVALUE q 0 -2\r\nEND\r\nERROR\r\nEND\r\nVALUE q 0 1\r\nb\r\nEN";
+        let (mut client, sent) = script(replies, 3);
+        client.send_gets(b"q", 5).unwrap();
+        assert_eq!(*sent.borrow(), b"get q\r\nget q\r\nget q\r\nget q\r\nget q\r\n");
+        assert_eq!(client.next_message().unwrap().unwrap().body, b"a");
+        assert_eq!(client.next_message().unwrap(), None);
+        assert!(matches!(client.next_message(), Err(Error::Bodiless)));
+        assert_eq!(client.next_message().unwrap(), None);
+        assert!(matches!(client.next_message(), Err(Error::Refused(_))));
+        assert_eq!(client.next_message().unwrap(), None);
+        assert_eq!(client.next_message().unwrap().unwrap().body, b"b", "whole, though its END has not come");
+        assert!(matches!(client.next_message(), Err(Error::Lost(_))));
+    }
+
+    #[test]
+    fn several_puts_are_answered_one_by_one() {
+        let (mut client, sent) = script(b"STORED\r\nNOT_STORED\r\nSTORED\r\n", 5);
+        client.send_puts([(&b"a"[..], 1, &b"x"[..]), (b"b", 2, b""), (b"a", 0, b"\r\n")]).unwrap();
+        assert_eq!(*sent.borrow(), b"set a 1 0 1\r\nx\r\nset b 2 0 0\r\n\r\nset a 0 0 2\r\n\r\n\r\n");
+        client.put_reply().unwrap();
+        assert!(matches!(client.put_reply(), Err(Error::Refused(_))));
+        client.put_reply().unwrap();
+    }
+
+    #[test]
     fn names_that_would_end_the_line_are_never_sent() {
         for name in [&b""[..], b"a b", b"a\r\ndelete b", b"a\n", b"a\0", b"a\x7f"] {
             let (mut client, sent) = script(b"", usize::MAX);
@@ -514,6 +618,9 @@ mod tests {
             &b"HTTP/1.1 400 Bad Request\r\n"[..],
             b"VALUE q 0\r\n",
             b"VALUE q 0 -1\r\n",
+            b"VALUE q 0 -3\r\n",
+            b"VALUE q -2147483649 1\r\n",
+            b"VALUE q 4294967296 1\r\n",
             b"VALUE q x 1\r\n",
             b"VALUE q 0 99999999999\r\n",
             b"VALUE q 0 1\r\nxyz\r\nEND\r\n",

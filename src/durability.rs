@@ -245,7 +245,6 @@ impl Durability {
 
     /// The store has everything up to `seq`, and gives the buffers back that it was in.
     pub fn on_checkpointed(&mut self, seq: Seq, spent: Vec<Vec<u8>>) {
-        self.stats.checkpoints += 1;
         self.kept.recycle(spent);
         self.stored = seq;
         if self.stored >= self.handed {
@@ -270,6 +269,11 @@ impl Durability {
     pub fn pressure(&self, memory_max: usize) -> usize {
         let filled = self.writer.used_size() as f64 / self.writer.capacity() as f64;
         (self.kept.size() + self.handed_size).max((filled * memory_max as f64) as usize)
+    }
+
+    /// `-C` has changed, ms.
+    pub fn set_checkpoint_every(&mut self, every_ms: u64) {
+        self.config.checkpoint_every_ms = every_ms;
     }
 
     /// Someone waits until everything up to `through` is in the store.
@@ -306,6 +310,7 @@ impl Durability {
         self.handed_size += before - self.kept.size();
         self.kept_since_ms = now.mono_ms;
         self.handed = batches.last().map_or(self.handed, |batch| batch.seq);
+        self.stats.checkpoints += u64::from(has_batches);
         if let Some(through) = self.urgent.take_if(|through| self.handed >= *through) {
             self.hurried = through;
         }

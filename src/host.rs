@@ -1,9 +1,11 @@
-//! What the process asks of the machine it runs on: clocks, resource use, file limits.
+//! What the process asks of the machine it runs on: clocks, resource use, file limits, who a socket is connected to.
 
 use crate::clock::Now;
-use crate::stats::Host;
+use crate::stats::{Datagrams, Host};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Read;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads the clocks, counting monotonic time from `start`.
@@ -18,8 +20,8 @@ pub fn mono_us(start: Instant) -> u64 {
     start.elapsed().as_micros() as u64 + 1000
 }
 
-/// What `stats` says of the process.
-pub fn facts(start: Instant) -> Host {
+/// What `stats` says of the process, which started at `start` and has counted `udp`.
+pub fn facts(start: Instant, udp: Datagrams) -> Host {
     let now = now(start);
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a valid place for one rusage, and zeroes are a valid rusage should the call fail.
@@ -34,6 +36,18 @@ pub fn facts(start: Instant) -> Host {
         time_s: now.wall_ms / 1000,
         user_us: us(usage.ru_utime),
         system_us: us(usage.ru_stime),
+        udp,
+    }
+}
+
+/// Who is at the other end of a socket, for a line of the log. Costs a system call.
+pub fn peer(socket: &impl AsFd) -> String {
+    match socket2::SockRef::from(socket).peer_addr() {
+        Ok(address) => address.as_socket().map_or_else(
+            || "a local client".into(),
+            |it| SocketAddr::new(it.ip().to_canonical(), it.port()).to_string(),
+        ),
+        Err(_) => "a client that is gone".into(),
     }
 }
 

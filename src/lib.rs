@@ -2,13 +2,15 @@
 //!
 //! The library is the server's parts; the binaries put them together. Pure parts (no I/O, clock, thread or unsafe):
 //! [`ids`], [`limits`], [`clock`], [`mutation`], [`page_buffer`], [`proto`], [`session`], [`queue`], [`stats`], [`engine`]. Impure ones:
-//! [`ring`], [`journal`] (its files; the format and the writer are pure), [`kept`], [`durability`], [`store`], [`mailbox`], [`shard`],
-//! [`server`], [`config`]; and [`client`], with which `ringqctl` speaks to a server.
+//! [`listen`], [`ring`], [`journal`] (its files; the format and the writer are pure), [`kept`], [`durability`], [`store`], [`mailbox`], [`shard`],
+//! [`udp`], [`server`], [`daemon`], [`config`], [`log`]; and the operator's tool [`ctl`] with its [`client`].
 //! docs/ARCHITECTURE.md walks a message's path through them.
 
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod ctl;
+pub mod daemon;
 pub mod durability;
 pub mod engine;
 pub mod host;
@@ -17,6 +19,7 @@ pub mod journal;
 pub mod kept;
 pub mod latency;
 pub mod limits;
+pub mod listen;
 pub mod log;
 pub mod mailbox;
 pub mod mutation;
@@ -29,3 +32,4 @@ pub mod session;
 pub mod shard;
 pub mod stats;
 pub mod store;
+pub mod udp;

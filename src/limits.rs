@@ -44,6 +44,17 @@ pub const LANE_SPARE_SIZE_MAX: usize = 256 << 10;
 /// All messages one multi-get may return, bytes, unless `-B` is larger.
 pub const MULTI_GET_SIZE_MAX: usize = 16 << 20;
 
+/// What a datagram's replies keep free, bytes: for the text of one request that is no message and no list, and for the words that
+/// say that the rest did not fit.
+pub const UDP_REPLY_MARGIN: usize = 128;
+
+/// Datagrams whose requests are under way at once. What comes meanwhile waits in the kernel's buffer of the socket, and is dropped
+/// when that is full.
+pub const UDP_REQUESTS_MAX: usize = 64;
+
+/// Largest datagram of a reply, its frame header included, bytes: what passes networks in one piece, and what MemcacheQ sends.
+pub const UDP_DATAGRAM_SIZE_MAX: usize = 1400;
+
 /// Messages share memory segments of this size; a larger message has its own. A segment is returned when its last message
 /// is gone, so larger ones are held longer by stragglers, smaller ones cost more bookkeeping.
 pub const SEGMENT_SIZE: usize = 256 << 10;
@@ -53,6 +64,12 @@ pub const BODY_STALL_MS_MAX: u64 = 30_000;
 
 /// How long a connection that is being closed for an error may take to read the error, ms.
 pub const LINGER_MS_MAX: u64 = 1_000;
+
+/// Connections that one turn looks at for those that have been silent too long: the look takes some 50 µs.
+pub const IDLE_LOOK_LEN: usize = 1024;
+
+/// Looks for silent connections come at most this often, ms, and in 16 to a timeout: so much later they are closed.
+pub const IDLE_LOOK_MS_MIN: u64 = 250;
 
 /// One piece of a queue listing, bytes: what a shard does for it in one turn.
 pub const LISTING_SIZE_MAX: usize = 16 << 10;

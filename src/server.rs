@@ -1,33 +1,39 @@
 //! The server: assembles the parts in order, runs them, and takes them down in order.
 //!
-//! Start: lock the data directory → bind → open the database → replay the journals into it → new journals → start the store and the
-//! shards → ready. Stop: stop accepting → answer what was accepted → last journal write → checkpoint → end. A second signal ends the process at once, which the store makes safe.
+//! Start: log → limits → lock the data directory → bind → fork → lock the pid file → give up root's rights → open the database → replay the
+//! journals into it → new journals → start the store and the shards → write the pid file, ready. Stop: stop accepting → answer what was
+//! accepted → last journal write → checkpoint → remove the pid file. A second signal ends the process at once, which the store makes safe.
 
 use crate::config::{Config, Pin};
+use crate::daemon::pid_file::PidFile;
+use crate::daemon::supervisor::{End, Supervisor};
+use crate::daemon::user::{self, Account};
+use crate::daemon::{background, notify, resources, signals};
 use crate::durability::{self, Durability};
 use crate::engine::{self, Engine};
 use crate::host;
 use crate::ids::{Salt, ShardId};
 use crate::journal::{self, FileSource, Files, Mode, WriterConfig};
 use crate::limits;
+use crate::listen::{self, Address, Inherited, Sockets};
 use crate::log;
 use crate::mailbox::Mailbox;
 use crate::ring::{self, Ring};
 use crate::shard::{Links, Mail, Report, Shard, Shared};
-use crate::stats::Capacity;
+use crate::stats::{Capacity, ShardStats};
 use crate::store::ballast::Ballast;
 use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
 use crate::store::{self, Batch, QueueRow, Store};
-use anyhow::{Context, Result, anyhow, bail};
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::udp;
+use anyhow::{Context, Result, anyhow};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,28 +41,46 @@ use std::time::{Duration, Instant};
 /// Mutations in one transaction while journals are replayed, bytes: nobody waits for anything else.
 const REPLAY_SLICE_SIZE: usize = 16 << 20;
 
-/// How long a stop waits for clients to take their replies.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long systemd is to wait for one journal to be replayed, at least.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long a start waits for an address that a server killed a moment ago may still hold.
-const BIND_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Files besides connections: rings, mailboxes, database, listeners, log.
+/// Files besides connections and what shards need: database, listeners, log.
 const OTHER_FILES: usize = 64;
 
-/// Clients that may wait to be accepted.
-const BACKLOG: i32 = 4096;
+/// Files of a shard: its ring, its mailbox twice, its journal's four.
+const FILES_PER_SHARD: usize = 7;
 
-/// Runs the server until it is told to stop.
+/// Runs the server until it is told to stop. With `-d` the calling process ends in here, when the server is ready in another one.
 ///
 /// # Errors
 /// Why it could not start, or what made it stop.
 pub fn run(config: &Config) -> Result<()> {
     let start = Instant::now();
-    log::start(config.verbosity);
+    let inherited = listen::inherit()?;
+    log::start(config)?;
+    let account = Account::of(config.user.as_deref())?;
+    resources::restrict_new_files();
+    if config.core_dumps {
+        resources::allow_core_files();
+    }
+    let connections_max = reserve_files(config, &inherited)?;
+    let made = user::missing_directories(&config.home);
     let directory = DataDirectory::lock(&config.home)?;
-    let connections_max = reserve_files(config)?;
-    let listeners = bind(config)?;
+    let mut sockets = listen::open(config, inherited)?;
+    let udp_sockets = udp::bind(config, std::mem::take(&mut sockets.datagrams))?;
+
+    // LMDB must not be open across a fork, and no thread lives through one.
+    let background = config.daemon.then(|| background::detach(config.core_dumps)).transpose()?;
+    log::spawn_writer().context("cannot start the log's thread")?;
+    directory.write_pid()?;
+    let mut pid_file = config.pid_file.as_deref().map(PidFile::lock).transpose()?;
+    if let Some(account) = account {
+        become_user(&account, config, &made, &sockets)?;
+    }
+    if !config.without_effect.is_empty() {
+        tracing::info!("without effect, accepted for MemcacheQ's command lines: {}", config.without_effect.join(" "));
+    }
+
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
@@ -72,7 +96,8 @@ pub fn run(config: &Config) -> Result<()> {
         ids_next: AtomicU64::new(recovered.ids_end.max(1)),
         connections: AtomicUsize::new(0),
         connections_max,
-        draining: AtomicUsize::new(usize::from(config.shards)),
+        draining: AtomicUsize::new(usize::from(config.shards) + usize::from(!udp_sockets.is_empty())),
+        udp: udp::Counts::default(),
         pressure: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
         // Puts wait when half the share is not in the store.
         pressure_share: config.memory_share() / 2,
@@ -81,90 +106,110 @@ pub fn run(config: &Config) -> Result<()> {
     });
 
     let (report, reports) = mpsc::channel();
-    watch_signals(report.clone())?;
+    signals::watch(report.clone())?;
     let (store_requests, store_inbox) = mpsc::channel();
-    let store_thread = start_store(config, store, ballast, store_inbox, &shared)?;
+    let store_thread = start_store(config, store, ballast, store_inbox, &shared, report.clone())?;
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
-    let settings: Arc<[u8]> = settings(config, connections_max, &addresses).into();
+    let facts = Facts {
+        connections_max,
+        addresses: sockets.listeners.iter().map(|listener| listener.address.clone()).collect(),
+        udp_addresses: udp_sockets.iter().map(|(address, _)| *address).collect(),
+    };
+    let status = facts.status(&ShardStats {
+        queues: recovered.queues.len() as u64,
+        curr_items: stored,
+        ..ShardStats::default()
+    });
+    let changes = engine_changes(config, &facts);
     let mut threads = Vec::new();
-    let mut sockets = Some(listeners.into_iter().map(|(_, socket)| socket).collect::<Vec<OwnedFd>>());
+    // Shard 0 accepts for all.
+    let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
     let mut queues = by_owner(recovered.queues, config.shards);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
-        let engine_config = engine_config(config, id, connections_max, settings.clone());
+        let engine_config = engine_config(config, id, connections_max, changes.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, shared.reserve_ids());
-        let sockets = sockets.take().unwrap_or_default();
-        threads.push(start_shard(config, id, engine, journal, sockets, links.clone())?);
+        threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
+    let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
     // The store thread ends when the last shard has let go of it.
     drop(links);
-    for address in &addresses {
-        eprintln!("ringq: ready on {address}");
-    }
 
-    serve(&reports, &shared, threads.len())?;
-    for thread in threads {
-        let _ = thread.join();
+    if let Some(pid_file) = &mut pid_file {
+        pid_file.write().with_context(|| format!("-P {}: cannot write it", pid_file.path().display()))?;
     }
-    match store_thread.join() {
-        Ok(result) => result.context("the last commit failed")?,
-        Err(_) => bail!("the store thread panicked"),
+    log::announce(&facts.ready_lines());
+    if let Some(background) = background {
+        log::flush();
+        background.ready(config.verbosity > 0)?;
+    }
+    notify::ready(&status);
+
+    match Supervisor::new(config.clone(), facts, shared, reports, udp_thread).run() {
+        Ok(End::Clean) => {}
+        Ok(End::AtOnce) => {
+            // Without dropping anything else: threads that still run have it.
+            drop((pid_file, sockets.files));
+            log::flush();
+            std::process::exit(1);
+        }
+        Err(error) => return Err(error.context("the server stops; restart it when the cause is gone")),
+    }
+    for thread in threads.into_iter().chain([store_thread]) {
+        let _ = thread.join();
     }
     tracing::info!("everything is committed");
     Ok(())
 }
 
+/// What is known only when the server has started.
+pub struct Facts {
+    /// Connections there may be.
+    pub connections_max: usize,
+    /// Where the server listens.
+    pub addresses: Vec<Address>,
+    /// Where it takes datagrams.
+    pub udp_addresses: Vec<SocketAddr>,
+}
+
+impl Facts {
+    /// What systemd shows of a running server.
+    pub fn status(&self, stats: &ShardStats) -> String {
+        format!("{} queues with {} messages, on {}", stats.queues, stats.curr_items, self.address_list())
+    }
+
+    fn address_list(&self) -> String {
+        self.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    fn ready_lines(&self) -> Vec<String> {
+        let streams = self.addresses.iter().map(|address| format!("ready on {address}"));
+        streams.chain(self.udp_addresses.iter().map(|address| format!("ready on udp:{address}"))).collect()
+    }
+}
+
 // --- starting ---
 
-fn reserve_files(config: &Config) -> Result<usize> {
-    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, OTHER_FILES).map_err(|hard| {
+/// Everything that the server will write to becomes the user's, and then the process does.
+fn become_user(account: &Account, config: &Config, made: &[PathBuf], sockets: &Sockets) -> Result<()> {
+    account.give_directory(&config.home, made)?;
+    if let Some(path) = &config.log_file {
+        account.give_file(path)?;
+    }
+    sockets.give_to(account.uid(), account.gid())?;
+    account.assume(config.core_dumps)?;
+    account.check_access(&config.home)
+}
+
+fn reserve_files(config: &Config, inherited: &Inherited) -> Result<usize> {
+    let others = OTHER_FILES + FILES_PER_SHARD * usize::from(config.shards) + udp::files(config, inherited);
+    host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, others).map_err(|hard| {
         anyhow!(
             "-c {} needs {} open files, but the hard limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower -c",
             config.connections.unwrap_or_default(),
-            config.connections.unwrap_or_default() + OTHER_FILES,
+            config.connections.unwrap_or_default() + others,
         )
     })
-}
-
-fn bind(config: &Config) -> Result<Vec<(SocketAddr, OwnedFd)>> {
-    if config.listen.is_empty() {
-        tracing::warn!(
-            "listening on all addresses: anyone who can reach port {} can use the queues; see -l",
-            config.port
-        );
-        let any = SocketAddr::from(([0u16; 8], config.port));
-        let listener = listen(any).or_else(|_| listen(SocketAddr::from(([0u8; 4], config.port))));
-        return Ok(vec![listener.with_context(|| format!("cannot listen on port {}", config.port))?]);
-    }
-    let mut listeners = Vec::new();
-    for name in &config.listen {
-        let resolved = (name.as_str(), config.port).to_socket_addrs();
-        for address in resolved.with_context(|| format!("-l {name}: not an address and not a known host name"))? {
-            listeners.push(listen(address).with_context(|| format!("cannot listen on {address}"))?);
-        }
-    }
-    Ok(listeners)
-}
-
-/// Options set here are inherited by accepted sockets.
-fn listen(address: SocketAddr) -> std::io::Result<(SocketAddr, OwnedFd)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    let give_up = Instant::now() + BIND_DEADLINE;
-    while let Err(error) = socket.bind(&address.into()) {
-        if error.kind() != std::io::ErrorKind::AddrInUse || Instant::now() >= give_up {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    socket.listen(BACKLOG)?;
-    let address = socket.local_addr()?.as_socket().expect("an IP socket has an IP address");
-    Ok((address, socket.into()))
 }
 
 fn start_store(
@@ -173,7 +218,8 @@ fn start_store(
     ballast: Ballast,
     requests: mpsc::Receiver<crate::store::Request>,
     shared: &Arc<Shared>,
-) -> Result<JoinHandle<Result<(), crate::store::Error>>> {
+    report: mpsc::Sender<Report>,
+) -> Result<JoinHandle<()>> {
     let thread_config = ThreadConfig {
         shards: config.shards,
         // Pauses end before the largest put has to wait.
@@ -189,14 +235,13 @@ fn start_store(
     let watcher = std::thread::Builder::new().name("ringq-watch".into());
     Ok(watcher.spawn(move || {
         let result = worker.join().unwrap_or_else(|_| std::process::abort());
-        if let Err(error) = &result {
-            tracing::error!(
+        if let Err(error) = result {
+            log::fatal(format_args!(
                 "{error}; nothing more is acknowledged and the server stops; restart it when the cause is gone"
-            );
-            eprintln!("ringq: fatal: {error}");
+            ));
             std::process::exit(1);
         }
-        result
+        let _ = report.send(Report::StoreEnded);
     })?)
 }
 
@@ -209,6 +254,7 @@ struct Journal {
 /// Brings what a crash left in the journals into the store.
 fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<()> {
     for row in store.recover()?.journals {
+        notify::extend_timeout(REPLAY_PATIENCE);
         let mut batches = Vec::new();
         let mut keep = |seq, mutations: &[u8], end| -> Result<(), std::convert::Infallible> {
             batches.push(Batch { shard: row.shard, seq, mutations: mutations.to_vec(), end });
@@ -270,17 +316,31 @@ fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
     owned
 }
 
-fn engine_config(config: &Config, shard: ShardId, connections: usize, settings: Arc<[u8]>) -> engine::Config {
+/// What of an engine's configuration a reload may change.
+pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
+    engine::Changes {
+        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        wait_ms_max: config.wait_ms_max,
+        idle_ms_max: config.idle_ms_max,
+        flush_all: config.flush_all,
+        shutdown: config.shutdown,
+        settings: settings(config, facts).into(),
+    }
+}
+
+fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: engine::Changes) -> engine::Config {
+    let engine::Changes { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings } = changes;
     engine::Config {
         shard,
         shards: config.shards,
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
-        wait_ms_max: config.wait_ms_max,
-        queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
+        wait_ms_max,
+        idle_ms_max,
+        queues_max,
         hash_seed: RandomState::new().hash_one(shard),
-        flush_all: config.flush_all,
-        shutdown: config.shutdown,
+        flush_all,
+        shutdown,
         capacity: Capacity {
             threads: u64::from(config.shards),
             memory: config.memory as u64,
@@ -313,7 +373,9 @@ fn start_shard(
         checkpoint_size: config.memory_share() / 8,
         checkpoint_every_ms: config.checkpoint_every_ms,
     };
-    let connections_max = u32::try_from(links.shared.connections_max).unwrap_or(u32::MAX);
+    // Those of datagrams come on top, and each may take a moment to close.
+    let connections_max = links.shared.connections_max + 2 * limits::UDP_REQUESTS_MAX;
+    let connections_max = u32::try_from(connections_max).unwrap_or(u32::MAX);
     let (started, start) = mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("ringq-shard-{id}")).spawn(move || {
         if let Some(core) = core {
@@ -349,73 +411,38 @@ fn core_of(pin: &Pin, shard: ShardId) -> Option<core_affinity::CoreId> {
 }
 
 /// The lines of `stats settings`.
-fn settings(config: &Config, connections_max: usize, addresses: &[SocketAddr]) -> Vec<u8> {
+pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     let mut out = Vec::new();
-    let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let tcp = |address: &Address| if let Address::Tcp(address) = address { Some(*address) } else { None };
+    let unix =
+        |address: &Address| if let Address::Unix(path) = address { Some(path.display().to_string()) } else { None };
+    let list = |names: Vec<String>| if names.is_empty() { "NULL".to_string() } else { names.join(",") };
     let on = |flag: bool| if flag { "yes" } else { "no" };
+    let addresses = &facts.addresses;
     let mut stat = |name, value: &dyn std::fmt::Display| crate::proto::reply::stat(&mut out, name, value);
     stat("maxbytes", &config.memory);
-    stat("maxconns", &connections_max);
-    stat("tcpport", &addresses.first().map_or(config.port, SocketAddr::port));
+    stat("maxconns", &facts.connections_max);
+    stat("tcpport", &addresses.iter().find_map(tcp).map_or(0, |address| address.port()));
     stat("num_threads", &config.shards);
     stat("item_size_max", &config.body_size_max);
     stat("durable", &on(!config.no_sync));
-    stat("inter", &list.join(","));
+    stat("inter", &list(addresses.iter().filter_map(tcp).map(|address| address.to_string()).collect()));
+    stat("domain_socket", &list(addresses.iter().filter_map(unix).collect()));
+    stat("umask", &format_args!("{:o}", config.socket_mode));
+    stat("tcp_backlog", &config.backlog);
+    stat("tcp_keepalive", &config.keepalive.map_or(0, |period| period.as_secs()));
+    stat("udpport", &facts.udp_addresses.first().map_or(0, SocketAddr::port));
+    stat("udp_reply_max", &config.udp_reply_size_max);
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
+    stat("verbosity", &config.verbosity);
+    stat("max_wait", &(config.wait_ms_max / 1000));
+    stat("idle_timeout", &(config.idle_ms_max / 1000));
+    stat("stop_timeout", &config.stop_timeout.as_secs());
+    stat("checkpoint_every", &(config.checkpoint_every_ms / 1000));
+    stat("stats_every", &config.stats_every.unwrap_or_default().as_secs());
     stat("flush_enabled", &on(config.flush_all));
     stat("shutdown_enabled", &on(config.shutdown));
     stat("home", &config.home.display());
     out
-}
-
-// --- running and stopping ---
-
-fn watch_signals(reports: mpsc::Sender<Report>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT]).context("cannot watch signals")?;
-    std::thread::Builder::new().name("ringq-signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            let _ = reports.send(Report::Signal(signal));
-        }
-    })?;
-    Ok(())
-}
-
-/// Waits until every shard has ended.
-fn serve(reports: &mpsc::Receiver<Report>, shared: &Shared, mut running: usize) -> Result<()> {
-    let mut deadline: Option<Instant> = None;
-    while running > 0 {
-        let report = match deadline {
-            None => reports.recv().context("every other thread is gone")?,
-            Some(at) => match reports.recv_timeout(at.saturating_duration_since(Instant::now())) {
-                Ok(report) => report,
-                Err(_) => {
-                    tracing::warn!("clients did not take their replies within {STOP_DEADLINE:?}: they are cut off");
-                    shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
-                    deadline = None;
-                    continue;
-                }
-            },
-        };
-        let is_stopping = shared.draining.load(Ordering::SeqCst) < shared.mailboxes.len() || deadline.is_some();
-        match report {
-            Report::Verbosity(verbosity) => log::set_verbosity(verbosity),
-            Report::Ended(id, result) => {
-                running -= 1;
-                result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
-            }
-            Report::Signal(signal) if is_stopping => {
-                eprintln!("ringq: signal {signal} again: stopping at once");
-                std::process::exit(1);
-            }
-            Report::Signal(_) | Report::Shutdown => {
-                tracing::info!("stopping: finishing what was accepted");
-                deadline = Some(Instant::now() + STOP_DEADLINE);
-                shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
-            }
-        }
-    }
-    Ok(())
 }

@@ -8,18 +8,23 @@
 //!
 //! Step 1, 7 and 9 of a message's path.
 
+mod snapshot;
+
+pub use snapshot::{Inquiry, Snapshot};
+
 use crate::clock::Now;
 use crate::durability::Durability;
-use crate::engine::{Engine, Mail as EngineMail, Notice};
+use crate::engine::{self, Engine, Mail as EngineMail, Notice};
 use crate::host;
 use crate::ids::{ConnId, IdRange, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits;
-use crate::log;
+use crate::log::{self, Complaints, shown};
 use crate::mailbox::Mailbox;
 use crate::proto::reply;
 use crate::ring::{Event, Ring};
 use crate::store;
+use crate::udp;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
@@ -28,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use tracing::Level;
 
 /// What arrives in a shard's mailbox.
 #[derive(Debug)]
@@ -38,12 +44,36 @@ pub enum Mail {
     Store(store::Reply),
     /// A connection accepted elsewhere that this shard is to serve.
     Adopt(OwnedFd),
+    /// A datagram's requests: this shard is to serve them, and to say the replies to the socket.
+    Datagram {
+        /// A connected stream socket, for the replies only. When it is closed, all was said.
+        socket: OwnedFd,
+        /// All there are.
+        requests: Vec<u8>,
+        /// Largest size of all replies together, bytes.
+        reply_size_max: usize,
+    },
     /// A connection was closed while accepting was paused.
     Resume,
+    /// From the main thread: answered by [`Report::Inspected`], and [`Report::StoreAlive`] if the store is asked for.
+    Inspect(Inquiry),
+    /// From the main thread: settings have changed.
+    Change(Changes),
     /// Finish what was accepted.
     Stop,
     /// Every shard has finished: end.
     Exit,
+}
+
+/// What an operator may change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// What concerns the engine.
+    pub engine: engine::Changes,
+    /// `-C`, ms.
+    pub checkpoint_every_ms: u64,
+    /// `--min-free`, bytes, for the one shard that tells the store.
+    pub free_size_min: Option<u64>,
 }
 
 /// What the main thread hears, from shards and of signals.
@@ -55,8 +85,14 @@ pub enum Report {
     Verbosity(u8),
     /// A client asked the server to stop.
     Shutdown,
+    /// How the shard is, for the inquiry of this number.
+    Inspected(ShardId, u64, Box<Snapshot>),
+    /// The store thread has answered in the inquiry of this number.
+    StoreAlive(u64),
     /// The shard's thread has ended.
     Ended(ShardId, io::Result<()>),
+    /// The store thread has ended: everything is stored.
+    StoreEnded,
 }
 
 /// What all shards share.
@@ -69,8 +105,10 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Most connections there may be.
     pub connections_max: usize,
-    /// Shards that still have connections to serve after [`Mail::Stop`].
+    /// Shards that still have connections to serve after [`Mail::Stop`], and the UDP thread while it waits for replies.
     pub draining: AtomicUsize,
+    /// Datagrams so far.
+    pub udp: udp::Counts,
     /// For each shard, bytes of mutations that the store does not have: what pauses between its transactions depend on.
     pub pressure: Arc<[AtomicUsize]>,
     /// What one shard may have of them before its puts wait.
@@ -87,6 +125,14 @@ impl Shared {
         let next = self.ids_next.fetch_add(limits::ID_RANGE_LEN, Ordering::Relaxed);
         IdRange { next, end: next + limits::ID_RANGE_LEN }
     }
+
+    /// One of those that are counted in `draining` has nothing left to serve. They may still be needed by each other; the last
+    /// one lets all go.
+    pub fn report_drained(&self) {
+        if self.draining.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
+        }
+    }
 }
 
 /// A shard's ways to the rest of the server.
@@ -100,8 +146,21 @@ pub struct Links {
     pub reports: mpsc::Sender<Report>,
 }
 
-/// How long accepting stays paused for lack of files when no connection closes.
-const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+/// How long accepting stays paused for lack of files when no connection closes, ms.
+const ACCEPT_RETRY_MS: u64 = 1000;
+
+/// How often the log says that accepting is paused, ms: where files stay short, it is with every client that comes and goes.
+const ACCEPT_WARN_MS: u64 = 60_000;
+
+/// How the shard that accepts for all is getting on with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    On,
+    /// There were no files.
+    Paused,
+    /// Begun again in this turn: whether there are files now, the ring says at once.
+    Retried,
+}
 
 /// One shard's loop.
 pub struct Shard {
@@ -128,9 +187,15 @@ pub struct Shard {
     loading: HashMap<QueueId, u64, foldhash::fast::RandomState>,
     /// The next shard to get a connection.
     next_shard: usize,
+    accepting: Accepting,
+    /// When to try again to accept if no connection closes, monotonic ms.
+    accept_retry_ms: u64,
+    /// When the log said that accepting is paused, monotonic ms.
+    accept_warned_ms: Option<u64>,
     stopping: bool,
     drained: bool,
     exit: bool,
+    complaints: Complaints,
     /// This turn brought something: more may be coming.
     is_busy: bool,
 }
@@ -171,9 +236,13 @@ impl Shard {
             committing: VecDeque::new(),
             loading: HashMap::default(),
             next_shard: 0,
+            accepting: Accepting::On,
+            accept_retry_ms: 0,
+            accept_warned_ms: None,
             stopping: false,
             drained: false,
             exit: false,
+            complaints: Complaints::default(),
             is_busy: false,
         })
     }
@@ -188,11 +257,14 @@ impl Shard {
             self.engine.begin_turn(self.now);
             self.engine.set_trace(log::logs_commands());
             let had_work = self.engine.has_work();
+            let retried = self.accepting == Accepting::Retried;
             self.is_busy = self.take_mail() | self.take_events()? | had_work;
+            self.go_on_accepting(retried);
             self.engine.run();
             self.make_durable()?;
             self.carry_out();
             self.report_drained();
+            self.complaints.sum_up(self.now.mono_ms);
             self.set_timer();
             let mailbox = &self.shared.mailboxes[usize::from(self.id.0)];
             let waits = !self.exit || self.is_making_durable();
@@ -202,6 +274,7 @@ impl Shard {
                 mailbox.awake();
             }
         }
+        self.complaints.sum_up(u64::MAX);
         self.durability.hurry_all();
         self.checkpoint();
         Ok(())
@@ -232,7 +305,13 @@ impl Shard {
                 Mail::Peer(from, mail) => self.engine.on_mail(from, mail),
                 Mail::Store(reply) => self.take_store_reply(reply),
                 Mail::Adopt(socket) => self.adopt(socket),
-                Mail::Resume => self.ring.resume_accept(),
+                Mail::Datagram { socket, requests, reply_size_max } => match self.ring.adopt(socket) {
+                    Ok(conn) => self.engine.on_datagram(conn, &requests, reply_size_max),
+                    Err(_) => self.engine.on_datagram_dropped(),
+                },
+                Mail::Resume => self.retry_accept(),
+                Mail::Inspect(inquiry) => self.inspect(inquiry),
+                Mail::Change(changes) => self.change(changes),
                 Mail::Stop => self.stop(),
                 Mail::Exit => self.exit = true,
             }
@@ -254,14 +333,30 @@ impl Shard {
                 }
                 self.engine.on_loaded(queue, result);
             }
-            store::Reply::Full(full) => {
-                if full {
-                    tracing::warn!("shard {}: space is short (--min-free, or the ballast): puts are refused", self.id);
-                } else {
-                    tracing::warn!("shard {}: there is space again: puts are accepted", self.id);
-                }
-                self.engine.on_full(full);
-            }
+            store::Reply::Full(full) => self.engine.on_full(full),
+            store::Reply::Alive(number) => drop(self.reports.send(Report::StoreAlive(number))),
+        }
+    }
+
+    fn inspect(&mut self, inquiry: Inquiry) {
+        let snapshot = Snapshot {
+            stats: self.engine.shard_stats(),
+            unsealed_size: self.engine.unsealed_size(),
+            unstored_size: self.engine.unstored_size(),
+            pressure: (self.durability.pressure(self.shared.pressure_share), self.shared.pressure_share),
+            largest: self.engine.largest_queues(inquiry.queues),
+        };
+        let _ = self.reports.send(Report::Inspected(self.id, inquiry.number, Box::new(snapshot)));
+        if inquiry.asks_store {
+            self.ask_store(store::Request::Ping { shard: self.id, number: inquiry.number });
+        }
+    }
+
+    fn change(&mut self, changes: Changes) {
+        self.engine.change(changes.engine);
+        self.durability.set_checkpoint_every(changes.checkpoint_every_ms);
+        if let Some(size) = changes.free_size_min {
+            self.ask_store(store::Request::FreeFloor(size));
         }
     }
 
@@ -294,12 +389,7 @@ impl Shard {
                 Event::Ended { conn, error: None } => self.engine.on_eof(conn),
                 Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
                 Event::Closed { conn, sent } => self.closed(conn, sent),
-                Event::Woken => {}
-                Event::Timer => {
-                    if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
-                        self.ring.resume_accept();
-                    }
-                }
+                Event::Woken | Event::Timer => {}
             }
         }
         Ok(came)
@@ -324,7 +414,12 @@ impl Shard {
 
     fn adopt(&mut self, socket: OwnedFd) {
         match self.ring.adopt(socket) {
-            Ok(conn) => self.engine.on_open(conn),
+            Ok(conn) => {
+                if log::logs_commands() {
+                    tracing::debug!("<{}/{conn} new connection from {}", self.id, peer(&mut self.ring, conn));
+                }
+                self.engine.on_open(conn);
+            }
             Err(socket) => {
                 self.shared.connections.fetch_sub(1, Ordering::SeqCst);
                 self.reject(&socket);
@@ -337,17 +432,57 @@ impl Shard {
         // A fresh socket's buffer has room for a line; a client that is gone already needs no answer.
         let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
         let _ = rustix::net::send(socket, reply::TOO_MANY_CONNECTIONS, flags);
-        tracing::info!("a connection was refused: {} are open", self.shared.connections_max);
+        let most = self.shared.connections_max;
+        self.complaints.say(self.now.mono_ms, Level::WARN, "refused connections", || {
+            format!(
+                "a connection from {} was refused: {most} are open; raise -c, or see who keeps them open",
+                host::peer(socket)
+            )
+        });
     }
 
     fn pause_accepting(&mut self, error: &io::Error) {
-        tracing::warn!("accepting is paused: {error}; it goes on when a connection closes, or in a second");
+        if self.accepting == Accepting::On {
+            self.engine.on_accepting(false);
+            let now = self.now.mono_ms;
+            if self.accept_warned_ms.is_none_or(|at| now >= at + ACCEPT_WARN_MS) {
+                self.accept_warned_ms = Some(now);
+                tracing::warn!(
+                    "accepting is paused: {error}; it goes on when connections close. Raise the limit of open files \
+                     (ulimit -n, LimitNOFILE=) or lower -c; `stats` counts pauses as listen_disabled_num"
+                );
+            }
+        }
+        self.accepting = Accepting::Paused;
+        self.accept_retry_ms = self.now.mono_ms + ACCEPT_RETRY_MS;
         self.shared.accept_paused.store(true, Ordering::SeqCst);
     }
 
+    /// Notices that accepting works again, or that it is time to try; `retried` is whether that was done in the turn before.
+    fn go_on_accepting(&mut self, retried: bool) {
+        if retried && self.accepting == Accepting::Retried {
+            self.accepting = Accepting::On;
+            self.engine.on_accepting(true);
+            tracing::info!("accepting goes on");
+        }
+        if self.accepting == Accepting::Paused && self.now.mono_ms >= self.accept_retry_ms {
+            self.retry_accept();
+        }
+    }
+
+    fn retry_accept(&mut self) {
+        if self.accepting == Accepting::Paused {
+            self.accepting = Accepting::Retried;
+            self.shared.accept_paused.store(false, Ordering::SeqCst);
+            self.ring.resume_accept();
+        }
+    }
+
     fn closed(&mut self, conn: ConnId, sent: usize) {
+        let is_counted = !self.engine.is_datagram(conn);
         self.engine.on_closed(conn, sent);
-        self.shared.connections.fetch_sub(1, Ordering::SeqCst);
+        tracing::debug!("<{}/{conn} connection closed", self.id);
+        self.shared.connections.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         if self.shared.accept_paused.swap(false, Ordering::SeqCst) {
             self.shared.mailboxes[0].send(Mail::Resume);
         }
@@ -442,7 +577,7 @@ impl Shard {
 
     fn carry_out(&mut self) {
         for conn in std::mem::take(&mut self.engine.effects.hosts) {
-            self.engine.on_host(conn, host::facts(self.shared.start));
+            self.engine.on_host(conn, host::facts(self.shared.start, self.shared.udp.read()));
         }
         if std::mem::take(&mut self.engine.effects.wants_ids) {
             self.engine.on_ids(self.shared.reserve_ids());
@@ -454,8 +589,9 @@ impl Shard {
             self.ask_store(store::Request::Load(load));
         }
         self.send_replies();
-        self.change_connections();
+        // Before connections are closed, of which it says whose they were.
         self.report();
+        self.change_connections();
     }
 
     fn send_replies(&mut self) {
@@ -486,23 +622,83 @@ impl Shard {
     }
 
     fn report(&mut self) {
-        let effects = &mut self.engine.effects;
-        for notice in effects.notices.drain(..) {
-            log_notice(self.id, &notice);
+        for notice in std::mem::take(&mut self.engine.effects.notices) {
+            self.log_notice(&notice);
         }
+        let effects = &mut self.engine.effects;
         if let Some(verbosity) = effects.verbosity.take() {
             let _ = self.reports.send(Report::Verbosity(verbosity));
+        }
+        if std::mem::take(&mut effects.stats_reset) {
+            self.shared.udp.reset();
         }
         if std::mem::take(&mut effects.shutdown) {
             let _ = self.reports.send(Report::Shutdown);
         }
     }
 
+    fn log_notice(&mut self, notice: &Notice) {
+        let Shard { id: shard, now, ring, complaints, .. } = self;
+        let mut complain = |level, kind, line: &dyn Fn(&mut Ring) -> String| {
+            complaints.say(now.mono_ms, level, kind, || line(ring));
+        };
+        match notice {
+            Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", shown(line)),
+            Notice::Reply { conn, line } => tracing::debug!(">{shard}/{conn} {}", shown(line)),
+            Notice::BinaryProtocol(conn) => {
+                complain(Level::WARN, "connections closed for speaking the binary protocol", &|ring| {
+                    let peer = peer(ring, *conn);
+                    format!(
+                        "connection {shard}/{conn} from {peer} speaks the binary protocol: closed; configure the client for text"
+                    )
+                });
+            }
+            Notice::Unusable { conn, reply } => {
+                let (kind, why) = match *reply {
+                    b"" => ("connections closed for speaking HTTP", &b"it speaks HTTP"[..]),
+                    reply::LINE_TOO_LONG => ("connections closed for lines that are too long", reply.trim_ascii_end()),
+                    reply::BAD_DATA_CHUNK => ("connections closed for bodies of another size", reply.trim_ascii_end()),
+                    _ => ("connections closed for sizes that are none", reply.trim_ascii_end()),
+                };
+                complain(Level::INFO, kind, &|ring| {
+                    format!("connection {shard}/{conn} from {} was closed: {}", peer(ring, *conn), shown(why))
+                });
+            }
+            Notice::Idle(conn) => {
+                complain(Level::INFO, "connections closed for being silent", &|ring| {
+                    format!(
+                        "connection {shard}/{conn} from {} was silent for --idle-timeout: closed",
+                        peer(ring, *conn)
+                    )
+                });
+            }
+            Notice::BodyStalled(conn) => {
+                complain(Level::INFO, "connections closed for stopping in a body", &|ring| {
+                    let peer = peer(ring, *conn);
+                    format!("connection {shard}/{conn} from {peer} stopped in the middle of a body: closed")
+                });
+            }
+            Notice::Corrupt { queue, message } => {
+                complain(Level::ERROR, "messages set aside", &|_| {
+                    let queue = shown(queue);
+                    format!(
+                        "message {message} of queue {queue} failed its checksum and was set aside: check the device"
+                    )
+                });
+            }
+            Notice::Unreadable { queue, reason } => {
+                complain(Level::ERROR, "failed reads of queues", &|_| {
+                    format!("queue {} cannot be read, its gets fail: {reason}; check the device", shown(queue))
+                });
+            }
+        }
+    }
+
     fn set_timer(&mut self) {
-        let next = self.engine.next_deadline().into_iter().chain(self.durability.next_deadline()).min();
-        let due = next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms)));
-        let retry = (self.id.0 == 0 && self.shared.accept_paused.load(Ordering::SeqCst)).then_some(ACCEPT_RETRY);
-        self.ring.set_timer(due.into_iter().chain(retry).min());
+        let own = self.durability.next_deadline().into_iter().chain(self.complaints.next_deadline());
+        let retry = (self.accepting == Accepting::Paused).then_some(self.accept_retry_ms);
+        let next = self.engine.next_deadline().into_iter().chain(own).chain(retry).min();
+        self.ring.set_timer(next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms))));
     }
 
     // --- stopping ---
@@ -513,15 +709,17 @@ impl Shard {
         self.engine.on_stop();
     }
 
-    /// A shard without connections may still be needed by others; the last one to finish lets all go.
     fn report_drained(&mut self) {
         if self.stopping && !self.drained && self.engine.open_connections() == 0 {
             self.drained = true;
-            if self.shared.draining.fetch_sub(1, Ordering::SeqCst) == 1 {
-                self.shared.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Exit));
-            }
+            self.shared.report_drained();
         }
     }
+}
+
+/// Who a connection is from, for a line of the log.
+fn peer(ring: &mut Ring, conn: ConnId) -> String {
+    ring.socket(conn).map_or_else(|| "a client that is gone".into(), host::peer)
 }
 
 /// Buffers for reuse, a bounded number of bytes of them.
@@ -546,24 +744,5 @@ impl Pool {
             self.size += size;
             self.buffers.push(buffer);
         }
-    }
-}
-
-fn log_notice(shard: ShardId, notice: &Notice) {
-    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-    match notice {
-        Notice::BinaryProtocol(conn) => {
-            tracing::warn!(
-                "connection {shard}/{conn} speaks the binary protocol: closed; configure the client for text"
-            );
-        }
-        Notice::BodyStalled(conn) => {
-            tracing::info!("connection {shard}/{conn} stopped in the middle of a body: closed")
-        }
-        Notice::Corrupt { queue, message } => {
-            tracing::error!("message {message} of queue {} failed its checksum and was set aside", text(queue));
-        }
-        Notice::Unreadable { queue, reason } => tracing::error!("queue {} cannot be read: {reason}", text(queue)),
-        Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", text(line)),
     }
 }

@@ -28,6 +28,11 @@ pub struct ShardStats {
     pub batches: u64,
     pub corrupt: u64,
     pub waiters: u64,
+    pub udp_dropped: u64,
+    pub idle_kicks: u64,
+    pub accept_pauses: u64,
+    /// Of the shard that accepts for all: 1 while it cannot.
+    pub accept_paused: u64,
     pub mutations: u64,
     pub journal_records: u64,
     pub journal_bytes: u64,
@@ -53,7 +58,7 @@ pub struct JournalStats {
     pub writes: u64,
     /// Bytes of mutations that the store does not have.
     pub unstored: u64,
-    /// Transactions of the store for this shard.
+    /// Jobs handed to the store.
     pub checkpoints: u64,
 }
 
@@ -70,10 +75,25 @@ pub struct Host {
     pub user_us: u64,
     /// CPU time of the process in the kernel, microseconds.
     pub system_us: u64,
+    /// What came and went by UDP.
+    pub udp: Datagrams,
+}
+
+/// Datagrams since the start or `stats reset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Datagrams {
+    /// Received.
+    pub received: u64,
+    /// Received and thrown away: no request, or no room for it. Incomplete requests are counted by the shards.
+    pub dropped: u64,
+    /// Sent.
+    pub sent: u64,
+    /// Not sent because the kernel refused them.
+    pub unsent: u64,
 }
 
 impl ShardStats {
-    const LEN: usize = 25;
+    const LEN: usize = 29;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -96,6 +116,10 @@ impl ShardStats {
             &mut self.batches,
             &mut self.corrupt,
             &mut self.waiters,
+            &mut self.udp_dropped,
+            &mut self.idle_kicks,
+            &mut self.accept_pauses,
+            &mut self.accept_paused,
             &mut self.mutations,
             &mut self.journal_records,
             &mut self.journal_bytes,
@@ -110,6 +134,12 @@ impl ShardStats {
     /// For the way to another shard.
     pub fn encode(mut self, out: &mut Vec<u8>) {
         out.extend(self.fields().iter().flat_map(|f| f.to_le_bytes()));
+    }
+
+    /// Adds another shard's counts.
+    pub fn merge(&mut self, other: &ShardStats) {
+        let mut other = *other;
+        self.fields().into_iter().zip(other.fields()).for_each(|(sum, count)| *sum += *count);
     }
 
     /// Adds another shard's counts, as it encoded them.
@@ -140,6 +170,9 @@ impl ShardStats {
         self.loads = 0;
         self.batches = 0;
         self.mutations = 0;
+        self.udp_dropped = 0;
+        self.idle_kicks = 0;
+        self.accept_pauses = 0;
     }
 }
 
@@ -183,11 +216,18 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "limit_maxbytes", capacity.memory);
     stat(out, "max_connections", capacity.connections);
     stat(out, "rejected_connections", all.rejected_connections);
+    stat(out, "accepting_conns", u64::from(all.accept_paused == 0));
+    stat(out, "listen_disabled_num", all.accept_pauses);
+    stat(out, "idle_kicks", all.idle_kicks);
     stat(out, "curr_queues", all.queues);
     stat(out, "waiters", all.waiters);
     stat(out, "corrupt_items", all.corrupt);
     stat(out, "store_loads", all.loads);
     stat(out, "store_batches", all.batches);
+    stat(out, "udp_received", host.udp.received);
+    stat(out, "udp_dropped", host.udp.dropped + all.udp_dropped);
+    stat(out, "udp_sent", host.udp.sent);
+    stat(out, "udp_unsent", host.udp.unsent);
 }
 
 /// How many puts brought a body of each size since the start.

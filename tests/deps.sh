@@ -7,6 +7,7 @@
 #   tests/deps.sh            install what is missing (as root; otherwise say what to install)
 #   tests/deps.sh --check    only report, one line an item
 #   --require                with either: exit 1 if something that the tests need is missing afterwards
+#   --package                with either: also what the test of the Debian package needs
 #
 # The virtual environment is target/clients-venv unless RINGQ_CLIENTS_VENV names another directory.
 
@@ -15,9 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 VENV=${RINGQ_CLIENTS_VENV:-target/clients-venv}
 PYTHON_CLIENTS=('pymemcache>=4,<5' 'pylibmc>=1.6,<2')
-# Debian's package names, each with a probe below. The first list is what tests run, the second what pylibmc is built
-# with where pip has no wheel, the third what only benchmarks run.
-TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-openbsd python3-venv)
+# Debian's package names, each with a probe below. The first list is what tests run (of systemd, which does not become init by it,
+# the checks of units), the second what `make test-package` runs, the third what pylibmc is built with where pip has no wheel,
+# the fourth what only benchmarks run.
+TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-openbsd python3-venv systemd)
+PACKAGE_PACKAGES=(debootstrap systemd-container lintian)
 BUILD_PACKAGES=(libmemcached-dev zlib1g-dev)
 BENCH_PACKAGES=(memcached redis-server beanstalkd)
 POLICY=/usr/sbin/policy-rc.d
@@ -28,7 +31,8 @@ main() {
         case $argument in
             --check) check_only=yes ;;
             --require) require=yes ;;
-            *) echo "usage: tests/deps.sh [--check] [--require]" >&2; exit 2 ;;
+            --package) TEST_PACKAGES+=("${PACKAGE_PACKAGES[@]}") ;;
+            *) echo "usage: tests/deps.sh [--check] [--require] [--package]" >&2; exit 2 ;;
         esac
     done
 
@@ -74,6 +78,10 @@ has_package() {
         libmemcached-tools) command -v memccp && command -v memccat && command -v memcstat ;;
         netcat-openbsd) command -v nc && nc -h 2>&1 | grep -q -- '-N' ;;
         python3-venv) [ -x "$VENV/bin/python" ] || python_with_venv ;;
+        systemd) command -v systemd-analyze ;;
+        systemd-container) command -v systemd-nspawn ;;
+        lintian) command -v lintian ;;
+        debootstrap) PATH=$PATH:/usr/sbin:/usr/local/sbin command -v debootstrap ;;
         libmemcached-dev) [ -e /usr/include/libmemcached/memcached.h ] ;;
         zlib1g-dev) [ -e /usr/include/zlib.h ] ;;
         memcached | redis-server | beanstalkd) PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" ;;

@@ -1,6 +1,8 @@
 //! The daemon's entry: command line, then [`ringq::server`].
 
 use ringq::config::Config;
+use ringq::daemon::resources;
+use ringq::log;
 use ringq::ring;
 use std::process::ExitCode;
 
@@ -24,9 +26,12 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match ringq::server::run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("ringq: {error:#}");
+            log::fatal(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -37,10 +42,11 @@ fn check() -> ExitCode {
     match ring::probe() {
         Ok(features) => {
             print!("{features}");
+            println!("locked memory: {} may be locked, RingQ locks none", resources::locked_memory());
             if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("ringq: {error}");
+            log::fatal(error);
             ExitCode::FAILURE
         }
     }

@@ -4,8 +4,12 @@
 //! default. Invariant: a [`Config`] that exists is one the server can start with, as far as numbers go. Garbage is refused with
 //! the option, the value and what is allowed, never turned into 0.
 
+mod changes;
 mod file;
 mod options;
+mod place;
+
+pub use place::Place;
 
 use crate::journal;
 use crate::limits;
@@ -15,6 +19,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Default `-p`: MemcacheQ's.
+pub const PORT_DEFAULT: u16 = 22201;
 
 /// The command line of `ringq`, for what is made of it: manual page, completions.
 pub fn command() -> clap::Command {
@@ -27,7 +34,7 @@ pub struct Config {
     /// `-p`.
     pub port: u16,
     /// `-l`; empty: all addresses.
-    pub listen: Vec<String>,
+    pub listen: Vec<Place>,
     /// `-s`, absolute.
     pub socket: Option<PathBuf>,
     /// `-a`.
@@ -104,6 +111,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// The command line this was parsed from, for [`Config::reload`].
     args: Vec<OsString>,
+    /// Where the process stood then: what relative paths start from.
+    directory: PathBuf,
 }
 
 /// How log lines look.
@@ -162,9 +171,11 @@ impl Config {
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Config, clap::Error> {
         let args: Vec<OsString> = args.into_iter().collect();
         let options = Options::from_arg_matches(&command().try_get_matches_from(&args)?)?;
+        // Without one, absolute paths are still good, and the others are refused below.
+        let directory = std::env::current_dir().unwrap_or_default();
         match &options.config {
-            None => Config::of(options, None, args),
-            Some(path) => Config::parse_with(&absolute(path)?, args),
+            None => Config::of(options, None, args, directory),
+            Some(path) => Config::parse_with(&absolute(&directory, path)?, args, directory),
         }
     }
 
@@ -175,21 +186,28 @@ impl Config {
     pub fn reload(&self) -> Result<Config, clap::Error> {
         match &self.file {
             None => Ok(self.clone()),
-            Some(path) => Config::parse_with(path, self.args.clone()),
+            Some(path) => Config::parse_with(path, self.args.clone(), self.directory.clone()),
         }
     }
 
     /// The command line was already found to be good without the file.
-    fn parse_with(path: &Path, args: Vec<OsString>) -> Result<Config, clap::Error> {
+    fn parse_with(path: &Path, args: Vec<OsString>, directory: PathBuf) -> Result<Config, clap::Error> {
         let command = file::apply(command(), path).map_err(|problem| refused(format!("{problem}\n")))?;
         let matches = command.try_get_matches_from(&args).map_err(|error| {
             // Rendered, it names option and value; where the value stands is for us to say.
             refused(format!("{}: {}", path.display(), error.to_string().trim_start_matches("error: ")))
         })?;
-        Config::of(Options::from_arg_matches(&matches)?, Some(path.to_owned()), args)
+        Config::of(Options::from_arg_matches(&matches)?, Some(path.to_owned()), args, directory)
     }
 
-    fn of(options: Options, file: Option<PathBuf>, args: Vec<OsString>) -> Result<Config, clap::Error> {
+    fn of(
+        options: Options,
+        file: Option<PathBuf>,
+        args: Vec<OsString>,
+        directory: PathBuf,
+    ) -> Result<Config, clap::Error> {
+        let absolute = |path: &Path| absolute(&directory, path);
+        let absolute_of = |path: Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shards = options.threads.unwrap_or(cpus.min(limits::SHARDS_DEFAULT_MAX) as u16);
         let wish = journal::Wish {
@@ -248,6 +266,7 @@ impl Config {
             license: options.license,
             file,
             args,
+            directory,
         };
         config.check_memory()?;
         Ok(config)
@@ -282,12 +301,11 @@ fn refused(message: String) -> clap::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, message)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, clap::Error> {
-    std::path::absolute(path).map_err(|error| refused(format!("{}: {error}\n", path.display())))
-}
-
-fn absolute_of(path: Option<PathBuf>) -> Result<Option<PathBuf>, clap::Error> {
-    path.as_deref().map(absolute).transpose()
+fn absolute(directory: &Path, path: &Path) -> Result<PathBuf, clap::Error> {
+    if path.as_os_str().is_empty() {
+        return Err(refused("a path is empty: give the name of a file or directory\n".into()));
+    }
+    std::path::absolute(directory.join(path)).map_err(|error| refused(format!("{}: {error}\n", path.display())))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The long name of an option is its key in the configuration file, and `RINGQ_` with that name its environment variable.
 //! Invariant: a value outside of what an option allows never gets past here.
 
-use super::{LogFormat, Pin};
+use super::{LogFormat, PORT_DEFAULT, Pin, Place};
 use crate::limits;
 use clap::{ArgAction, Parser};
 use std::fmt::Display;
@@ -22,14 +22,14 @@ use std::str::FromStr;
 )]
 pub(super) struct Options {
     /// TCP port; 0 lets the system choose.
-    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 22201, env = "RINGQ_PORT",
+    #[arg(short = 'p', long, value_name = "PORT", default_value_t = PORT_DEFAULT, env = "RINGQ_PORT",
           value_parser = number::<u16>(0, u16::MAX), help_heading = SOCKETS)]
     pub port: u16,
 
-    /// Where to listen: an address or host name, with or without a port (HOST:PORT, [IPV6]:PORT), or the path of a unix
+    /// Where to listen: an address or host name, with or without a port (HOST:PORT, `[IPV6]:PORT`), or the path of a unix
     /// socket (anything with a slash); may be repeated [default: all addresses]
     #[arg(short = 'l', long, value_name = "ADDR", env = "RINGQ_LISTEN", value_delimiter = ',', help_heading = SOCKETS)]
-    pub listen: Vec<String>,
+    pub listen: Vec<Place>,
 
     /// Listen on this unix socket, and on no TCP or UDP port.
     #[arg(short = 's', long, value_name = "PATH", env = "RINGQ_SOCKET", help_heading = SOCKETS)]

@@ -3,6 +3,7 @@
 //! Invariant: what is changed in memory and what is recorded are the same, in the same order; nothing is changed for a
 //! request that is refused.
 
+use super::datagram::Form;
 use super::{Engine, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
 use crate::latency::Metric;
@@ -34,6 +35,8 @@ pub(super) enum GetResult {
     Hit(QueueId),
     /// Nothing to take.
     Miss,
+    /// The message is larger than the get may take.
+    TooLarge,
     /// The head must be loaded first.
     MustWait(u32),
 }
@@ -91,7 +94,7 @@ impl Engine {
     }
 
     /// Takes the message at the head of a queue of this shard and writes its `VALUE` block, the key's options echoed, to `out`.
-    pub(super) fn get(&mut self, name: &[u8], options: &[u8], cas: bool, out: &mut Vec<u8>) -> GetResult {
+    pub(super) fn get(&mut self, name: &[u8], options: &[u8], form: Form, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
         let Some(index) = self.find(name) else {
             return GetResult::Miss;
@@ -101,7 +104,10 @@ impl Engine {
             Head::Empty => GetResult::Miss,
             // Gets that wait for a load come first.
             Head::Ready(entry) if shelf.waiters.is_empty() => {
-                self.take(index, entry, options, cas, out);
+                if !self.fits(entry, name.len() + options.len(), form) {
+                    return GetResult::TooLarge;
+                }
+                self.take(index, entry, options, form.cas, out);
                 GetResult::Hit(self.shelf(index).queue.id)
             }
             Head::Ready(_) | Head::Stored => {
@@ -233,9 +239,14 @@ impl Engine {
             let mut answer = Answer::default();
             match shelf.queue.head() {
                 Head::Ready(entry) => {
-                    answer.hits.push(shelf.queue.id);
-                    self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);
-                    answer.seq = self.current();
+                    let (queue, key_size) = (shelf.queue.id, shelf.queue.name.len() + waiter.options().len());
+                    if self.fits(entry, key_size, waiter.form) {
+                        answer.hits.push(queue);
+                        self.take(index, entry, waiter.options(), waiter.form.cas, &mut answer.bytes);
+                        answer.seq = self.current();
+                    } else {
+                        answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
+                    }
                 }
                 Head::Empty => {
                     let name = shelf.queue.name.clone();

@@ -10,6 +10,7 @@
 //!
 //! Step 4 and step 8 of a message's path, for queues of other shards.
 
+use super::datagram::Form;
 use super::execute::{GetResult, PutResult};
 use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
@@ -100,12 +101,12 @@ pub(super) enum Request<'a> {
     },
     Get {
         name: &'a [u8],
-        cas: bool,
+        form: Form,
     },
     WaitingGet {
         name: &'a [u8],
         timeout: Timeout,
-        cas: bool,
+        form: Form,
     },
     Delete {
         name: &'a [u8],
@@ -181,8 +182,8 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn forward_get(&mut self, conn: ConnId, owner: ShardId, at: SlotId, name: &[u8], cas: bool) {
-        self.forward(owner, &Request::Get { name, cas }, Expected::Part { conn, at });
+    pub(super) fn forward_get(&mut self, conn: ConnId, owner: ShardId, at: SlotId, name: &[u8], form: Form) {
+        self.forward(owner, &Request::Get { name, form }, Expected::Part { conn, at });
     }
 
     pub(super) fn forward_waiting_get(
@@ -192,9 +193,9 @@ impl Engine {
         at: SlotId,
         name: &[u8],
         timeout: Timeout,
-        cas: bool,
+        form: Form,
     ) {
-        self.forward(owner, &Request::WaitingGet { name, timeout, cas }, Expected::Part { conn, at });
+        self.forward(owner, &Request::WaitingGet { name, timeout, form }, Expected::Part { conn, at });
     }
 
     pub(super) fn forward_delete(
@@ -354,19 +355,20 @@ impl Engine {
                     return false;
                 }
             },
-            Request::Get { name, cas } => match self.get(name, b"", cas, &mut answer.bytes) {
+            Request::Get { name, form } => match self.get(name, b"", form, &mut answer.bytes) {
                 GetResult::Hit(queue) => {
                     answer.hits.push(queue);
                     answer.seq = self.current();
                 }
                 GetResult::Miss => {}
+                GetResult::TooLarge => answer.failure = Some(reply::TOO_LARGE_FOR_UDP),
                 GetResult::MustWait(index) => {
-                    self.wait_for_load(index, Waiter { origin, cas, patience: None });
+                    self.wait_for_load(index, Waiter { origin, form, patience: None });
                     return false;
                 }
             },
-            Request::WaitingGet { name, timeout, cas } => {
-                self.get_or_wait(name, timeout, cas, origin);
+            Request::WaitingGet { name, timeout, form } => {
+                self.get_or_wait(name, timeout, form, origin);
                 return false;
             }
             Request::Delete { name } => {
@@ -469,7 +471,10 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&(body.len() as u32).to_le_bytes());
             out.extend_from_slice(body);
         }
-        Request::Get { name, cas } => name_to(out, if cas { 3 } else { 2 }, name),
+        Request::Get { name, form } => {
+            name_to(out, if form.cas { 3 } else { 2 }, name);
+            out.extend_from_slice(&form.size_max.to_le_bytes());
+        }
         Request::Delete { name } => name_to(out, 4, name),
         Request::Flush => out.push(5),
         Request::Checkpoint => out.push(6),
@@ -489,8 +494,9 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.push(12);
             out.extend_from_slice(&queue.0.to_le_bytes());
         }
-        Request::WaitingGet { name, timeout, cas } => {
-            name_to(out, if cas { 14 } else { 13 }, name);
+        Request::WaitingGet { name, timeout, form } => {
+            name_to(out, if form.cas { 14 } else { 13 }, name);
+            out.extend_from_slice(&form.size_max.to_le_bytes());
             let option = timeout.as_written();
             out.push(option.len() as u8);
             out.extend_from_slice(option);
@@ -506,8 +512,7 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
             let size = reader.u32() as usize;
             Request::Put { flags, name, body: reader.take(size) }
         }
-        2 => Request::Get { name: reader.name(), cas: false },
-        3 => Request::Get { name: reader.name(), cas: true },
+        kind @ (2 | 3) => Request::Get { name: reader.name(), form: Form { cas: kind == 3, size_max: reader.u32() } },
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
         6 => Request::Checkpoint,
@@ -521,18 +526,25 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
         kind @ (13 | 14) => {
             let name = reader.name();
+            let form = Form { cas: kind == 14, size_max: reader.u32() };
             let timeout = Timeout::parse(reader.name()).expect("it was parsed before it was sent");
-            Request::WaitingGet { name, timeout, cas: kind == 14 }
+            Request::WaitingGet { name, timeout, form }
         }
         kind => unreachable!("no request of kind {kind}"),
     }
 }
 
-/// token u32 · failed u8 · queue u64 (0: no message in it) · size u32 · bytes
+/// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
+const FAILURES: [&[u8]; 2] = [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP];
+
+/// token u32 · failure u8 (0: none) · queue u64 (0: no message in it) · size u32 · bytes
 fn encode_answer(token: u32, answer: Piece<'_>, out: &mut Vec<u8>) {
     assert!(answer.hits.len() <= 1, "a forwarded get names one queue");
     out.extend_from_slice(&token.to_le_bytes());
-    out.push(u8::from(answer.failure.is_some()));
+    let failure = answer.failure.map_or(0, |text| {
+        1 + FAILURES.iter().position(|known| *known == text).expect("every failure of a forwarded request is known")
+    });
+    out.push(failure as u8);
     out.extend_from_slice(&answer.hits.first().map_or(0, |q| q.0).to_le_bytes());
     out.extend_from_slice(&(answer.bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(answer.bytes);
@@ -541,8 +553,7 @@ fn encode_answer(token: u32, answer: Piece<'_>, out: &mut Vec<u8>) {
 /// Token, the queue of the message in it if there is one, and all else.
 fn decode_answer<'a>(reader: &mut Reader<'a>) -> (u32, Option<QueueId>, Piece<'a>) {
     let token = reader.u32();
-    // The only thing that can fail on the other side after a request was understood is reading the store.
-    let failure = (reader.u8() == 1).then_some(reply::STORAGE_UNREADABLE);
+    let failure = usize::from(reader.u8()).checked_sub(1).map(|number| FAILURES[number]);
     let queue = Some(QueueId(reader.u64())).filter(|queue| queue.0 != 0);
     let size = reader.u32() as usize;
     (token, queue, Piece { bytes: reader.take(size), seq: Seq(0), hits: &[], failure })
@@ -583,10 +594,11 @@ mod tests {
 
     #[test]
     fn requests_cross_unchanged() {
+        const ANY: Form = Form { cas: true, size_max: Form::ANY_SIZE };
         let requests = [
             Request::Put { flags: 7, name: b"q", body: b"body" },
-            Request::Get { name: b"q", cas: false },
-            Request::Get { name: b"q", cas: true },
+            Request::Get { name: b"q", form: ANY },
+            Request::Get { name: b"q", form: Form { cas: true, size_max: 0 } },
             Request::Delete { name: b"q" },
             Request::Flush,
             Request::Checkpoint,
@@ -598,8 +610,12 @@ mod tests {
             Request::StatQueue { name: b"q" },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },
-            Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=05").unwrap(), cas: false },
-            Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=18446744073709551615").unwrap(), cas: true },
+            Request::WaitingGet {
+                name: b"q",
+                timeout: Timeout::parse(b"/t=05").unwrap(),
+                form: Form { cas: false, size_max: 9 },
+            },
+            Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=18446744073709551615").unwrap(), form: ANY },
         ];
         let mut bytes = Vec::new();
         requests.iter().for_each(|r| encode(r, &mut bytes));
@@ -612,10 +628,12 @@ mod tests {
 
     #[test]
     fn answers_cross_without_the_senders_batch_number() {
-        let answer = Piece { bytes: b"x", seq: Seq(4), hits: &[QueueId(2)], failure: None };
-        let mut bytes = Vec::new();
-        encode_answer(8, answer, &mut bytes);
-        let there = decode_answer(&mut Reader { rest: &bytes });
-        assert_eq!(there, (8, Some(QueueId(2)), Piece { seq: Seq(0), hits: &[], ..answer }));
+        for failure in [None, Some(reply::STORAGE_UNREADABLE), Some(reply::TOO_LARGE_FOR_UDP)] {
+            let answer = Piece { bytes: b"x", seq: Seq(4), hits: &[QueueId(2)], failure };
+            let mut bytes = Vec::new();
+            encode_answer(8, answer, &mut bytes);
+            let there = decode_answer(&mut Reader { rest: &bytes });
+            assert_eq!(there, (8, Some(QueueId(2)), Piece { seq: Seq(0), hits: &[], ..answer }));
+        }
     }
 }

@@ -14,19 +14,24 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`room`] keeps the bounds, [`overview`] answers `stats`.
+//! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
+mod datagram;
 mod execute;
 mod forward;
+mod idle;
 mod overview;
 mod passing;
 mod room;
 mod serve;
+mod trace;
 mod waiting;
 
 pub use forward::Mail;
+pub use overview::QueueSummary;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
@@ -60,6 +65,8 @@ pub struct Config {
     pub hash_seed: u64,
     /// `--max-wait`, ms.
     pub wait_ms_max: u64,
+    /// `--idle-timeout`, ms; 0: never.
+    pub idle_ms_max: u64,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -67,6 +74,18 @@ pub struct Config {
     /// What `stats` says of the configuration.
     pub capacity: Capacity,
     /// The lines of `stats settings`, without `END`.
+    pub settings: std::sync::Arc<[u8]>,
+}
+
+/// What an operator may change while the server runs; the fields are those of [`Config`].
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Changes {
+    pub queues_max: usize,
+    pub wait_ms_max: u64,
+    pub idle_ms_max: u64,
+    pub flush_all: bool,
+    pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
 }
 
@@ -91,6 +110,8 @@ pub struct Effects {
     pub verbosity: Option<u8>,
     /// A client asked the server to stop.
     pub shutdown: bool,
+    /// A client asked for `stats reset`: what is counted outside starts again, too.
+    pub stats_reset: bool,
     /// A new range of ids is wanted: tell [`Engine::on_ids`].
     pub wants_ids: bool,
     /// What the operator should know.
@@ -104,6 +125,8 @@ pub enum Notice {
     BinaryProtocol(ConnId),
     /// A body made no progress for so long that its connection was closed.
     BodyStalled(ConnId),
+    /// A connection was silent for so long that it was closed.
+    Idle(ConnId),
     /// A stored message failed its checksum and was set aside.
     Corrupt {
         /// The queue's name.
@@ -118,8 +141,22 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
-    /// What a client asked, for `-vv`: the command line, not the body.
+    /// What a client sent makes no sense and leaves no way to go on: its connection is closed.
+    Unusable {
+        /// Who.
+        conn: ConnId,
+        /// What it was told; nothing if it speaks HTTP.
+        reply: &'static [u8],
+    },
+    /// What a client asked, while commands are traced: the command line, not the body.
     Command {
+        /// Who.
+        conn: ConnId,
+        /// The line, without its line end.
+        line: Vec<u8>,
+    },
+    /// What a client is sent, while commands are traced: a line of it, not the body.
+    Reply {
         /// Who.
         conn: ConnId,
         /// The line, without its line end.
@@ -140,7 +177,7 @@ enum Origin {
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     origin: Origin,
-    cas: bool,
+    form: datagram::Form,
     /// Of a get that may wait for a message.
     patience: Option<waiting::Patience>,
 }
@@ -177,6 +214,7 @@ pub struct Engine {
     body_waiters: VecDeque<ConnId>,
     bodies_reserved: usize,
     deadlines: BinaryHeap<std::cmp::Reverse<(u64, u32, u32)>>,
+    idle: idle::Look,
     gathers: HashMap<u32, overview::Gather>,
 
     shelves: Vec<Option<Shelf>>,
@@ -243,6 +281,7 @@ impl Engine {
             body_waiters: VecDeque::new(),
             bodies_reserved: 0,
             deadlines: BinaryHeap::new(),
+            idle: idle::Look::new(config.idle_ms_max),
             gathers: HashMap::new(),
             shelves: Vec::new(),
             free_shelves: Vec::new(),
@@ -316,7 +355,17 @@ impl Engine {
         self.latency.record(metric, us, 1);
     }
 
-    /// Whether to give a notice of every command.
+    /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
+    pub fn change(&mut self, changes: Changes) {
+        let Changes { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings } = changes;
+        if idle_ms_max != self.config.idle_ms_max {
+            self.idle = idle::Look::new(idle_ms_max);
+        }
+        let before = self.config.clone();
+        self.config = Config { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings, ..before };
+    }
+
+    /// Whether to give a notice of every command and every reply.
     pub fn set_trace(&mut self, trace: bool) {
         self.trace = trace;
     }
@@ -360,6 +409,11 @@ impl Engine {
     /// Size of what [`Engine::seal`] would give, bytes.
     pub fn unsealed_size(&self) -> usize {
         if self.batch.is_empty() { 0 } else { self.batch.len() + self.passed_size() }
+    }
+
+    /// Size of the mutations that the store has not confirmed, bytes.
+    pub fn unstored_size(&self) -> usize {
+        self.unstored_size
     }
 
     /// Everything up to `seq` is durable: replies that waited for it may leave.
@@ -459,7 +513,8 @@ impl Engine {
     /// When [`Engine::run`] must be called even if nothing happens, monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
         let sessions = self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at);
-        sessions.into_iter().chain(self.waits.next_deadline()).chain(self.passing.next_deadline()).min()
+        let others = [self.waits.next_deadline(), self.passing.next_deadline(), self.idle.next_deadline()];
+        sessions.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     fn conn_at(&self, index: usize) -> Option<ConnId> {
@@ -590,11 +645,15 @@ impl Engine {
         });
         session.taken += bytes.len() as u64;
         self.stats.bytes_written += bytes.len() as u64;
+        if self.trace {
+            self.trace_replies(conn, &bytes);
+        }
         Ok(bytes)
     }
 
     /// The ring has sent what [`Engine::take_output`] gave.
     pub fn on_sent(&mut self, conn: ConnId) {
+        let now_ms = self.now.mono_ms;
         if let Some(session) = self.session_to_the_end(conn) {
             session.sent = session.taken;
             if !session.passing.is_empty() {
@@ -605,6 +664,7 @@ impl Engine {
             return;
         };
         session.sending = false;
+        session.active_ms = now_ms;
         if session.replies.has_released() {
             self.mark_sendable(conn);
         }

@@ -10,13 +10,15 @@ use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::latency::Snapshot;
 use crate::limits::{LISTING_LEN_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::command::Report;
-use crate::proto::reply;
+use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
 use crate::queue::Counters;
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::timing::Began;
 use crate::session::{Listed, Listing, Phase, Wait};
 use crate::stats::{self, Host, JournalStats, ShardStats, Sizes};
 use smallvec::smallvec;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// A `stats` reply being put together.
 pub(super) struct Gather {
@@ -49,9 +51,41 @@ pub struct QueueView {
     pub waiters: u64,
 }
 
+/// One queue in a few numbers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueSummary {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Messages that a get can take.
+    pub ready: u64,
+    /// Messages accepted since it was made.
+    pub puts: u64,
+    /// Messages taken since then.
+    pub gets: u64,
+}
+
 impl Engine {
+    /// The queues with the most messages, at most `len`, the largest first; empty ones are left out. Takes time in the number of queues.
+    pub fn largest_queues(&self, len: usize) -> Vec<QueueSummary> {
+        let mut largest: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::with_capacity(len + 1);
+        for (index, shelf) in self.shelves.iter().enumerate() {
+            let ready = shelf.as_ref().map_or(0, |shelf| shelf.queue.len());
+            if ready > 0 {
+                largest.push(Reverse((ready, index)));
+                if largest.len() > len {
+                    largest.pop();
+                }
+            }
+        }
+        let summary = |Reverse((ready, index)): Reverse<(u64, usize)>| {
+            let queue = &self.shelves[index].as_ref().expect("just seen").queue;
+            QueueSummary { name: queue.name.to_vec(), ready, puts: queue.counters.puts, gets: queue.counters.gets }
+        };
+        largest.into_sorted_vec().into_iter().map(summary).collect()
+    }
+
     /// What this shard counts.
-    fn shard_stats(&self) -> ShardStats {
+    pub fn shard_stats(&self) -> ShardStats {
         let JournalStats { records, bytes, used, capacity, writes, unstored, checkpoints } = self.journal;
         ShardStats {
             memory_used: self.memory.used() as u64,
@@ -123,7 +157,8 @@ impl Engine {
         };
         let Gather { report, answers, began, .. } = self.gathers.remove(&conn.index).expect("just seen");
         let capacity = self.config.capacity;
-        self.push_reply(conn, Seq(0), &[], Some(began), |out| {
+        self.began = began;
+        self.reply_if_it_fits(conn, |out| {
             match report {
                 Report::General => stats::general(out, &host, &ShardStats::sum(&answers), &capacity),
                 Report::Latency => stats::latency(out, &Snapshot::sum(&answers)),
@@ -143,7 +178,7 @@ impl Engine {
     /// `stats settings`
     pub(super) fn serve_settings(&mut self, conn: ConnId) -> Result<(), Wait> {
         let settings = self.config.settings.clone();
-        self.reply(conn, Seq(0), &[], |out| {
+        self.reply_if_it_fits(conn, |out| {
             out.extend_from_slice(&settings);
             out.extend_from_slice(reply::END);
         });
@@ -154,6 +189,7 @@ impl Engine {
     pub(super) fn serve_reset(&mut self, conn: ConnId) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         self.stats.reset();
+        self.effects.stats_reset = true;
         self.ask_all(conn, &Request::StatsReset, Seq(0), reply::RESET);
         Ok(())
     }
@@ -214,6 +250,10 @@ impl Engine {
     /// `stats queue key`
     pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
+        if self.reply_room(conn, 0) < name.len() + STAT_QUEUE_OVERHEAD_MAX {
+            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
+            return Ok(());
+        }
         let owner = self.owner(name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, name.len())?;
@@ -359,6 +399,7 @@ impl Engine {
     /// One piece of a listing: where it goes on, and lines.
     pub(super) fn continue_listing(&mut self, conn: ConnId, piece: &[u8]) {
         let shards = self.config.shards;
+        let room = self.reply_room(conn, 0);
         let (next, lines) = piece.split_at(4);
         let next = u32::from_le_bytes(next.try_into().expect("four bytes"));
         let Some(session) = self.session(conn) else {
@@ -368,9 +409,13 @@ impl Engine {
             return;
         };
         let shard = if next == 0 { listing.shard + 1 } else { listing.shard };
-        let is_over = shard == shards;
+        let fits = lines.len() <= room;
+        let is_over = shard == shards || !fits;
         session.listing = (!is_over).then_some(Listing { shard, cursor: next, asked: false, ..listing });
         self.push_reply(conn, Seq(0), &[], None, |out| {
+            if !fits {
+                return out.extend_from_slice(reply::REPLY_TOO_LARGE);
+            }
             out.extend_from_slice(lines);
             if is_over {
                 out.extend_from_slice(reply::END);

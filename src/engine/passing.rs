@@ -81,7 +81,7 @@ impl Engine {
         let (consumer, waiter) = self.step_forward(index)?;
         let put = self.new_put(index, flags, body);
         let place = self.memory.append(&put);
-        let cas = waiter.cas.then_some(put.message);
+        let cas = waiter.form.cas.then_some(put.message);
         let mut answer = Answer::default();
         let name = &self.shelves[index as usize].as_ref().expect("the caller found it").queue.name;
         reply::value(&mut answer.bytes, name, waiter.options(), flags, cas, body);

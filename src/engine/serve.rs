@@ -39,12 +39,7 @@ enum Step {
 impl Engine {
     /// A connection was accepted.
     pub fn on_open(&mut self, conn: ConnId) {
-        let index = conn.index as usize;
-        if self.sessions.len() <= index {
-            self.sessions.resize_with(index + 1, || None);
-        }
-        assert!(self.sessions[index].is_none(), "a slot is reused only after on_closed");
-        self.sessions[index] = Some(Session::new(conn.generation));
+        self.open(conn, None);
         self.stats.curr_connections += 1;
         self.stats.total_connections += 1;
         if self.stopping {
@@ -52,18 +47,35 @@ impl Engine {
         }
     }
 
+    pub(super) fn open(&mut self, conn: ConnId, reply_size_max: Option<usize>) {
+        let index = conn.index as usize;
+        if self.sessions.len() <= index {
+            self.sessions.resize_with(index + 1, || None);
+        }
+        assert!(self.sessions[index].is_none(), "a slot is reused only after on_closed");
+        self.sessions[index] = Some(Session { reply_size_max, ..Session::new(conn.generation, self.now.mono_ms) });
+    }
+
     /// A connection was refused because there are too many.
     pub fn on_rejected(&mut self) {
         self.stats.rejected_connections += 1;
+    }
+
+    /// Whether clients are accepted, for the shard that does: not, for want of files.
+    pub fn on_accepting(&mut self, accepting: bool) {
+        self.stats.accept_pauses += u64::from(!accepting);
+        self.stats.accept_paused = u64::from(!accepting);
     }
 
     /// Bytes were received.
     pub fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.stats.bytes_read += bytes.len() as u64;
         let now_us = self.now.mono_us;
+        let now_ms = self.now.mono_ms;
         let Some(session) = self.session(conn) else {
             return;
         };
+        session.active_ms = now_ms;
         if !session.is_serving() {
             return;
         }
@@ -129,15 +141,14 @@ impl Engine {
     pub fn on_closed(&mut self, conn: ConnId, sent: usize) {
         self.end_send(conn, sent);
         self.give_back_unsent(conn);
-        let slot = &mut self.sessions[conn.index as usize];
-        assert!(slot.as_ref().is_some_and(|s| s.generation == conn.generation && s.phase == Phase::Closed));
-        *slot = None;
-        self.stats.curr_connections -= 1;
+        let session = self.sessions[conn.index as usize].take().expect("a connection has a session until it is closed");
+        assert!(session.generation == conn.generation && session.phase == Phase::Closed);
+        self.stats.curr_connections -= u64::from(session.reply_size_max.is_none());
     }
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || self.has_inbound()
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way()
     }
 
     /// Goes on with what waited for its turn.
@@ -145,6 +156,7 @@ impl Engine {
         self.expire_deadlines();
         self.expire_waits();
         self.expire_passing();
+        self.close_idle();
         self.run_inbound();
         for _ in 0..self.runnable.len() {
             let conn = self.runnable.pop_front().expect("counted");
@@ -188,9 +200,17 @@ impl Engine {
                 self.wait_for(conn, Wait::Memory);
                 return (served, false);
             }
+            match self.admit_request(conn) {
+                Ok(None) => {}
+                Ok(wait) => {
+                    self.session(conn).expect("it is being served").wait = wait;
+                    return (served, false);
+                }
+                Err(()) => return (bytes.len(), false),
+            }
             match self.step(conn, &bytes[served..]) {
                 Step::Served(len) => {
-                    self.trace(conn, &bytes[served..]);
+                    self.trace_command(conn, &bytes[served..]);
                     served = (served + len).min(bytes.len());
                     let session = self.session(conn).expect("serving does not close");
                     if session.skip > 0 {
@@ -212,20 +232,12 @@ impl Engine {
                     return (served, false);
                 }
                 Step::Finished => {
-                    self.trace(conn, &bytes[served..]);
+                    self.trace_command(conn, &bytes[served..]);
                     return (bytes.len(), false);
                 }
             }
         }
         (served, served < bytes.len())
-    }
-
-    /// Gives a notice of a request that was served: its line, not its body.
-    fn trace(&mut self, conn: ConnId, input: &[u8]) {
-        if self.trace {
-            let line = input.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
-            self.effects.notices.push(Notice::Command { conn, line: line.to_vec() });
-        }
     }
 
     /// Looks at the front of the input and serves one request if there is one that need not wait.
@@ -251,6 +263,7 @@ impl Engine {
             }
             Frame::Line { line: Line::Fatal { reply }, .. } => {
                 self.began.metric = Metric::Other;
+                self.effects.notices.push(Notice::Unusable { conn, reply });
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
                 self.finish(conn);
                 Step::Finished
@@ -301,6 +314,10 @@ impl Engine {
             Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
             Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
             Command::StatsQueue { key } => return self.serve_stat_queue(conn, key.name),
+            // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
+            Command::Checkpoint if self.is_datagram(conn) => {
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::ERROR));
+            }
             Command::Checkpoint => return self.serve_checkpoint(conn),
             Command::Version => self.reply(conn, Seq(0), &[], reply::version),
             Command::Verbosity { level, noreply } => {
@@ -329,15 +346,16 @@ impl Engine {
             return self.serve_multi_get(conn, keys, cas);
         }
         self.room_to_await(conn)?;
+        let form = self.form(conn, cas, 0);
         let owner = self.owner(first.name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, first.name.len())?;
             let at = self.await_message(conn);
-            self.forward_get(conn, owner, at, first.name, cas);
+            self.forward_get(conn, owner, at, first.name, form);
             return Ok(());
         }
         let mut block = std::mem::take(&mut self.scratch);
-        match self.get(first.name, b"", cas, &mut block) {
+        match self.get(first.name, b"", form, &mut block) {
             GetResult::Hit(queue) => {
                 let seq = self.current();
                 self.reply(conn, seq, &[queue], |out| {
@@ -349,9 +367,12 @@ impl Engine {
                 self.began.metric = Metric::GetMiss;
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END));
             }
+            GetResult::TooLarge => {
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_LARGE_FOR_UDP));
+            }
             GetResult::MustWait(index) => {
                 let at = self.await_message(conn);
-                self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, cas, patience: None });
+                self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, form, patience: None });
             }
         }
         self.keep_scratch(block);
@@ -393,8 +414,10 @@ impl Engine {
             if size >= size_max {
                 break;
             }
+            let form = self.form(conn, cas, size);
             // What is awaited may fill the rest of the bound.
-            let must_wait = awaited > 0 && size + awaited * self.config.body_size_max >= size_max;
+            let must_wait =
+                awaited > 0 && (form.is_bounded() || size + awaited * self.config.body_size_max >= size_max);
             let room = if must_wait { Err(Wait::Replies) } else { self.room_for_key(conn, key.name) };
             if let Err(wait) = room {
                 let slot = self.open_get(conn, open, &mut here);
@@ -405,13 +428,17 @@ impl Engine {
             let elsewhere = if self.owner(key.name) != self.config.shard {
                 Some(None)
             } else {
-                match self.get(key.name, b"", cas, &mut answer.bytes) {
+                match self.get(key.name, b"", form, &mut answer.bytes) {
                     GetResult::Hit(queue) => {
                         answer.hits.push(queue);
                         answer.seq = self.current();
                         None
                     }
                     GetResult::Miss => continue,
+                    GetResult::TooLarge => {
+                        answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
+                        None
+                    }
                     GetResult::MustWait(index) => Some(Some(index)),
                 }
             };
@@ -433,9 +460,9 @@ impl Engine {
             let at = self.session(conn).expect("it is being served").replies.add_part(slot, None);
             match elsewhere {
                 Some(index) => {
-                    self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, cas, patience: None });
+                    self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, form, patience: None });
                 }
-                None => self.forward_get(conn, self.owner(key.name), at, key.name, cas),
+                None => self.forward_get(conn, self.owner(key.name), at, key.name, form),
             }
         }
         match open {
@@ -470,9 +497,10 @@ impl Engine {
         if hits.is_empty() {
             self.began.metric = Metric::GetMiss;
         }
+        let ending = parts.iter().flatten().filter_map(|a| a.failure).next_back().unwrap_or(reply::END);
         self.reply(conn, seq, &hits, |out| {
             parts.iter().flatten().for_each(|a| out.extend_from_slice(&a.bytes));
-            out.extend_from_slice(reply::END);
+            out.extend_from_slice(ending);
         });
     }
 
@@ -599,7 +627,7 @@ impl Engine {
     // --- ending ---
 
     /// No more requests are served; the connection closes when its replies are sent.
-    fn finish(&mut self, conn: ConnId) {
+    pub(super) fn finish(&mut self, conn: ConnId) {
         let session = self.session(conn).expect("the caller has it");
         session.phase = Phase::Finishing;
         session.input = Vec::new();
@@ -615,7 +643,10 @@ impl Engine {
         let said_all = session.replies.is_empty() && !session.sending && session.listing.is_none();
         let idle = said_all && !session.runnable && session.wait.is_none();
         match session.phase {
-            Phase::Draining if idle => self.close(conn),
+            Phase::Draining if idle => {
+                self.count_incomplete(conn);
+                self.close(conn);
+            }
             Phase::Finishing if said_all => {
                 session.phase = Phase::Lingering;
                 let at_once = session.eof;
@@ -631,7 +662,7 @@ impl Engine {
     }
 
     /// Ends the session and asks the ring to close the connection.
-    fn close(&mut self, conn: ConnId) {
+    pub(super) fn close(&mut self, conn: ConnId) {
         self.free_body(conn);
         let session = self.session(conn).expect("the caller has it");
         session.phase = Phase::Closed;

@@ -9,10 +9,12 @@
 //!
 //! Does not know why a message comes: it may have been put, or have come back.
 
+use super::datagram::Form;
 use super::execute::GetResult;
 use super::{Engine, Origin, Waiter};
 use crate::ids::{ConnId, ShardId};
 use crate::proto::command::Timeout;
+use crate::proto::reply;
 use crate::queue::Head;
 use crate::session::Wait;
 use crate::session::replies::Answer;
@@ -150,7 +152,7 @@ fn insert<T>(slots: &mut Vec<Option<T>>, free: &mut Vec<u32>, value: T) -> u32 {
 }
 
 impl Engine {
-    /// `get q/t=ms`: later requests of the connection wait until it is answered.
+    /// `get q/t=ms`: later requests of the connection wait until it is answered. A datagram's takes what there is.
     pub(super) fn serve_waiting_get(
         &mut self,
         conn: ConnId,
@@ -164,12 +166,14 @@ impl Engine {
             self.room_to_forward(conn, owner, name.len())?;
         }
         let at = self.await_message(conn);
-        let session = self.session(conn).expect("it is being served");
-        session.wait = Some(Wait::Message(at.slot));
+        let form = self.form(conn, cas, 0);
+        if !form.is_bounded() {
+            self.session(conn).expect("it is being served").wait = Some(Wait::Message(at.slot));
+        }
         if owner == self.config.shard {
-            self.get_or_wait(name, timeout, cas, Origin::Local { conn, at });
+            self.get_or_wait(name, timeout, form, Origin::Local { conn, at });
         } else {
-            self.forward_waiting_get(conn, owner, at, name, timeout, cas);
+            self.forward_waiting_get(conn, owner, at, name, timeout, form);
         }
         if self.session(conn).is_some_and(|session| session.eof) {
             self.end_wait_of(conn);
@@ -178,17 +182,22 @@ impl Engine {
     }
 
     /// Takes a message of this shard for a get with a timeout, or lets it wait.
-    pub(super) fn get_or_wait(&mut self, name: &[u8], timeout: Timeout, cas: bool, origin: Origin) {
-        let deadline_ms = self.now.mono_ms + timeout.wait_ms.min(self.config.wait_ms_max);
-        let waiter = Waiter { origin, cas, patience: Some(Patience { timeout, deadline_ms }) };
+    pub(super) fn get_or_wait(&mut self, name: &[u8], timeout: Timeout, form: Form, origin: Origin) {
+        let wait_ms = if form.is_bounded() { 0 } else { timeout.wait_ms.min(self.config.wait_ms_max) };
+        let deadline_ms = self.now.mono_ms + wait_ms;
+        let waiter = Waiter { origin, form, patience: Some(Patience { timeout, deadline_ms }) };
         let mut answer = Answer::default();
-        match self.get(name, timeout.as_written(), cas, &mut answer.bytes) {
+        match self.get(name, timeout.as_written(), form, &mut answer.bytes) {
             GetResult::Hit(queue) => {
                 answer.hits.push(queue);
                 answer.seq = self.current();
                 self.answer(origin, answer);
             }
             GetResult::Miss => self.miss(name, waiter),
+            GetResult::TooLarge => {
+                answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
+                self.answer(origin, answer);
+            }
             GetResult::MustWait(index) => self.wait_for_load(index, waiter),
         }
     }
@@ -272,7 +281,7 @@ impl Engine {
         {
             let waiter = self.leave_line(first);
             let mut answer = Answer { hits: smallvec![self.shelf(index).queue.id], ..Answer::default() };
-            self.take(index, entry, waiter.options(), waiter.cas, &mut answer.bytes);
+            self.take(index, entry, waiter.options(), waiter.form.cas, &mut answer.bytes);
             answer.seq = self.current();
             self.answer(waiter.origin, answer);
         }

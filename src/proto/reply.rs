@@ -27,14 +27,22 @@ mod text {
     pub const OUT_OF_STORAGE: &[u8] = b"SERVER_ERROR out of storage\r\n";
     pub const TOO_MANY_CONNECTIONS: &[u8] = b"SERVER_ERROR too many open connections\r\n";
     pub const STORAGE_UNREADABLE: &[u8] = b"SERVER_ERROR storage cannot be read\r\n";
+    pub const TOO_LARGE_FOR_UDP: &[u8] = b"SERVER_ERROR object too large for UDP\r\n";
+    pub const REPLY_TOO_LARGE: &[u8] = b"SERVER_ERROR reply too large for UDP\r\n";
 }
 pub use text::*;
+
+/// What a `VALUE` block has besides key and body, bytes at most.
+pub const VALUE_OVERHEAD_MAX: usize = 64;
+
+/// What the reply for one queue has besides its name, `END` included, bytes at most: a dozen lines with two numbers of 20 digits.
+pub const STAT_QUEUE_OVERHEAD_MAX: usize = 640;
 
 /// Appends the `VALUE` block of one message. The key is echoed as it was asked for, `options` with their slash. `cas` is
 /// for `gets`.
 pub fn value(out: &mut Vec<u8>, name: &[u8], options: &[u8], flags: u32, cas: Option<MessageId>, body: &[u8]) {
     let mut number = itoa::Buffer::new();
-    out.reserve(name.len() + options.len() + body.len() + 64);
+    out.reserve(name.len() + options.len() + body.len() + VALUE_OVERHEAD_MAX);
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(name);
     out.extend_from_slice(options);

@@ -308,6 +308,11 @@ impl Ring {
         self.settle(conn);
     }
 
+    /// The socket of a connection that was not asked to close.
+    pub fn socket(&mut self, conn: ConnId) -> Option<&OwnedFd> {
+        self.connections.open(conn).map(|slot| slot.socket())
+    }
+
     /// Hands out [`Event::Woken`] when `fd`, a non-blocking eventfd, is written to; resets its counter each time. One
     /// descriptor per ring.
     ///

@@ -87,10 +87,14 @@ pub struct Session {
     pub deadline_ms: u64,
     /// The deadline is in the engine's heap.
     pub timed: bool,
+    /// When the client last sent something, or was sent something, monotonic ms.
+    pub active_ms: u64,
     /// A listing under way.
     pub listing: Option<Listing>,
     /// A multi-get under way, the request at the front of the input.
     pub multi_get: Option<MultiGet>,
+    /// A datagram's session: how large all its replies together may be, bytes.
+    pub reply_size_max: Option<usize>,
 }
 
 /// A message that is on its way from its putter to this client, without the journal.
@@ -138,7 +142,7 @@ pub struct Listing {
 
 impl Session {
     /// A new connection.
-    pub fn new(generation: u32) -> Self {
+    pub fn new(generation: u32, now_ms: u64) -> Self {
         Session {
             generation,
             phase: Phase::Open,
@@ -162,9 +166,18 @@ impl Session {
             awaits: Seq(0),
             deadline_ms: 0,
             timed: false,
+            active_ms: now_ms,
             listing: None,
             multi_get: None,
+            reply_size_max: None,
         }
+    }
+
+    /// Whether the server owes the client nothing, and waits for no body of its.
+    pub fn is_idle(&self) -> bool {
+        let owes = !self.replies.is_empty() || self.sending || self.listing.is_some() || self.multi_get.is_some();
+        let is_held = self.runnable || self.wait.is_some() || self.reserved > 0;
+        self.phase == Phase::Open && !owes && !is_held
     }
 
     /// Whether requests in the input may still be served.

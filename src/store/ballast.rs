@@ -96,7 +96,11 @@ impl Ballast {
         let Some(file) = self.file.as_ref().filter(|_| self.held > 0 && error.is_storage_full()) else {
             return Err(error);
         };
-        tracing::warn!("{error}; the ballast of {} bytes is given up, puts are refused until it is whole", self.held);
+        tracing::warn!(
+            "{error}; the ballast of {} bytes is given up, and puts are refused until there is room for it again: free space in \
+             the file system of the data directory (-H)",
+            self.held
+        );
         // The blocks of a truncated file may come free only with the file system's own commit.
         file.set_len(0).and_then(|()| file.sync_all()).map_err(failure("giving up the ballast"))?;
         self.held = 0;

@@ -41,6 +41,15 @@ pub enum Request {
     },
     /// Read stored messages of a queue's middle. Answered by [`Reply::Loaded`].
     Load(Load),
+    /// Is anybody there? Answered by [`Reply::Alive`] with the same number.
+    Ping {
+        /// Who asks.
+        shard: ShardId,
+        /// For the answer.
+        number: u64,
+    },
+    /// From now on this many bytes of free space are the floor below which shards are told [`Reply::Full`]; 0: none.
+    FreeFloor(u64),
 }
 
 /// The mutations of some turns of one shard, one after the other.
@@ -96,6 +105,8 @@ pub enum Reply {
     /// Whether puts must be refused: the file system's free space is below the operator's floor, a write met a full file
     /// system, or the ballast is not whole. Sent when it changes.
     Full(bool),
+    /// The answer to [`Request::Ping`].
+    Alive(u64),
 }
 
 /// Stored messages, verified.

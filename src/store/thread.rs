@@ -232,6 +232,11 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         match request {
             Request::Load(load) => self.loads.push(load),
             Request::Checkpoint { batches, urgent } => self.backlog.push(batches, urgent),
+            Request::Ping { shard, number } => (self.reply)(shard, Reply::Alive(number)),
+            Request::FreeFloor(size) => {
+                self.config.free_size_min = size;
+                self.check_free();
+            }
         }
     }
 
@@ -344,15 +349,25 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         self.tell_room();
     }
 
+    fn log_room(&self) {
+        let floor = self.config.free_size_min;
+        let why = match () {
+            () if !self.room.is_full => return tracing::warn!("there is room for messages again: puts are accepted"),
+            () if self.room.is_below => format!("{} bytes are free, --min-free is {floor}", self.store.free_size()),
+            () => "the file system is full".into(),
+        };
+        tracing::warn!(
+            "no room for messages: puts are refused and gets go on: {why}; free space in the file system of the data \
+             directory (-H), or take messages"
+        );
+    }
+
     /// Tells the shards whether there is room for puts, if that has changed.
     fn tell_room(&mut self) {
         let is_full = self.room.is_below || self.room.retry_at.is_some() || !self.ballast.is_whole();
         if is_full != self.room.is_full {
             self.room.is_full = is_full;
-            tracing::warn!(
-                "{}",
-                if is_full { "no room for messages: puts are refused" } else { "there is room again" }
-            );
+            self.log_room();
             for shard in 0..self.config.shards {
                 (self.reply)(ShardId(shard), Reply::Full(is_full));
             }
@@ -540,7 +555,7 @@ mod tests {
         bench.send(checkpoint(vec![batch(0, 1, put(1, b"a"))]));
         bench.send(Request::Load(load()));
         let thread = bench.start(AT_ONCE);
-        assert_eq!(bench.loaded(), []);
+        assert!(bench.loaded().is_empty());
         assert_eq!(bench.checkpointed(), (0, 1, 1));
         bench.send(Request::Load(load()));
         assert_eq!(bench.loaded(), put(1, b"a"));
@@ -600,7 +615,7 @@ mod tests {
         bench.send(checkpoint(vec![batch(0, 1, put(1, &[b'x'; 99])), batch(0, 2, vec![99])]));
         let thread = bench.start(AT_ONCE);
         assert!(matches!(thread.join().unwrap(), Err(Error::Damaged(_))));
-        assert_eq!(bench.applies(), []);
+        assert!(bench.applies().is_empty());
     }
 
     #[test]
@@ -611,7 +626,7 @@ mod tests {
         let thread = bench.start(AT_ONCE);
         bench.assert_full(true);
         bench.send(Request::Load(load()));
-        assert_eq!(bench.loaded(), [], "loads go on");
+        assert!(bench.loaded().is_empty(), "loads go on");
         bench.store.fill(0);
         bench.assert_full(false);
         assert_eq!(bench.checkpointed(), (0, 1, 1));

@@ -36,6 +36,7 @@ impl Shard {
             body_size_max: 1 << 20,
             queues_max: 10,
             wait_ms_max: 1000,
+            idle_ms_max: 0,
             hash_seed: 1,
             flush_all: false,
             shutdown: false,

@@ -51,6 +51,11 @@ fn pymemcache_client() {
 }
 
 #[test]
+fn unix_socket() {
+    run_over_unix("unix_socket.py");
+}
+
+#[test]
 fn pylibmc_client() {
     run("pylibmc_client.py");
 }
@@ -74,16 +79,28 @@ fn every_script_has_a_test() {
         let name = path.file_name().and_then(|name| name.to_str()).expect("a readable name").to_owned();
         if path.is_file() && interpreter(&name).is_some() {
             scripts += 1;
-            assert!(source.contains(&format!("run(\"{name}\")")), "{name} is not run by any test");
+            assert!(source.contains(&format!("(\"{name}\");")), "{name} is not run by any test");
         }
     }
     assert!(scripts > 0, "no scripts in {}", scripts_dir().display());
 }
 
 fn run(script: &str) {
-    let mut server = Server::start(&[]);
+    let server = Server::start(&[]);
+    let arguments = [server.addr().ip().to_string(), server.port().to_string()];
+    run_against_server(server, script, &arguments);
+}
+
+/// As `run`; the script is given the path of a unix socket.
+fn run_over_unix(script: &str) {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let path = scratch.path().join("socket").to_str().expect("a readable path").to_owned();
+    run_against_server(Server::start(&["-s", &path]), script, &[path]);
+}
+
+fn run_against_server(mut server: Server, script: &str, arguments: &[String]) {
     let started = Instant::now();
-    match run_against(&server, script) {
+    match run_with(script, arguments) {
         Outcome::Skipped(reason) => skip(script, &reason),
         Outcome::Ended { status, output } => {
             println!("{output}{script} ended with {status} after {:?}", started.elapsed());
@@ -101,13 +118,13 @@ enum Outcome {
     Ended { status: ExitStatus, output: String },
 }
 
-fn run_against(server: &Server, script: &str) -> Outcome {
+fn run_with(script: &str, arguments: &[String]) -> Outcome {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let output_path = scratch.path().join("output");
     let output = File::create(&output_path).expect("create the output file");
     let interpreter = interpreter(script).expect("a script of a known kind");
     let mut command = Command::new(&interpreter);
-    command.arg(scripts_dir().join(script)).arg(server.addr().ip().to_string()).arg(server.port().to_string());
+    command.arg(scripts_dir().join(script)).args(arguments);
     // No compiled Python beside the sources.
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     // A group of its own, so that at the deadline the programs the script started end with it.

@@ -2,6 +2,7 @@
 
 use crate::facts::counts_of;
 use crate::world::{Options, World};
+use ringq::engine::Notice;
 use ringq::ids::{MessageId, QueueId};
 
 fn put(queue: &str, body: &str) -> String {
@@ -261,4 +262,32 @@ fn a_checkpoint_is_answered_when_the_store_has_everything() {
     assert_eq!(world.heard(client), "STORED\r\n");
     world.settle();
     assert_eq!(world.heard(client), "STORED\r\nOK\r\n");
+}
+
+#[test]
+fn replies_are_traced_as_they_leave_without_their_bodies() {
+    let mut world = World::new(Options { shards: 2, ..Options::default() });
+    let [here, there] = one_queue_each(&world);
+    let client = world.connect();
+    world.notices = Some(Vec::new());
+    let body = "END\r\nVALUE x 0 3\r\nSTAT y";
+    let requests = [
+        put(&there, body),
+        put(&here, body),
+        format!("get {here} {there} {here}\r\nget none\r\n"),
+        "stats queue\r\nstats settings\r\nversion\r\n".into(),
+    ];
+    world.ask(client, &requests.concat());
+    let lines = world.notices.take().expect("kept").into_iter().filter_map(|notice| match notice {
+        Notice::Reply { line, .. } => Some(String::from_utf8(line).expect("text")),
+        _ => None,
+    });
+    let size = body.len();
+    let (first, second) = (format!("VALUE {here} 0 {size}"), format!("VALUE {there} 0 {size}"));
+    let expected = ["STORED", "STORED", &first, &second, "END", "END", "STAT (2 lines)", "END", "END", "VERSION 1.0.0"];
+    // The pieces of a listing leave as there is room, so how they are counted is chance.
+    let is_piece = |line: &String| line.starts_with("STAT (");
+    let (pieces, others): (Vec<String>, Vec<String>) = lines.partition(is_piece);
+    assert!(!pieces.is_empty());
+    assert_eq!(others, expected.into_iter().filter(|line| !line.starts_with("STAT (")).collect::<Vec<_>>());
 }

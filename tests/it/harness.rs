@@ -1,4 +1,4 @@
-//! What integration tests stand on: a real `ringq` process in a data directory of its own, a raw TCP client, and polling
+//! What integration tests stand on: a real `ringq` process in a data directory of its own, a raw client, and polling
 //! for conditions.
 //!
 //! Invariant: no process and no directory outlives its `Server`; every wait has a deadline and says what it waited for.
@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -24,8 +26,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often conditions are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// What a server prints to stderr for each address it listens on, once it serves there.
+/// What a server prints to stderr for each address it listens on, once it serves there; and with `--log-format json`.
 const READY_PREFIX: &str = "ringq: ready on ";
+const READY_MESSAGE: &str = "\"message\":\"ready on ";
 
 /// A `ringq` process on 127.0.0.1 and a port of the system's choice. Dropping it kills the process; if the test is
 /// failing, it also prints what the process said.
@@ -34,11 +37,24 @@ pub struct Server {
     child: Option<Child>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// The same for every process that is started.
+    handed: Handed,
     data: PathBuf,
     /// Holds the output, and the data directory unless the test brought its own.
     scratch: TempDir,
     /// Processes started so far: each has an output file of its own, so that no ready line is taken for a later one's.
     starts: usize,
+}
+
+/// What a process has from the one that starts it, a service manager for example.
+#[derive(Default)]
+pub struct Handed {
+    /// At most two sockets to serve.
+    pub sockets: Vec<OwnedFd>,
+    /// Their names, separated by colons.
+    pub names: &'static str,
+    /// The soft limit of open files, which the server raises only when it is too low for `-c`.
+    pub files_max: Option<u64>,
 }
 
 /// A server that ended instead of becoming ready.
@@ -55,7 +71,8 @@ impl Server {
     pub fn start(args: &[&str]) -> Server {
         let scratch = scratch_dir();
         let data = scratch.path().join("data");
-        Server::launch(scratch, data, args).unwrap_or_else(|refused| panic!("ringq did not start: {refused:?}"))
+        Server::launch(scratch, data, args, Handed::default())
+            .unwrap_or_else(|refused| panic!("ringq did not start: {refused:?}"))
     }
 
     /// As `start`, with these variables in its environment.
@@ -63,7 +80,8 @@ impl Server {
         let scratch = scratch_dir();
         let data = scratch.path().join("data");
         let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut server = Server { child: None, args: owned(args), env, data, scratch, starts: 0 };
+        let mut server =
+            Server { child: None, args: owned(args), env, handed: Handed::default(), data, scratch, starts: 0 };
         server.spawn().unwrap_or_else(|refused| panic!("ringq did not start: {refused:?}"));
         server
     }
@@ -75,7 +93,14 @@ impl Server {
 
     /// As `start_in`, for starts that may be refused.
     pub fn try_start_in(data: &Path, args: &[&str]) -> Result<Server, StartRefused> {
-        Server::launch(scratch_dir(), data.to_owned(), args)
+        Server::launch(scratch_dir(), data.to_owned(), args, Handed::default())
+    }
+
+    /// As `start`, with what the server has from its parent; may be refused.
+    pub fn try_start_with(handed: Handed, args: &[&str]) -> Result<Server, StartRefused> {
+        let scratch = scratch_dir();
+        let data = scratch.path().join("data");
+        Server::launch(scratch, data, args, handed)
     }
 
     /// The port of the first address that the server named.
@@ -164,8 +189,8 @@ impl Server {
         self.spawn().unwrap_or_else(|refused| panic!("ringq did not restart: {refused:?}"));
     }
 
-    fn launch(scratch: TempDir, data: PathBuf, args: &[&str]) -> Result<Server, StartRefused> {
-        let mut server = Server { child: None, args: owned(args), env: Vec::new(), data, scratch, starts: 0 };
+    fn launch(scratch: TempDir, data: PathBuf, args: &[&str], handed: Handed) -> Result<Server, StartRefused> {
+        let mut server = Server { child: None, args: owned(args), env: Vec::new(), handed, data, scratch, starts: 0 };
         server.spawn()?;
         Ok(server)
     }
@@ -173,16 +198,42 @@ impl Server {
     fn spawn(&mut self) -> Result<(), StartRefused> {
         self.starts += 1;
         let output = File::create(self.output_path(self.starts)).expect("create the output file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
+        let mut command = self.command(&output);
         command.args(self.default_args()).arg("-H").arg(&self.data).args(&self.args);
         // What the developer's shell sets for a server of their own must not steer this one.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RINGQ_")) {
             command.env_remove(name);
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a second handle")).stderr(output);
         self.child = Some(command.spawn().expect("run ringq"));
         self.await_ready()
+    }
+
+    /// A shell that arranges what is handed over as a service manager would, and becomes `ringq`.
+    fn command(&self, output: &File) -> Command {
+        let output = || output.try_clone().expect("another handle");
+        let mut script = String::new();
+        let mut command = Command::new("sh");
+        command.stdin(Stdio::null()).stdout(output()).stderr(output());
+        if let Some(count) = self.handed.files_max {
+            script += &format!("ulimit -S -n {count}; ");
+        }
+        let sockets = &self.handed.sockets;
+        for (number, socket) in sockets.iter().enumerate() {
+            let socket = socket.try_clone().expect("another handle");
+            match number {
+                0 => command.stdin(socket),
+                1 => command.stdout(socket),
+                _ => panic!("at most two can be handed over"),
+            };
+            script += ["exec 3<&0 </dev/null; ", "exec 4>&1 >&2; "][number];
+        }
+        if !sockets.is_empty() {
+            command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", self.handed.names);
+            script += "LISTEN_PID=$$ ";
+        }
+        command.args(["-c", &(script + "exec \"$@\""), "sh", env!("CARGO_BIN_EXE_ringq")]);
+        command
     }
 
     /// Loopback and a port of the system's choice, each only where the test has not chosen.
@@ -190,7 +241,7 @@ impl Server {
         let chosen =
             |short: &str, long: &str| self.args.iter().any(|arg| arg.starts_with(short) || arg.starts_with(long));
         let mut defaults = Vec::new();
-        if !chosen("-s", "--socket") {
+        if !chosen("-s", "--socket") && self.handed.sockets.is_empty() {
             if !chosen("-p", "--port") {
                 defaults.extend(["-p", "0"]);
             }
@@ -239,10 +290,27 @@ impl Drop for Server {
     }
 }
 
+/// What a client needs of a socket, whichever kind it is.
+trait Stream: Read + Write + Send {
+    fn finish_sending(&self) -> std::io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn finish_sending(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for UnixStream {
+    fn finish_sending(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
 /// A raw connection that sends bytes and compares bytes. Every wait ends after ten seconds with a panic that shows what had
 /// come until then.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     /// Received and not yet asked for.
     received: Vec<u8>,
 }
@@ -255,7 +323,23 @@ impl Client {
         stream.set_read_timeout(Some(CLIENT_TIMEOUT)).expect("set the read timeout");
         stream.set_write_timeout(Some(CLIENT_TIMEOUT)).expect("set the write timeout");
         stream.set_nodelay(true).expect("set nodelay");
-        Client { stream, received: Vec::new() }
+        Client { stream: Box::new(stream), received: Vec::new() }
+    }
+
+    /// Connects to a unix socket.
+    pub fn connect_unix(path: &Path) -> Client {
+        let stream = UnixStream::connect(path).unwrap_or_else(|error| panic!("connect to {}: {error}", path.display()));
+        stream.set_read_timeout(Some(CLIENT_TIMEOUT)).expect("set the read timeout");
+        stream.set_write_timeout(Some(CLIENT_TIMEOUT)).expect("set the write timeout");
+        Client { stream: Box::new(stream), received: Vec::new() }
+    }
+
+    /// Connects to an address as a server prints it.
+    pub fn connect_to(address: &str) -> Client {
+        match address.strip_prefix("unix:") {
+            Some(path) => Client::connect_unix(Path::new(path)),
+            None => Client::connect(address.parse().unwrap_or_else(|error| panic!("{address}: {error}"))),
+        }
     }
 
     /// Sends all bytes.
@@ -322,7 +406,7 @@ impl Client {
 
     /// Closes the sending side; replies still arrive.
     pub fn finish_sending(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("shut down the sending side");
+        self.stream.finish_sending().expect("shut down the sending side");
     }
 
     /// The server closes the connection and has sent nothing more.
@@ -378,7 +462,11 @@ pub fn read_lossy(path: impl AsRef<Path>) -> String {
 /// The addresses of complete ready lines: the last line may still be on its way.
 fn ready_lines(output: &str) -> Vec<String> {
     let complete = output.rsplit_once('\n').map_or("", |(complete, _)| complete);
-    complete.lines().filter_map(|line| line.strip_prefix(READY_PREFIX)).map(str::to_owned).collect()
+    let address = |line: &str| match line.strip_prefix(READY_PREFIX) {
+        Some(address) => Some(address.to_owned()),
+        None => Some(line.split_once(READY_MESSAGE)?.1.split_once('"')?.0.to_owned()),
+    };
+    complete.lines().filter_map(address).collect()
 }
 
 fn scratch_dir() -> TempDir {

@@ -373,7 +373,7 @@ fn other_protocols_are_closed() {
         client.finish_sending();
         assert_eq!(client.read_to_end(), reply, "{}", bytes.escape_ascii());
     }
-    assert!(server.output().contains("binary protocol"), "the operator is told: {}", server.output());
+    eventually("the operator is told", NOTICE_TIMEOUT, || server.output().contains("binary protocol"));
     check_only_asking_connection(&server);
     check_service(&server);
 }

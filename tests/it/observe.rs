@@ -131,7 +131,8 @@ fn sizes_are_counted_by_powers_of_two() {
     for size in [0, 1, 2, 3, 4, 5, 1000, 1024, 1025, 1 << 20] {
         world.ask(client, &format!("set q{size} 0 0 {size}\r\n{}\r\n", "x".repeat(size)));
     }
-    let expected = "STAT 1 2\r\nSTAT 2 1\r\nSTAT 4 2\r\nSTAT 8 1\r\nSTAT 1024 2\r\nSTAT 2048 1\r\nSTAT 1048576 1\r\nEND\r\n";
+    let expected =
+        "STAT 1 2\r\nSTAT 2 1\r\nSTAT 4 2\r\nSTAT 8 1\r\nSTAT 1024 2\r\nSTAT 2048 1\r\nSTAT 1048576 1\r\nEND\r\n";
     assert_eq!(world.ask(client, "stats sizes\r\n"), expected);
 }
 
@@ -143,7 +144,8 @@ fn commits_and_shards_are_counted() {
         client.command(format!("set q{n} 0 0 1\r\nx\r\n").as_bytes(), b"STORED\r\n");
     }
     client.command(b"db_checkpoint\r\n", b"OK\r\n");
-    let mut ask = |request: &str| lines(&String::from_utf8(client.command(request.as_bytes(), b"END\r\n")).expect("text"));
+    let mut ask =
+        |request: &str| lines(&String::from_utf8(client.command(request.as_bytes(), b"END\r\n")).expect("text"));
     let commit = ask("stats commit\r\n");
     // Each put of a new queue is two mutations, and a shard reserves ids once.
     assert!((100.0..=104.0).contains(&number(&commit, "mutations")), "{commit:#?}");

@@ -292,8 +292,7 @@ fn large_bodies_and_more_than_the_bound_go_by_the_journal() {
 
 #[test]
 fn a_deleted_or_flushed_queue_takes_with_it_what_is_in_passing() {
-    for (command, done, counts) in [("delete q\r\n", "DELETED\r\n", ""), ("flush_all\r\n", "OK\r\n", "2/2")]
-    {
+    for (command, done, counts) in [("delete q\r\n", "DELETED\r\n", ""), ("flush_all\r\n", "OK\r\n", "2/2")] {
         let (mut world, putter, [consumer]) = meeting();
         let other = world.connect();
         said(&mut world, putter, &put("q", "a"));

@@ -6,7 +6,7 @@
 //! has applied it; a crash leaves what the disk and the store have, and the next start replays it as `server.rs` does.
 
 use ringq::clock::Now;
-use ringq::engine::{Config, Engine, Mail};
+use ringq::engine::{Config, Engine, Mail, Notice};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
@@ -34,6 +34,7 @@ pub struct Options {
     pub body_size_max: usize,
     pub queues_max: usize,
     pub wait_ms_max: u64,
+    pub idle_ms_max: u64,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -50,6 +51,7 @@ impl Default for Options {
             body_size_max: 1 << 20,
             queues_max: 1000,
             wait_ms_max: 3_600_000,
+            idle_ms_max: 0,
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -155,6 +157,8 @@ pub struct World {
     pub holds_sends: bool,
     /// Beginnings of the bodies that a durable record has put, of all lives, if the test wants to know.
     pub durable_bodies: Option<HashSet<Vec<u8>>>,
+    /// What engines told the operator, if the test wants to know.
+    pub notices: Option<Vec<Notice>>,
 }
 
 /// So much of a body is remembered as its beginning, bytes.
@@ -181,6 +185,7 @@ impl World {
             stopped: false,
             holds_sends: false,
             durable_bodies: None,
+            notices: None,
         };
         world.start();
         world
@@ -239,7 +244,9 @@ impl World {
                 let owned = |name: &[u8]| Engine::owner_of(name, shards) == ShardId(shard);
                 let rows = recovered.queues.iter().filter(|row| owned(&row.name)).cloned();
                 let range = self.reserve_ids();
-                Engine::new(self.config(shard), rows, range)
+                let mut engine = Engine::new(self.config(shard), rows, range);
+                engine.set_trace(true);
+                engine
             })
             .collect();
     }
@@ -310,6 +317,7 @@ impl World {
             body_size_max: self.options.body_size_max,
             queues_max: self.options.queues_max,
             wait_ms_max: self.options.wait_ms_max,
+            idle_ms_max: self.options.idle_ms_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,
@@ -328,12 +336,26 @@ impl World {
 
     /// A client connects; shards are given connections in turn. Returns its number.
     pub fn connect(&mut self) -> usize {
+        let client = self.enter();
+        self.engines[self.clients[client].shard].on_open(self.clients[client].conn);
+        client
+    }
+
+    /// A datagram with these requests comes to the next shard in turn. Its replies are those of the client whose number is returned.
+    pub fn datagram(&mut self, requests: &[u8], reply_size_max: usize) -> usize {
+        let client = self.enter();
+        let engine = &mut self.engines[self.clients[client].shard];
+        engine.begin_turn(self.now);
+        engine.on_datagram(self.clients[client].conn, requests, reply_size_max);
+        client
+    }
+
+    fn enter(&mut self) -> usize {
         let shard = self.next_shard % self.engines.len();
         self.next_shard += 1;
         self.generation += 1;
         let index = self.clients.iter().filter(|c| c.shard == shard && c.open).map(|c| c.conn.index + 1).max();
         let conn = ConnId { index: index.unwrap_or(0), generation: self.generation };
-        self.engines[shard].on_open(conn);
         self.clients.push(Client {
             shard,
             conn,
@@ -449,6 +471,7 @@ impl World {
         engine.begin_turn(self.now);
         let mut progress = engine.has_work();
         engine.run();
+        progress |= engine.has_work();
         let size = engine.unsealed_size();
         if size > 0 && self.lanes[shard].writer.room(size) == Room::Now {
             let Ok((seq, mutations)) = engine.seal(Vec::new()) else { unreachable!("there is something to seal") };
@@ -460,7 +483,7 @@ impl World {
         }
         engine.on_journal_short(self.lanes[shard].writer.is_reserved_for_removals(0));
         for conn in std::mem::take(&mut engine.effects.hosts) {
-            engine.on_host(conn, Host { pid: 1, uptime_s: 2, time_s: 3, user_us: 4, system_us: 5 });
+            engine.on_host(conn, Host { pid: 1, uptime_s: 2, time_s: 3, user_us: 4, system_us: 5, ..Host::default() });
             progress = true;
         }
         let (mail, from) = (&mut self.mail, ShardId(shard as u16));
@@ -529,7 +552,8 @@ impl World {
             engine.on_closed(conn, std::mem::take(&mut client.sent));
             progress = true;
         }
-        engine.effects.notices.clear();
+        let told = engine.effects.notices.drain(..);
+        self.notices.as_mut().map_or_else(|| (), |notices| notices.extend(told));
         engine.effects.verbosity = None;
         if std::mem::take(&mut engine.effects.shutdown) {
             self.stopped = true;

@@ -1,0 +1,55 @@
+//! Tracing: notices of every command and every reply, in the order in which they were served and are sent.
+//!
+//! Invariant: keys are told, bodies never. Nothing is done here unless tracing is on.
+
+use super::{Engine, Notice};
+use crate::ids::ConnId;
+
+impl Engine {
+    /// Tells of the request at the front of `input`, which was served.
+    pub(super) fn trace_command(&mut self, conn: ConnId, input: &[u8]) {
+        if self.trace {
+            let line = input.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+            self.effects.notices.push(Notice::Command { conn, line: line.to_vec() });
+        }
+    }
+
+    /// Tells of the replies in `output`. It holds whole replies, or whole lines of a listing, since that is what is released.
+    pub(super) fn trace_replies(&mut self, conn: ConnId, output: &[u8]) {
+        let notices = &mut self.effects.notices;
+        let mut tell = |line: &[u8]| notices.push(Notice::Reply { conn, line: line.to_vec() });
+        let mut rest = output;
+        let mut stats = 0;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+            rest = &rest[end + 1..];
+            if line.starts_with(b"STAT ") {
+                stats += 1;
+                continue;
+            }
+            tell_stats(&mut stats, &mut tell);
+            if let Some(size) = body_size(line) {
+                rest = rest.get(size + b"\r\n".len()..).expect("a message is sent with all of its body");
+            }
+            tell(line);
+        }
+        tell_stats(&mut stats, &mut tell);
+    }
+}
+
+/// Lines of `stats` that follow each other are only counted: there may be one for every queue.
+fn tell_stats(count: &mut usize, tell: &mut impl FnMut(&[u8])) {
+    if *count > 0 {
+        tell(format!("STAT ({count} lines)").as_bytes());
+    }
+    *count = 0;
+}
+
+/// Size of the body behind a line, bytes: `VALUE key flags size [cas]`.
+fn body_size(line: &[u8]) -> Option<usize> {
+    let mut words = line.split(|b| *b == b' ');
+    if words.next() != Some(b"VALUE") {
+        return None;
+    }
+    std::str::from_utf8(words.nth(2)?).ok()?.parse().ok()
+}
