@@ -21,6 +21,7 @@ mod layers;
 mod lifecycle;
 mod logging;
 mod old_server;
+mod operations;
 mod options;
 mod package;
 mod passing;
