@@ -12,7 +12,7 @@
 use crate::config::Config;
 use crate::config::Place;
 use crate::limits::{UDP_DATAGRAM_SIZE_MAX, UDP_REQUESTS_MAX};
-use crate::listen::Inherited;
+use crate::listen::{self, Inherited};
 use crate::shard::{Mail, Shared};
 use crate::stats::Datagrams;
 use anyhow::{Context, Result};
@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Request id, sequence number, number of datagrams, reserved: 16 bits each, the most significant byte first.
 const HEADER_SIZE: usize = 8;
@@ -36,9 +36,6 @@ const BUFFER_SIZE: usize = 64 << 10;
 
 /// Datagrams taken from one socket before replies are looked at again.
 const RECEIVES_PER_TURN: usize = 64;
-
-/// How long a start waits for a port that a server killed a moment ago may still hold.
-const BIND_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the thread rests when the kernel cannot tell it what is ready.
 const POLL_RETRY: Duration = Duration::from_millis(100);
@@ -130,16 +127,7 @@ pub fn bind(config: &Config, inherited: Vec<OwnedFd>) -> Result<Vec<(SocketAddr,
 
 fn bind_to(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    let give_up = Instant::now() + BIND_DEADLINE;
-    while let Err(error) = socket.bind(&address.into()) {
-        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= give_up {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    listen::bind(&socket, address)?;
     Ok((address, socket.into()))
 }
 

@@ -173,7 +173,7 @@ check_confinement() {
 # A log that is rotated goes on in a new file, and the old one is kept.
 check_rotation() {
     local log=/var/log/ringq/ringq.log
-    echo "log-file = \"$log\"" >>"$CONFIG"
+    printf 'log-file = "%s"\nverbose = 1\n' "$log" >>"$CONFIG"
     systemctl restart ringq.service
     await_server
     [ -s "$log" ]

@@ -186,9 +186,11 @@ fn covers(wide: &SocketAddr, address: &SocketAddr) -> bool {
     takes && wide.port() == address.port() && wide.port() != 0 && wide != address
 }
 
-fn listen_tcp(address: SocketAddr, config: &Config) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    set_tcp_options(&socket, config)?;
+/// Binds a socket to an address, all of IPv6 with IPv4, and waits a little if it is taken.
+///
+/// # Errors
+/// When the address is not of this host, or stays taken.
+pub fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
@@ -199,6 +201,13 @@ fn listen_tcp(address: SocketAddr, config: &Config) -> io::Result<Listener> {
         }
         std::thread::sleep(RETRY);
     }
+    Ok(())
+}
+
+fn listen_tcp(address: SocketAddr, config: &Config) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    set_tcp_options(&socket, config)?;
+    bind(&socket, address)?;
     socket.listen(config.backlog)?;
     let address = socket.local_addr()?.as_socket().expect("an IP socket has an IP address");
     Ok(Listener { address: Address::Tcp(address), socket: socket.into() })

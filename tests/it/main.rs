@@ -22,6 +22,7 @@ mod lifecycle;
 mod logging;
 mod observe;
 mod old_server;
+mod operations;
 mod options;
 mod package;
 mod passing;
