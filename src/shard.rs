@@ -14,7 +14,7 @@ pub use snapshot::{Inquiry, Snapshot};
 
 use crate::clock::Now;
 use crate::durability::Durability;
-use crate::engine::{self, Engine, Mail as EngineMail, Notice};
+use crate::engine::{self, Engine, Fate, Mail as EngineMail, Notice};
 use crate::host;
 use crate::ids::{ConnId, IdRange, QueueId, Seq, ShardId};
 use crate::latency::Metric;
@@ -644,6 +644,24 @@ impl Shard {
         };
         match notice {
             Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", shown(line)),
+            Notice::Message { queue, message, fate, batch } => {
+                let what = match fate {
+                    Fate::Put => "was put",
+                    Fate::HandedOver => "goes straight to a waiting client",
+                    Fate::Delivered => "has reached the waiting client",
+                    Fate::Returned => "goes the ordinary way after all",
+                    Fate::Taken => "was taken",
+                };
+                let batch = match fate {
+                    Fate::HandedOver | Fate::Delivered => String::new(),
+                    _ => format!(", in batch {shard}/{batch}"),
+                };
+                tracing::debug!("message {message} of queue {} {what}{batch}", shown(queue));
+            }
+            Notice::Batches { through, is_stored } => {
+                let place = if *is_stored { "the database" } else { "the journal" };
+                tracing::debug!("all batches up to {shard}/{through} are in {place}");
+            }
             Notice::Reply { conn, line } => tracing::debug!(">{shard}/{conn} {}", shown(line)),
             Notice::BinaryProtocol(conn) => {
                 complain(Level::WARN, "connections closed for speaking the binary protocol", &|ring| {

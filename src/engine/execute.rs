@@ -4,7 +4,7 @@
 //! request that is refused.
 
 use super::datagram::Form;
-use super::{Engine, Notice, Origin, Shelf, Waiter};
+use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
 use crate::latency::Metric;
 use crate::mutation::{Mutation, Put, checksum};
@@ -62,6 +62,7 @@ impl Engine {
             return PutResult::Passing(message);
         }
         let put = self.new_put(index, flags, body);
+        let message = put.message;
         let place = self.memory.append(&put);
         self.batch.extend_from_slice(self.memory.encoded(place));
         self.stats.mutations += 1;
@@ -72,6 +73,7 @@ impl Engine {
         shelf.queue.push(Entry { message: put.message, place });
         shelf.queue.counters.apply(&Mutation::Put(put));
         self.stats.curr_items += 1;
+        self.trace_message(index, message, Fate::Put);
         if is_awaited {
             self.serve_line(index);
         }
@@ -144,6 +146,7 @@ impl Engine {
         self.latency.record(Metric::Queued, queued_ms * 1000, 1);
         self.stats.get_hits += 1;
         self.stats.curr_items -= 1;
+        self.trace_message(index, entry.message, Fate::Taken);
         self.load_ahead(index);
     }
 

@@ -32,6 +32,7 @@ mod waiting;
 
 pub use forward::Mail;
 pub use overview::QueueSummary;
+pub use trace::Fate;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
@@ -154,6 +155,24 @@ pub enum Notice {
         conn: ConnId,
         /// The line, without its line end.
         line: Vec<u8>,
+    },
+    /// What became of a message, while commands are traced.
+    Message {
+        /// The queue's name.
+        queue: Vec<u8>,
+        /// The message.
+        message: MessageId,
+        /// What became of it.
+        fate: Fate,
+        /// The batch that has it.
+        batch: Seq,
+    },
+    /// How far batches have come, while commands are traced.
+    Batches {
+        /// The newest of them.
+        through: Seq,
+        /// They are in the store; otherwise in the journal.
+        is_stored: bool,
     },
     /// What a client is sent, while commands are traced: a line of it, not the body.
     Reply {
@@ -420,6 +439,7 @@ impl Engine {
     pub fn on_durable(&mut self, seq: Seq) {
         assert!(seq <= self.sealed, "only what was sealed becomes durable");
         self.durable = self.durable.max(seq);
+        self.trace_batches(seq, false);
         while let Some((_, who)) = self.awaiting.pop_front_if(|(s, _)| *s <= seq) {
             match who {
                 Awaiting::Conn(conn) => self.release(conn),
@@ -432,6 +452,7 @@ impl Engine {
 
     /// Everything up to `seq` is in the store: messages may be loaded from there, and their memory used for others.
     pub fn on_stored(&mut self, seq: Seq) {
+        self.trace_batches(seq, true);
         let mut reached = self.stored_below;
         while let Some((s, size, below)) = self.unstored.pop_front_if(|(s, ..)| *s <= seq) {
             self.stored = s;

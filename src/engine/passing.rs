@@ -16,7 +16,7 @@
 //!
 //! Does not decide who is served: that is [`super::waiting`].
 
-use super::{Engine, Origin, Waiter};
+use super::{Engine, Fate, Origin, Waiter};
 use crate::ids::{ConnId, MessageId, QueueId, Seq};
 use crate::limits::{PASSED_MS_MAX, PASSED_QUEUES_MAX, PASSING_BODY_SIZE_MAX, PASSING_MS_MAX, PASSING_SIZE_MAX};
 use crate::mutation::{Mutation, PASSED_SIZE, PUT_HEADER_SIZE, TAKE_SIZE};
@@ -94,7 +94,9 @@ impl Engine {
         let session = self.session(consumer).expect("it was there a moment ago");
         let end = session.replies.end();
         session.passing.push_back(Handed { end, message: put.message, queue: put.queue });
-        Some(put.message)
+        let message = put.message;
+        self.trace_message(index, message, Fate::HandedOver);
+        Some(message)
     }
 
     /// Takes the first of a line out of it if it is a client of this shard and everything before its reply may be sent.
@@ -171,6 +173,7 @@ impl Engine {
             self.note_uncounted(it.queue);
         }
         self.stats.get_hits += 1;
+        self.trace_message(index, message, Fate::Delivered);
         self.tell_putter(&it, Seq(0));
     }
 
@@ -189,6 +192,7 @@ impl Engine {
         queue.put_back(Entry { message: handed.message, place: it.place });
         self.stats.curr_items += 1;
         self.passing.returned.insert(handed.message, self.current());
+        self.trace_message(index, handed.message, Fate::Returned);
         self.tell_putter(&it, self.current());
         self.serve_line(index);
     }
@@ -209,6 +213,8 @@ impl Engine {
         counters.apply(&take);
         self.memory.release(it.place);
         self.stats.get_hits += 1;
+        self.trace_message(index, message, Fate::Returned);
+        self.trace_message(index, message, Fate::Taken);
         self.tell_putter(&it, self.current());
     }
 

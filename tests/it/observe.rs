@@ -179,3 +179,28 @@ fn connections_are_listed_with_what_they_do() {
         states.len() == 4 && count("waits_for_message") == 1 && count("receiving") == 1 && count("idle") >= 1
     });
 }
+
+#[test]
+fn the_way_of_a_message_can_be_followed_in_the_log() {
+    let mut server = Server::start(&["-t", "1", "-vv"]);
+    let mut client = server.connect();
+    client.command(b"set mail 0 0 5\r\nhello\r\n", b"STORED\r\n");
+    let got = client.command(b"gets mail\r\n", b"END\r\n");
+    let got = String::from_utf8(got).expect("text");
+    let id = got.lines().next().and_then(|line| line.split(' ').nth(4)).expect("an id").to_owned();
+    client.command(b"set mail 0 0 4\r\nstay\r\n", b"STORED\r\n");
+    client.command(b"db_checkpoint\r\n", b"OK\r\n");
+    assert!(server.stop().success());
+    let output = server.output();
+    let at = |what: &str| output.find(what).unwrap_or_else(|| panic!("no {what} in {output}"));
+    let put = at(&format!("message {id} of queue mail was put, in batch 0/"));
+    let taken = at(&format!("message {id} of queue mail was taken, in batch 0/"));
+    let batch_after = |at: usize| {
+        let rest = &output[at..output[at..].find('\n').map_or(output.len(), |end| at + end)];
+        rest.rsplit('/').next().expect("a number").parse::<u64>().expect("a number")
+    };
+    let journalled = at(&format!("all batches up to 0/{} are in the journal", batch_after(put)));
+    assert!(put < journalled && journalled < at(" STORED") && at(" STORED") < taken, "{output}");
+    assert!(output.contains("are in the database"), "{output}");
+    assert!(!output.contains("hello") && !output.contains("stay"), "{output}");
+}
