@@ -125,6 +125,9 @@ impl Window {
     }
 }
 
+/// Whether anything is recorded.
+pub const ENABLED: bool = cfg!(feature = "measure");
+
 /// Longest time that is told apart, µs: longer ones count as this. A message's time in its queue may well be longer.
 pub const MAX_US: u64 = 30 * 86_400 * 1_000_000;
 /// Significant digits: percentiles are right to a hundredth.
@@ -236,7 +239,7 @@ impl Latency {
     /// Tells what time it is, monotonic ms: what is recorded from now on belongs there.
     pub fn begin_turn(&mut self, mono_ms: u64) {
         let slot = mono_ms / SLOT_MS;
-        if slot > self.slot {
+        if ENABLED && slot > self.slot {
             self.go_to(slot);
         }
     }
@@ -255,6 +258,9 @@ impl Latency {
     /// Records that `count` of a kind took so long, µs.
     #[inline]
     pub fn record(&mut self, metric: Metric, us: u64, count: u32) {
+        if !ENABLED {
+            return;
+        }
         self.metrics[metric as usize].recent[recent_at(self.slot)].saturating_record_n(us, count);
     }
 

@@ -17,6 +17,7 @@ use crate::durability::Durability;
 use crate::engine::{self, Engine, Fate, Mail as EngineMail, Notice};
 use crate::host;
 use crate::ids::{ConnId, IdRange, QueueId, Seq, ShardId};
+use crate::latency;
 use crate::latency::Metric;
 use crate::limits;
 use crate::log::{self, Complaints, shown};
@@ -596,7 +597,7 @@ impl Shard {
 
     fn send_replies(&mut self) {
         let mut sends = std::mem::take(&mut self.engine.effects.sends);
-        let now_us = if sends.is_empty() { 0 } else { host::mono_us(self.shared.start) };
+        let now_us = if latency::ENABLED && !sends.is_empty() { host::mono_us(self.shared.start) } else { 0 };
         for conn in sends.drain(..) {
             match self.engine.take_output(conn, self.pool.take(), now_us) {
                 Ok(bytes) => self.ring.send(conn, bytes),
