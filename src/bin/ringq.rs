@@ -42,7 +42,7 @@ fn check() -> ExitCode {
     match ring::probe() {
         Ok(features) => {
             print!("{features}");
-            println!("locked memory: {} may be locked, RingQ locks none", resources::locked_memory());
+            println!("locked memory: {} may be locked, each thread needs about 250 KiB", resources::locked_memory());
             if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
