@@ -65,7 +65,7 @@ pub const BODY_STALL_MS_MAX: u64 = 30_000;
 /// How long a connection that is being closed for an error may take to read the error, ms.
 pub const LINGER_MS_MAX: u64 = 1_000;
 
-/// Connections that one turn looks at for those that have been silent too long: the look takes some 50 µs.
+/// Connections that one turn looks at for those that have been silent too long: a look at all of many would hold up the others.
 pub const IDLE_LOOK_LEN: usize = 1024;
 
 /// Looks for silent connections come at most this often, ms, and in 16 to a timeout: so much later they are closed.

@@ -448,10 +448,11 @@ impl Shard {
             let now = self.now.mono_ms;
             if self.accept_warned_ms.is_none_or(|at| now >= at + ACCEPT_WARN_MS) {
                 self.accept_warned_ms = Some(now);
-                tracing::warn!(
-                    "accepting is paused: {error}; it goes on when connections close. Raise the limit of open files \
-                     (ulimit -n, LimitNOFILE=) or lower -c; `stats` counts pauses as listen_disabled_num"
-                );
+                let advice = match error.raw_os_error() {
+                    Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n, LimitNOFILE=) or lower -c",
+                    _ => "",
+                };
+                tracing::warn!("accepting is paused: {error}; it goes on when connections close{advice}");
             }
         }
         self.accepting = Accepting::Paused;
@@ -715,7 +716,12 @@ impl Shard {
 
     fn set_timer(&mut self) {
         let own = self.durability.next_deadline().into_iter().chain(self.complaints.next_deadline());
-        let retry = (self.accepting == Accepting::Paused).then_some(self.accept_retry_ms);
+        let retry = match self.accepting {
+            Accepting::On => None,
+            Accepting::Paused => Some(self.accept_retry_ms),
+            // The next turn sees what came of it.
+            Accepting::Retried => Some(self.now.mono_ms),
+        };
         let next = self.engine.next_deadline().into_iter().chain(own).chain(retry).min();
         self.ring.set_timer(next.map(|at| Duration::from_millis(at.saturating_sub(self.now.mono_ms))));
     }

@@ -42,7 +42,10 @@ fn check() -> ExitCode {
     match ring::probe() {
         Ok(features) => {
             print!("{features}");
-            println!("locked memory: {} may be locked, RingQ locks none", resources::locked_memory());
+            println!(
+                "locked memory: {} may be locked, about 250 KiB are needed for each thread",
+                resources::locked_memory()
+            );
             if features.suffice() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

@@ -26,8 +26,8 @@ pub(super) struct Options {
           value_parser = number::<u16>(0, u16::MAX), help_heading = SOCKETS)]
     pub port: u16,
 
-    /// Where to listen: an address or host name, with or without a port (HOST:PORT, `[IPV6]:PORT`), or the path of a unix
-    /// socket (anything with a slash); may be repeated [default: all addresses]
+    /// Where to listen: an address or host name, with or without a port (HOST:PORT, an IPv6 address in brackets), or the path
+    /// of a unix socket (anything with a slash); may be repeated [default: all addresses]
     #[arg(short = 'l', long, value_name = "ADDR", env = "RINGQ_LISTEN", value_delimiter = ',', help_heading = SOCKETS)]
     pub listen: Vec<Place>,
 

@@ -37,10 +37,11 @@ impl FromStr for Place {
             (Some(rest), _) => {
                 let (host, port) = rest.split_once(']').ok_or("the `]` is missing")?;
                 check_ipv6(host)?;
-                (
-                    host,
-                    if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or("after `]` comes :PORT")?) },
-                )
+                let port = match port {
+                    "" => None,
+                    port => Some(port.strip_prefix(':').ok_or("after `]` comes :PORT")?),
+                };
+                (host, port)
             }
             (None, 0) => (text, None),
             (None, 1) => text.split_once(':').map(|(host, port)| (host, Some(port))).expect("counted"),

@@ -26,7 +26,7 @@ pub fn restrict_new_files() {
     umask(inherited | UMASK);
 }
 
-/// The limit on locked memory, for `--check`. Rings are not counted in it since Linux 5.12, and RingQ registers no buffers.
+/// The limit on locked memory, for `--check`: the queues of rings are counted in it, unless the process is privileged.
 pub fn locked_memory() -> String {
     match getrlimit(Resource::Memlock).current {
         Some(size) => format!("{} KiB", size / 1024),

@@ -36,7 +36,7 @@ pub fn inherit() -> Result<Inherited, Error> {
     };
     let handed = handed.map_err(|error| Error(format!("LISTEN_FDS, which a service manager sets: {error}")))?;
     // Only for messages, so it does no harm should names and descriptors not fit together.
-    let names = names.split(':').chain(std::iter::repeat("unnamed"));
+    let names = names.split(':').chain(std::iter::repeat(""));
     let mut inherited = Inherited::default();
     for (number, name) in handed.zip(names) {
         // SAFETY: the descriptor is open, since it was just marked for closing at exec, and the protocol hands it over to us

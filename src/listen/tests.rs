@@ -110,6 +110,20 @@ fn a_socket_has_exactly_the_mode_that_was_asked_for() {
     }
 }
 
+/// What the kernel does without our correction: the umask can only take from it.
+#[test]
+fn a_bound_file_never_has_a_wider_mode_than_its_socket() {
+    let scratch = tempfile::tempdir().unwrap();
+    for mode in [0o700, 0o600, 0o070, 0] {
+        let path = scratch.path().join(mode.to_string());
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode)).unwrap();
+        socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        let made = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(made & !mode, 0, "{made:o} of {mode:o}");
+    }
+}
+
 #[test]
 fn a_socket_file_goes_with_its_server_unless_it_is_another_ones() {
     let scratch = tempfile::tempdir().unwrap();

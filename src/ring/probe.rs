@@ -69,6 +69,8 @@ impl fmt::Display for Features {
 /// # Errors
 /// When no ring can be set up at all; the error says why and what to do.
 pub fn probe() -> Result<Features, StartError> {
+    // One as large as a shard's: the memory it takes may be forbidden.
+    drop(Ring::new(&Config::default())?);
     let config = Config { entries: 8, recv_buffers: 2, recv_buffer_size: 4096, connections_max: 1 };
     let mut ring = Ring::new(&config)?;
     let opcodes = opcodes(&ring.io)?;
