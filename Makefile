@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run build man install uninstall deb test test-package ci bench microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run build man install uninstall deb test test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -81,6 +81,11 @@ ci: lint ## What continuous integration runs: lint, then all tests with every cl
 bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY=floor,depth for a part
 	$(CARGO) build $(LOCKED) --release --bins
 	bench/compare.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+overhead: ## Measure what recording latencies costs: with it and without it, 20 alternating pairs, 4 minutes
+	$(CARGO) build $(LOCKED) --release --bins
+	$(CARGO) build $(LOCKED) --release --bin ringq --no-default-features --target-dir target/overhead
+	bench/overhead.py target/release/ringq target/overhead/release/ringq
 
 microbench: ## Time single steps in process and compare with the last run; ONLY=queue for a part
 	$(CARGO) bench $(LOCKED) --bench micro -- $(ONLY)

@@ -5,6 +5,8 @@
 pub struct Now {
     /// Monotonic, milliseconds since some fixed moment: for waits and timeouts.
     pub mono_ms: u64,
+    /// The same moment in microseconds: for what is measured.
+    pub mono_us: u64,
     /// Wall clock, milliseconds since the epoch: for what is stored.
     pub wall_ms: u64,
 }

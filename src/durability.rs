@@ -16,6 +16,7 @@ use crate::ids::Seq;
 use crate::journal::{Files, PageBuffer, Room, SyncMethod, Write, Writer, WriterConfig};
 use crate::kept::Kept;
 use crate::ring::{FileId, Ring, WriteSync};
+use crate::stats::JournalStats;
 use crate::store::Request;
 use std::collections::VecDeque;
 use std::io;
@@ -39,21 +40,6 @@ pub struct Config {
     pub checkpoint_size: usize,
     /// `-C`, ms: a batch is kept no longer than this. 0: only as long as there is room.
     pub checkpoint_every_ms: u64,
-}
-
-/// How a journal and the store behind it are getting on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Progress {
-    /// The journal's part that the store does not have, bytes.
-    pub journal_used: u64,
-    /// The whole journal, bytes.
-    pub journal_size: u64,
-    /// Records written since the start.
-    pub records: u64,
-    /// Records under way.
-    pub under_way: usize,
-    /// Checkpoints begun since the start.
-    pub checkpoints: u64,
 }
 
 /// A shard's journal and what of it the store does not have.
@@ -85,10 +71,26 @@ pub struct Durability {
     stored: Seq,
     /// The store was told to hurry with everything up to this batch.
     hurried: Seq,
+    stats: JournalStats,
     retries: Vec<(Write, u64)>,
-    places: VecDeque<(u32, u32, u64)>,
-    records: u64,
-    checkpoints: u64,
+    places: VecDeque<Submitted>,
+}
+
+/// A write under way: its name, its place, and when it was submitted.
+struct Submitted {
+    token: u32,
+    segment: u32,
+    offset: u64,
+    at_us: u64,
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// The newest durable batch, if there are more than before.
+    pub durable: Option<Seq>,
+    /// When it was submitted, monotonic µs.
+    pub at_us: u64,
 }
 
 /// How a record reaches its file.
@@ -135,10 +137,9 @@ impl Durability {
             handed_size: 0,
             stored: Seq(0),
             hurried: Seq(0),
+            stats: JournalStats::default(),
             retries: Vec::new(),
             places: VecDeque::new(),
-            records: 0,
-            checkpoints: 0,
         })
     }
 
@@ -158,7 +159,6 @@ impl Durability {
     /// When the write failed: nothing more may be acknowledged.
     pub fn take(&mut self, ring: &mut Ring, now: Now, seq: Seq, mutations: &[u8]) -> io::Result<Option<Seq>> {
         let write = self.writer.append(seq, self.durable, mutations);
-        self.records += 1;
         self.covered = self.durable;
         self.newest = seq;
         self.last_write_ms = now.mono_ms;
@@ -169,13 +169,16 @@ impl Durability {
             self.kept_since_ms = now.mono_ms;
         }
         self.kept.push(seq, mutations, write.end);
+        self.stats.records += 1;
+        self.stats.bytes += write.buffer.bytes().len() as u64;
         self.write(ring, now, write)
     }
 
     fn write(&mut self, ring: &mut Ring, now: Now, write: Write) -> io::Result<Option<Seq>> {
         match &mut self.method {
             Method::Ring(sync) => {
-                self.places.push_back((write.token, write.segment, write.offset));
+                let Write { token, segment, offset, .. } = write;
+                self.places.push_back(Submitted { token, segment, offset, at_us: now.mono_us });
                 let file = self.segments[write.segment as usize];
                 ring.write(file, write.offset, write.buffer, *sync, write.token);
                 Ok(None)
@@ -196,7 +199,7 @@ impl Durability {
         }
     }
 
-    /// A write through the ring is done. Returns the newest durable batch, if there are more than before.
+    /// A write through the ring is done.
     ///
     /// # Errors
     /// When the write failed: nothing more may be acknowledged. A device without space is waited for.
@@ -206,20 +209,20 @@ impl Durability {
         token: u32,
         buffer: PageBuffer,
         result: io::Result<()>,
-    ) -> io::Result<Option<Seq>> {
-        let at = self.places.iter().position(|place| place.0 == token).expect("a write completes once");
-        let (_, segment, offset) = self.places.remove(at).expect("just found");
+    ) -> io::Result<Written> {
+        let at = self.places.iter().position(|place| place.token == token).expect("a write completes once");
+        let Submitted { segment, offset, at_us, .. } = self.places.remove(at).expect("just found");
         match result {
             Ok(()) => {
                 let durable = self.writer.written(token, buffer);
                 self.note_durable(durable);
-                Ok(durable)
+                Ok(Written { durable, at_us })
             }
             // A file system that shares or compresses blocks can need space even for what was allocated.
             Err(error) if is_full(&error) => {
                 let end = crate::journal::START;
                 self.retries.push((Write { token, segment, offset, end, buffer }, now.mono_ms + RETRY_AFTER_MS));
-                Ok(None)
+                Ok(Written { durable: None, at_us })
             }
             Err(error) => Err(error),
         }
@@ -250,22 +253,22 @@ impl Durability {
         self.writer.release(seq);
     }
 
+    /// What is counted, and where it stands.
+    pub fn stats(&self) -> JournalStats {
+        JournalStats {
+            used: self.writer.used_size(),
+            capacity: self.writer.capacity(),
+            writes: self.writer.under_way() as u64,
+            unstored: (self.kept.size() + self.handed_size) as u64,
+            ..self.stats
+        }
+    }
+
     /// How much waits for the store, bytes, where `memory_max` is all there may be. A journal that is full of small records is as
     /// pressing as memory that is full of messages.
     pub fn pressure(&self, memory_max: usize) -> usize {
         let filled = self.writer.used_size() as f64 / self.writer.capacity() as f64;
         (self.kept.size() + self.handed_size).max((filled * memory_max as f64) as usize)
-    }
-
-    /// How it is getting on.
-    pub fn progress(&self) -> Progress {
-        Progress {
-            journal_used: self.writer.used_size(),
-            journal_size: self.writer.capacity(),
-            records: self.records,
-            under_way: self.writer.under_way(),
-            checkpoints: self.checkpoints,
-        }
     }
 
     /// `-C` has changed, ms.
@@ -307,7 +310,7 @@ impl Durability {
         self.handed_size += before - self.kept.size();
         self.kept_since_ms = now.mono_ms;
         self.handed = batches.last().map_or(self.handed, |batch| batch.seq);
-        self.checkpoints += u64::from(has_batches);
+        self.stats.checkpoints += u64::from(has_batches);
         if let Some(through) = self.urgent.take_if(|through| self.handed >= *through) {
             self.hurried = through;
         }

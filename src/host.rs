@@ -11,8 +11,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Reads the clocks, counting monotonic time from `start`.
 pub fn now(start: Instant) -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Counted from 1, so that 0 can mean "no deadline".
-    Now { mono_ms: start.elapsed().as_millis() as u64 + 1, wall_ms: wall.as_millis() as u64 }
+    let mono_us = mono_us(start);
+    Now { mono_ms: mono_us / 1000, mono_us, wall_ms: wall.as_millis() as u64 }
+}
+
+/// Monotonic microseconds, counted from `start` and from one millisecond, so that 0 can mean "no deadline".
+pub fn mono_us(start: Instant) -> u64 {
+    start.elapsed().as_micros() as u64 + 1000
 }
 
 /// What `stats` says of the process, which started at `start` and has counted `udp`.

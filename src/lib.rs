@@ -17,6 +17,7 @@ pub mod host;
 pub mod ids;
 pub mod journal;
 pub mod kept;
+pub mod latency;
 pub mod limits;
 pub mod listen;
 pub mod log;

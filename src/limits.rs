@@ -74,8 +74,8 @@ pub const IDLE_LOOK_MS_MIN: u64 = 250;
 /// One piece of a queue listing, bytes: what a shard does for it in one turn.
 pub const LISTING_SIZE_MAX: usize = 16 << 10;
 
-/// Queues looked at for one piece of a listing.
-pub const LISTING_QUEUES_MAX: usize = 1024;
+/// Queues or connections looked at for one piece of a listing.
+pub const LISTING_LEN_MAX: usize = 1024;
 
 /// Ids a shard reserves at once: days of messages, and enough ranges in a u64 for a restart every second of a century.
 pub const ID_RANGE_LEN: u64 = 1 << 32;

@@ -14,9 +14,11 @@ pub use snapshot::{Inquiry, Snapshot};
 
 use crate::clock::Now;
 use crate::durability::Durability;
-use crate::engine::{self, Engine, Mail as EngineMail, Notice};
+use crate::engine::{self, Engine, Fate, Mail as EngineMail, Notice};
 use crate::host;
-use crate::ids::{ConnId, IdRange, ShardId};
+use crate::ids::{ConnId, IdRange, QueueId, Seq, ShardId};
+use crate::latency;
+use crate::latency::Metric;
 use crate::limits;
 use crate::log::{self, Complaints, shown};
 use crate::mailbox::Mailbox;
@@ -24,6 +26,8 @@ use crate::proto::reply;
 use crate::ring::{Event, Ring};
 use crate::store;
 use crate::udp;
+use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -176,6 +180,12 @@ pub struct Shard {
     spare_batch: Vec<u8>,
     /// `-L`: a batch of this size is handed on before the turn is over, bytes.
     batch_size: usize,
+    /// When the oldest request of the batch that is not handed on began, monotonic µs.
+    batch_began_us: Option<u64>,
+    /// Batches that are not durable yet, with the same.
+    committing: VecDeque<(Seq, u64)>,
+    /// Queues that are being read from the store, and since when, monotonic µs.
+    loading: HashMap<QueueId, u64, foldhash::fast::RandomState>,
     /// The next shard to get a connection.
     next_shard: usize,
     accepting: Accepting,
@@ -223,6 +233,9 @@ impl Shard {
             pool: Pool::default(),
             spare_batch: Vec::new(),
             batch_size,
+            batch_began_us: None,
+            committing: VecDeque::new(),
+            loading: HashMap::default(),
             next_shard: 0,
             accepting: Accepting::On,
             accept_retry_ms: 0,
@@ -310,11 +323,17 @@ impl Shard {
 
     fn take_store_reply(&mut self, reply: store::Reply) {
         match reply {
-            store::Reply::Checkpointed { seq, spent, .. } => {
+            store::Reply::Checkpointed { seq, spent, took_us, .. } => {
+                self.engine.took(Metric::Checkpoint, took_us);
                 self.durability.on_checkpointed(seq, spent);
                 self.engine.on_stored(seq);
             }
-            store::Reply::Loaded { queue, result } => self.engine.on_loaded(queue, result),
+            store::Reply::Loaded { queue, result } => {
+                if let Some(at_us) = self.loading.remove(&queue) {
+                    self.engine.took(Metric::Load, self.now.mono_us.saturating_sub(at_us));
+                }
+                self.engine.on_loaded(queue, result);
+            }
             store::Reply::Full(full) => self.engine.on_full(full),
             store::Reply::Alive(number) => drop(self.reports.send(Report::StoreAlive(number))),
         }
@@ -323,7 +342,6 @@ impl Shard {
     fn inspect(&mut self, inquiry: Inquiry) {
         let snapshot = Snapshot {
             stats: self.engine.shard_stats(),
-            progress: self.durability.progress(),
             unsealed_size: self.engine.unsealed_size(),
             unstored_size: self.engine.unstored_size(),
             pressure: (self.durability.pressure(self.shared.pressure_share), self.shared.pressure_share),
@@ -355,9 +373,9 @@ impl Shard {
                     }
                 }
                 Event::Written { token, buffer, result } => {
-                    if let Some(durable) = self.durability.on_written(self.now, token, buffer, result)? {
-                        self.engine.on_durable(durable);
-                    }
+                    let written = self.durability.on_written(self.now, token, buffer, result)?;
+                    self.engine.took(Metric::Write, self.now.mono_us.saturating_sub(written.at_us));
+                    self.note_durable(written.durable);
                 }
                 Event::Synced { result } => self.durability.on_synced(result)?,
                 Event::Sent { conn, buffer, sent, result } => {
@@ -477,9 +495,8 @@ impl Shard {
     /// Brings the turn's mutations, and what time has made due, to the journal, and the journal's to the store.
     fn make_durable(&mut self) -> io::Result<()> {
         self.hand_on_batch()?;
-        if let Some(durable) = self.durability.on_time(&mut self.ring, self.now)? {
-            self.engine.on_durable(durable);
-        }
+        let durable = self.durability.on_time(&mut self.ring, self.now)?;
+        self.note_durable(durable);
         if self.durability.wants_cover(self.now) && self.engine.unsealed_size() == 0 {
             self.cover()?;
         }
@@ -489,27 +506,48 @@ impl Shard {
         self.checkpoint();
         self.report_pressure();
         self.engine.on_journal_short(self.durability.refuses_puts());
+        self.engine.set_journal(self.durability.stats());
         Ok(())
     }
 
     /// Gives the mutations made so far to the journal, if it can take a record now; otherwise they wait for more.
     fn hand_on_batch(&mut self) -> io::Result<()> {
         let size = self.engine.unsealed_size();
-        if size == 0 || self.collects() || !self.durability.has_room(size) {
+        if size == 0 {
+            return Ok(());
+        }
+        let began_us = *self.batch_began_us.get_or_insert(self.now.mono_us);
+        if self.collects() || !self.durability.has_room(size) {
             return Ok(());
         }
         let Ok((seq, mut mutations)) = self.engine.seal(std::mem::take(&mut self.spare_batch)) else {
             unreachable!("there is something to seal")
         };
-        let durable = self.durability.take(&mut self.ring, self.now, seq, &mutations)?;
+        self.batch_began_us = None;
+        let now = host::now(self.shared.start);
+        self.engine.took(Metric::Collect, now.mono_us.saturating_sub(began_us));
+        self.committing.push_back((seq, began_us));
+        let durable = self.durability.take(&mut self.ring, now, seq, &mutations)?;
+        if durable.is_some() {
+            self.engine.took(Metric::Write, host::mono_us(self.shared.start).saturating_sub(now.mono_us));
+        }
         if mutations.capacity() <= 2 * limits::BATCH_SIZE {
             mutations.clear();
             self.spare_batch = mutations;
         }
-        if let Some(durable) = durable {
-            self.engine.on_durable(durable);
-        }
+        self.note_durable(durable);
         Ok(())
+    }
+
+    fn note_durable(&mut self, durable: Option<Seq>) {
+        let Some(durable) = durable else { return };
+        if self.committing.front().is_some_and(|(seq, _)| *seq <= durable) {
+            let now_us = host::mono_us(self.shared.start);
+            while let Some((_, began_us)) = self.committing.pop_front_if(|(seq, _)| *seq <= durable) {
+                self.engine.took(Metric::Commit, now_us.saturating_sub(began_us));
+            }
+        }
+        self.engine.on_durable(durable);
     }
 
     /// Writes a record that says that everything before it was acknowledged, if that is not said yet.
@@ -518,9 +556,8 @@ impl Shard {
             return Ok(false);
         }
         let seq = self.engine.seal_empty();
-        if let Some(durable) = self.durability.take(&mut self.ring, self.now, seq, &[])? {
-            self.engine.on_durable(durable);
-        }
+        let durable = self.durability.take(&mut self.ring, self.now, seq, &[])?;
+        self.note_durable(durable);
         Ok(true)
     }
 
@@ -550,6 +587,7 @@ impl Shard {
         let (id, shared) = (self.id, &self.shared);
         self.engine.take_mail(|to, mail| shared.mailboxes[usize::from(to.0)].send(Mail::Peer(id, mail)));
         for load in std::mem::take(&mut self.engine.effects.loads) {
+            self.loading.insert(load.queue, self.now.mono_us);
             self.ask_store(store::Request::Load(load));
         }
         self.send_replies();
@@ -560,8 +598,9 @@ impl Shard {
 
     fn send_replies(&mut self) {
         let mut sends = std::mem::take(&mut self.engine.effects.sends);
+        let now_us = if latency::ENABLED && !sends.is_empty() { host::mono_us(self.shared.start) } else { 0 };
         for conn in sends.drain(..) {
-            match self.engine.take_output(conn, self.pool.take()) {
+            match self.engine.take_output(conn, self.pool.take(), now_us) {
                 Ok(bytes) => self.ring.send(conn, bytes),
                 Err(spare) => self.pool.put(spare),
             }
@@ -607,6 +646,24 @@ impl Shard {
         };
         match notice {
             Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", shown(line)),
+            Notice::Message { queue, message, fate, batch } => {
+                let what = match fate {
+                    Fate::Put => "was put",
+                    Fate::HandedOver => "goes straight to a waiting client",
+                    Fate::Delivered => "has reached the waiting client",
+                    Fate::Returned => "goes the ordinary way after all",
+                    Fate::Taken => "was taken",
+                };
+                let batch = match fate {
+                    Fate::HandedOver | Fate::Delivered => String::new(),
+                    _ => format!(", in batch {shard}/{batch}"),
+                };
+                tracing::debug!("message {message} of queue {} {what}{batch}", shown(queue));
+            }
+            Notice::Batches { through, is_stored } => {
+                let place = if *is_stored { "the database" } else { "the journal" };
+                tracing::debug!("all batches up to {shard}/{through} are in {place}");
+            }
             Notice::Reply { conn, line } => tracing::debug!(">{shard}/{conn} {}", shown(line)),
             Notice::BinaryProtocol(conn) => {
                 complain(Level::WARN, "connections closed for speaking the binary protocol", &|ring| {

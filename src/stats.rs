@@ -2,7 +2,10 @@
 //!
 //! Pure. A shard counts for itself; the numbers meet only when someone asks.
 
+use crate::latency::{Metric, QUANTILES, Snapshot, Window};
+use crate::limits::BODY_SIZE_MAX;
 use crate::proto::reply::{VERSION, stat};
+use hdrhistogram::Histogram;
 
 /// Counts of one shard since start or `stats reset`, and what it holds now. Bytes are bytes, the rest are counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,6 +33,33 @@ pub struct ShardStats {
     pub accept_pauses: u64,
     /// Of the shard that accepts for all: 1 while it cannot.
     pub accept_paused: u64,
+    pub mutations: u64,
+    pub journal_records: u64,
+    pub journal_bytes: u64,
+    pub journal_used: u64,
+    pub journal_capacity: u64,
+    pub journal_writes: u64,
+    pub unstored_bytes: u64,
+    pub checkpoints: u64,
+}
+
+/// What a shard's durability counts since the start, and where it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct JournalStats {
+    /// Records written.
+    pub records: u64,
+    /// Bytes of them, with what fills their pages.
+    pub bytes: u64,
+    /// Bytes of the journal that hold what the store does not have.
+    pub used: u64,
+    /// Bytes of the journal.
+    pub capacity: u64,
+    /// Writes under way.
+    pub writes: u64,
+    /// Bytes of mutations that the store does not have.
+    pub unstored: u64,
+    /// Jobs handed to the store.
+    pub checkpoints: u64,
 }
 
 /// What only the impure side knows; fetched when `stats` is asked for.
@@ -63,7 +93,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 21;
+    const LEN: usize = 29;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -90,12 +120,26 @@ impl ShardStats {
             &mut self.idle_kicks,
             &mut self.accept_pauses,
             &mut self.accept_paused,
+            &mut self.mutations,
+            &mut self.journal_records,
+            &mut self.journal_bytes,
+            &mut self.journal_used,
+            &mut self.journal_capacity,
+            &mut self.journal_writes,
+            &mut self.unstored_bytes,
+            &mut self.checkpoints,
         ]
     }
 
     /// For the way to another shard.
-    pub fn encode(mut self) -> Vec<u8> {
-        self.fields().iter().flat_map(|f| f.to_le_bytes()).collect()
+    pub fn encode(mut self, out: &mut Vec<u8>) {
+        out.extend(self.fields().iter().flat_map(|f| f.to_le_bytes()));
+    }
+
+    /// Adds another shard's counts.
+    pub fn merge(&mut self, other: &ShardStats) {
+        let mut other = *other;
+        self.fields().into_iter().zip(other.fields()).for_each(|(sum, count)| *sum += *count);
     }
 
     /// Adds another shard's counts, as it encoded them.
@@ -104,6 +148,13 @@ impl ShardStats {
         for (field, bytes) in self.fields().into_iter().zip(encoded.chunks_exact(8)) {
             *field += u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
         }
+    }
+
+    /// Several shards' counts.
+    pub fn sum<B: AsRef<[u8]>>(encoded: impl IntoIterator<Item = B>) -> ShardStats {
+        let mut sum = ShardStats::default();
+        encoded.into_iter().for_each(|bytes| sum.add(bytes.as_ref()));
+        sum
     }
 
     /// What `stats reset` sets to zero: the same as in MemcacheQ.
@@ -118,6 +169,7 @@ impl ShardStats {
         self.bytes_written = 0;
         self.loads = 0;
         self.batches = 0;
+        self.mutations = 0;
         self.udp_dropped = 0;
         self.idle_kicks = 0;
         self.accept_pauses = 0;
@@ -178,6 +230,116 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "udp_unsent", host.udp.unsent);
 }
 
+/// How many puts brought a body of each size since the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// At each place, bodies of up to two to the power of it, bytes, that are in no place before.
+    counts: [u64; Sizes::LEN],
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Sizes { counts: [0; Sizes::LEN] }
+    }
+}
+
+impl Sizes {
+    const LEN: usize = BODY_SIZE_MAX.ilog2() as usize + 1;
+
+    /// A put brought a body of this size.
+    pub fn count(&mut self, size: usize) {
+        let place = size.max(1).next_power_of_two().ilog2();
+        self.counts[place as usize] += 1;
+    }
+
+    /// For the way to another shard.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.counts.iter().flat_map(|count| count.to_le_bytes()));
+    }
+
+    /// Several shards' counts.
+    pub fn sum<B: AsRef<[u8]>>(encoded: impl IntoIterator<Item = B>) -> Sizes {
+        let mut sum = Sizes::default();
+        for encoded in encoded {
+            for (count, bytes) in sum.counts.iter_mut().zip(encoded.as_ref().chunks_exact(8)) {
+                *count += u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            }
+        }
+        sum
+    }
+}
+
+/// The lines of `stats sizes`: bodies of up to so many bytes, and more than those of the line before.
+pub fn sizes(out: &mut Vec<u8>, sizes: &Sizes) {
+    for (place, count) in sizes.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        stat(out, &(1_u64 << place).to_string(), count);
+    }
+}
+
+/// The lines of `stats latency`: for each metric and span of time that has any value, its count, mean, percentiles and maximum, µs.
+pub fn latency(out: &mut Vec<u8>, snapshot: &Snapshot) {
+    for metric in Metric::ALL {
+        for window in Window::ALL {
+            let Some(histogram) = snapshot.of(metric, window) else { continue };
+            histogram_lines(out, &format!("{}.{}", metric.name(), window.name()), histogram);
+        }
+    }
+}
+
+fn histogram_lines(out: &mut Vec<u8>, name: &str, histogram: &Histogram<u64>) {
+    stat(out, &format!("{name}.count"), histogram.len());
+    stat(out, &format!("{name}.mean"), format!("{:.1}", histogram.mean()));
+    for (quantile, share) in QUANTILES {
+        stat(out, &format!("{name}.{quantile}"), histogram.value_at_quantile(share));
+    }
+    stat(out, &format!("{name}.max"), histogram.max());
+}
+
+/// The lines of `stats commit`: how mutations became durable.
+pub fn commit(out: &mut Vec<u8>, all: &ShardStats, snapshot: &Snapshot) {
+    let per_record = all.mutations as f64 / all.journal_records.max(1) as f64;
+    stat(out, "records", all.journal_records);
+    stat(out, "bytes", all.journal_bytes);
+    stat(out, "mutations", all.mutations);
+    stat(out, "mutations_per_record", format!("{per_record:.2}"));
+    stat(out, "writes_under_way", all.journal_writes);
+    stat(out, "journal_used", all.journal_used);
+    stat(out, "journal_capacity", all.journal_capacity);
+    stat(out, "checkpoints", all.checkpoints);
+    stat(out, "unstored_bytes", all.unstored_bytes);
+    for metric in [Metric::Collect, Metric::Write, Metric::Commit, Metric::Checkpoint] {
+        for window in [Window::Total, Window::TenSeconds] {
+            let Some(histogram) = snapshot.of(metric, window) else { continue };
+            histogram_lines(out, &format!("{}.{}", metric.name(), window.name()), histogram);
+        }
+    }
+}
+
+/// The lines of `stats shards`, for each shard.
+pub fn shards<B: AsRef<[u8]>>(out: &mut Vec<u8>, encoded: &[B]) {
+    for (shard, encoded) in encoded.iter().enumerate() {
+        let it = ShardStats::sum([encoded]);
+        let lines = [
+            ("curr_connections", it.curr_connections),
+            ("curr_queues", it.queues),
+            ("curr_items", it.curr_items),
+            ("bytes", it.memory_used),
+            ("get_cmds", it.get_cmds),
+            ("get_hits", it.get_hits),
+            ("set_cmds", it.set_cmds),
+            ("set_hits", it.set_hits),
+            ("waiters", it.waiters),
+            ("records", it.journal_records),
+            ("writes_under_way", it.journal_writes),
+            ("journal_used", it.journal_used),
+            ("journal_capacity", it.journal_capacity),
+            ("unstored_bytes", it.unstored_bytes),
+            ("checkpoints", it.checkpoints),
+        ];
+        lines.iter().for_each(|(name, value)| stat(out, &format!("{shard}.{name}"), value));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +351,9 @@ mod tests {
             *field = i as u64 + 1;
         }
         let mut sum = one;
-        sum.add(&one.encode());
+        let mut encoded = Vec::new();
+        one.encode(&mut encoded);
+        sum.add(&encoded);
         for (i, field) in sum.fields().into_iter().enumerate() {
             assert_eq!(*field, 2 * (i as u64 + 1));
         }

@@ -16,17 +16,13 @@ pub(super) const QUEUES_MAX: usize = 20;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Totals {
     pub(super) stats: ShardStats,
-    records: u64,
-    checkpoints: u64,
 }
 
 impl Totals {
     pub(super) fn of(round: &Round) -> Totals {
         let mut totals = Totals::default();
         for (_, snapshot) in round.snapshots() {
-            totals.stats.add(&snapshot.stats.encode());
-            totals.records += snapshot.progress.records;
-            totals.checkpoints += snapshot.progress.checkpoints;
+            totals.stats.merge(&snapshot.stats);
         }
         totals
     }
@@ -46,8 +42,8 @@ pub(super) fn stats_line(now: &Totals, before: &Totals, period: Duration) -> Str
         now.stats.curr_items,
         now.stats.memory_used,
         now.stats.curr_connections,
-        since(now.records, before.records),
-        since(now.checkpoints, before.checkpoints),
+        since(now.stats.journal_records, before.stats.journal_records),
+        since(now.stats.checkpoints, before.stats.checkpoints),
     )
 }
 
@@ -92,16 +88,16 @@ fn counts(stats: &ShardStats) -> String {
 }
 
 fn shard_words(snapshot: &Snapshot) -> String {
-    let Snapshot { stats, progress, unsealed_size, unstored_size, pressure: (pressure, pressure_max), .. } = snapshot;
+    let Snapshot { stats, unsealed_size, unstored_size, pressure: (pressure, pressure_max), .. } = snapshot;
     format!(
         "{} journal={}/{} records={} in_flight={} checkpoints={} unsealed={unsealed_size} unstored={unstored_size} \
          pressure={pressure}/{pressure_max}",
         counts(stats),
-        progress.journal_used,
-        progress.journal_size,
-        progress.records,
-        progress.under_way,
-        progress.checkpoints,
+        stats.journal_used,
+        stats.journal_capacity,
+        stats.journal_records,
+        stats.journal_writes,
+        stats.checkpoints,
     )
 }
 
@@ -120,8 +116,8 @@ mod tests {
     use std::time::Instant;
 
     fn totals(puts: u64, ready: u64) -> Totals {
-        let stats = ShardStats { set_hits: puts, curr_items: ready, ..ShardStats::default() };
-        Totals { stats, records: puts, checkpoints: 1 }
+        let counts = ShardStats { set_hits: puts, curr_items: ready, ..ShardStats::default() };
+        Totals { stats: ShardStats { journal_records: puts, checkpoints: 1, ..counts } }
     }
 
     #[test]

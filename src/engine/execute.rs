@@ -4,8 +4,9 @@
 //! request that is refused.
 
 use super::datagram::Form;
-use super::{Engine, Notice, Origin, Shelf, Waiter};
+use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
+use crate::latency::Metric;
 use crate::mutation::{Mutation, Put, checksum};
 use crate::proto::reply;
 use crate::queue::{Entry, Head, Queue};
@@ -61,12 +62,18 @@ impl Engine {
             return PutResult::Passing(message);
         }
         let put = self.new_put(index, flags, body);
+        let message = put.message;
         let place = self.memory.append(&put);
         self.batch.extend_from_slice(self.memory.encoded(place));
+        self.stats.mutations += 1;
+        self.sizes.count(body.len());
+        let now_ms = self.now.mono_ms;
         let shelf = self.shelf(index);
+        shelf.meter.roll(now_ms, &shelf.queue.counters);
         shelf.queue.push(Entry { message: put.message, place });
         shelf.queue.counters.apply(&Mutation::Put(put));
         self.stats.curr_items += 1;
+        self.trace_message(index, message, Fate::Put);
         if is_awaited {
             self.serve_line(index);
         }
@@ -129,12 +136,17 @@ impl Engine {
         let cas = cas.then_some(entry.message);
         reply::value(out, &shelf.queue.name, options, put.flags, cas, put.body);
         let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
+        shelf.meter.roll(self.now.mono_ms, &shelf.queue.counters);
         shelf.queue.pop();
         shelf.queue.counters.apply(&mutation);
         mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
+        let queued_ms = self.now.wall_ms.saturating_sub(put.put_ms);
         self.memory.release(entry.place);
+        self.latency.record(Metric::Queued, queued_ms * 1000, 1);
         self.stats.get_hits += 1;
         self.stats.curr_items -= 1;
+        self.trace_message(index, entry.message, Fate::Taken);
         self.load_ahead(index);
     }
 
@@ -148,6 +160,26 @@ impl Engine {
             let load = Load { shard, queue: shelf.queue.id, after, below, size_max };
             self.effects.loads.push(load);
             self.stats.loads += 1;
+        }
+    }
+
+    /// When the oldest message of a queue was put, wall clock, ms. `None`: there is none, or it is only in the store; then it is asked
+    /// for, and known a little later.
+    pub(super) fn oldest_put_ms(&mut self, index: u32) -> Option<u64> {
+        let stored_below = self.stored_below;
+        let shard = self.config.shard;
+        let shelf = self.shelf(index);
+        match shelf.queue.head() {
+            Head::Ready(entry) => Some(self.memory.message(entry.place).put_ms),
+            Head::Stored if shelf.queue.wants_load() => {
+                let (after, below) = shelf.queue.begin_load(stored_below);
+                // One message comes in any case.
+                let load = Load { shard, queue: shelf.queue.id, after, below, size_max: 0 };
+                self.effects.loads.push(load);
+                self.stats.loads += 1;
+                None
+            }
+            Head::Stored | Head::Empty => None,
         }
     }
 
@@ -195,6 +227,7 @@ impl Engine {
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
+            self.stats.mutations += 1;
             self.stats.corrupt += 1;
             self.stats.curr_items -= 1;
             self.effects.notices.push(Notice::Corrupt { queue: shelf.queue.name.to_vec(), message });
@@ -307,6 +340,7 @@ impl Engine {
             let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
+            self.stats.mutations += 1;
             self.stats.curr_items -= count;
             let waiters = std::mem::take(&mut shelf.waiters);
             if !waiters.is_empty() {

@@ -14,11 +14,12 @@ use super::datagram::Form;
 use super::execute::{GetResult, PutResult};
 use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
+use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{SetLine, Timeout};
+use crate::proto::command::{Report, SetLine, Timeout};
 use crate::proto::reply;
-use crate::session::Wait;
 use crate::session::replies::{Answer, Piece, Replies, SlotId};
+use crate::session::{Listed, Wait};
 use smallvec::smallvec;
 use std::collections::VecDeque;
 
@@ -71,6 +72,8 @@ struct Pending {
     shard: ShardId,
     size: usize,
     what: Expected,
+    /// When the request was handed over, monotonic µs.
+    at_us: u64,
     /// The other shard was told that nobody waits for the answer any more.
     is_cancelled: bool,
 }
@@ -110,9 +113,11 @@ pub(super) enum Request<'a> {
     },
     Flush,
     Checkpoint,
-    Stats,
+    Stats(Report),
     StatsReset,
+    LatencyReset,
     List {
+        what: Listed,
         cursor: u32,
     },
     StatQueue {
@@ -224,7 +229,8 @@ impl Engine {
         let size = lane.outbox.len() - start;
         let size = if matches!(request, Request::WaitingGet { .. }) { 0 } else { size };
         lane.under_way += size;
-        let token = self.pending.insert(Pending { shard: to, size, what, is_cancelled: false });
+        let at_us = self.now.mono_us;
+        let token = self.pending.insert(Pending { shard: to, size, what, at_us, is_cancelled: false });
         lane.outbox[start..start + 4].copy_from_slice(&token.to_le_bytes());
     }
 
@@ -381,11 +387,12 @@ impl Engine {
                 self.checkpoint(origin);
                 return false;
             }
-            Request::Stats => answer.bytes = self.shard_stats().encode(),
+            Request::Stats(report) => self.report(report, &mut answer.bytes),
             Request::StatsReset => self.stats.reset(),
-            Request::List { cursor } => {
+            Request::LatencyReset => self.latency.reset(),
+            Request::List { what, cursor } => {
                 answer.bytes.extend_from_slice(&[0; 4]);
-                let next = self.list(cursor, &mut answer.bytes);
+                let next = self.list(what, cursor, &mut answer.bytes);
                 answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
             }
             Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
@@ -415,7 +422,7 @@ impl Engine {
         let durable = self.durable;
         let index = usize::from(to.0);
         let lane = &mut self.lanes[index];
-        lane.answers.push(durable, answer.seq, &[], |out| encode_answer(token, answer, out));
+        lane.answers.push(&mut self.timings, durable, answer.seq, &[], None, |out| encode_answer(token, answer, out));
         if answer.seq > durable && lane.awaits < answer.seq {
             lane.awaits = answer.seq;
             self.awaiting.push_back((answer.seq, Awaiting::Lane(to.0)));
@@ -431,13 +438,17 @@ impl Engine {
             let pending = self.pending.remove(token);
             assert_eq!(pending.shard, from, "an answer comes from where the request went");
             self.lanes[usize::from(from.0)].under_way -= pending.size;
+            // A wait for a message is no time on the way.
+            if pending.size > 0 {
+                self.latency.record(Metric::Forward, self.now.mono_us.saturating_sub(pending.at_us), 1);
+            }
             match pending.what {
                 Expected::Part { conn, at } if self.session(conn).is_some() => self.answer_part(conn, at, answer),
                 Expected::Part { .. } => {
                     hits.iter().for_each(|queue| self.tell(from, &Request::Unsent { queue: *queue }));
                 }
                 Expected::Nothing => {}
-                Expected::Stats { conn } => self.gather_stats(conn, answer.bytes),
+                Expected::Stats { conn } => self.gather_report(conn, from, answer.bytes),
                 Expected::Listing { conn } => self.continue_listing(conn, answer.bytes),
             }
         }
@@ -467,10 +478,11 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         Request::Delete { name } => name_to(out, 4, name),
         Request::Flush => out.push(5),
         Request::Checkpoint => out.push(6),
-        Request::Stats => out.push(7),
+        Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
         Request::StatsReset => out.push(8),
-        Request::List { cursor } => {
-            out.push(9);
+        Request::LatencyReset => out.push(15),
+        Request::List { what, cursor } => {
+            out.push(if what == Listed::Queues { 9 } else { 16 });
             out.extend_from_slice(&cursor.to_le_bytes());
         }
         Request::StatQueue { name } => name_to(out, 10, name),
@@ -504,9 +516,11 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
         6 => Request::Checkpoint,
-        7 => Request::Stats,
+        7 => Request::Stats(Report::ALL[usize::from(reader.u8())]),
         8 => Request::StatsReset,
-        9 => Request::List { cursor: reader.u32() },
+        15 => Request::LatencyReset,
+        9 => Request::List { what: Listed::Queues, cursor: reader.u32() },
+        16 => Request::List { what: Listed::Connections, cursor: reader.u32() },
         10 => Request::StatQueue { name: reader.name() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
@@ -588,9 +602,11 @@ mod tests {
             Request::Delete { name: b"q" },
             Request::Flush,
             Request::Checkpoint,
-            Request::Stats,
+            Request::Stats(Report::Commit),
             Request::StatsReset,
-            Request::List { cursor: 9 },
+            Request::LatencyReset,
+            Request::List { what: Listed::Queues, cursor: 9 },
+            Request::List { what: Listed::Connections, cursor: 10 },
             Request::StatQueue { name: b"q" },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },

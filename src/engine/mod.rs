@@ -32,15 +32,18 @@ mod waiting;
 
 pub use forward::Mail;
 pub use overview::QueueSummary;
+pub use trace::Fate;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
+use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
-use crate::queue::{Memory, Queue};
+use crate::queue::{Memory, Meter, Queue};
 use crate::session::replies::{Answer, Piece, SlotId};
+use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
-use crate::stats::{Capacity, ShardStats};
+use crate::stats::{Capacity, JournalStats, ShardStats, Sizes};
 use crate::store::{Load, QueueRow};
 use hashbrown::{HashMap, HashTable};
 use std::collections::{BinaryHeap, VecDeque};
@@ -153,6 +156,24 @@ pub enum Notice {
         /// The line, without its line end.
         line: Vec<u8>,
     },
+    /// What became of a message, while commands are traced.
+    Message {
+        /// The queue's name.
+        queue: Vec<u8>,
+        /// The message.
+        message: MessageId,
+        /// What became of it.
+        fate: Fate,
+        /// The batch that has it.
+        batch: Seq,
+    },
+    /// How far batches have come, while commands are traced.
+    Batches {
+        /// The newest of them.
+        through: Seq,
+        /// They are in the store; otherwise in the journal.
+        is_stored: bool,
+    },
     /// What a client is sent, while commands are traced: a line of it, not the body.
     Reply {
         /// Who.
@@ -188,6 +209,7 @@ struct Shelf {
     line: Option<u32>,
     /// Settled hand-overs that no batch counts yet.
     passed: u64,
+    meter: Meter,
 }
 
 /// Whose replies wait for a batch.
@@ -232,6 +254,10 @@ pub struct Engine {
     next_ids: Option<IdRange>,
 
     batch: Vec<u8>,
+    latency: Latency,
+    timings: Timings,
+    /// The request that is being served.
+    began: Began,
     /// Reused for the reply of a get, or of a request of another shard.
     scratch: Vec<u8>,
     sealed: Seq,
@@ -252,6 +278,8 @@ pub struct Engine {
     cancels_due: bool,
 
     stats: ShardStats,
+    sizes: Sizes,
+    journal: JournalStats,
     /// What the shard must carry out.
     pub effects: Effects,
 }
@@ -289,6 +317,9 @@ impl Engine {
             ids_recorded: None,
             next_ids: None,
             batch: Vec::new(),
+            latency: Latency::default(),
+            timings: Timings::default(),
+            began: Began { at_us: 0, metric: Metric::Other },
             scratch: Vec::new(),
             sealed: Seq(0),
             durable: Seq(0),
@@ -302,6 +333,8 @@ impl Engine {
             pending: forward::PendingTable::default(),
             cancels_due: false,
             stats: ShardStats::default(),
+            sizes: Sizes::default(),
+            journal: JournalStats::default(),
             effects: Effects::default(),
             config,
         };
@@ -328,6 +361,17 @@ impl Engine {
     /// A turn begins: what time it is.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        self.latency.begin_turn(now.mono_ms);
+    }
+
+    /// Where the shard's durability stands.
+    pub fn set_journal(&mut self, journal: JournalStats) {
+        self.journal = journal;
+    }
+
+    /// Something outside of the engine took so long, µs.
+    pub fn took(&mut self, metric: Metric, us: u64) {
+        self.latency.record(metric, us, 1);
     }
 
     /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
@@ -395,6 +439,7 @@ impl Engine {
     pub fn on_durable(&mut self, seq: Seq) {
         assert!(seq <= self.sealed, "only what was sealed becomes durable");
         self.durable = self.durable.max(seq);
+        self.trace_batches(seq, false);
         while let Some((_, who)) = self.awaiting.pop_front_if(|(s, _)| *s <= seq) {
             match who {
                 Awaiting::Conn(conn) => self.release(conn),
@@ -407,6 +452,7 @@ impl Engine {
 
     /// Everything up to `seq` is in the store: messages may be loaded from there, and their memory used for others.
     pub fn on_stored(&mut self, seq: Seq) {
+        self.trace_batches(seq, true);
         let mut reached = self.stored_below;
         while let Some((s, size, below)) = self.unstored.pop_front_if(|(s, ..)| *s <= seq) {
             self.stored = s;
@@ -435,6 +481,7 @@ impl Engine {
 
     fn record(&mut self, mutation: &Mutation<'_>) {
         mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
     }
 
     /// The next id, from a range whose reservation is recorded before its first use.
@@ -498,10 +545,7 @@ impl Engine {
 
     /// The session of a connection, unless that life of it is over.
     fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
-        self.sessions
-            .get_mut(conn.index as usize)?
-            .as_mut()
-            .filter(|s| s.generation == conn.generation && s.phase != Phase::Closed)
+        alive(&mut self.sessions, conn)
     }
 
     /// A connection's session until the ring has let go of it.
@@ -513,9 +557,21 @@ impl Engine {
 
     /// Adds a complete reply to a connection.
     fn reply(&mut self, conn: ConnId, seq: Seq, hits: &[QueueId], write: impl FnOnce(&mut Vec<u8>)) {
+        self.push_reply(conn, seq, hits, Some(self.began), write);
+    }
+
+    /// The same, measured as a request that began at another time, or not at all.
+    fn push_reply(
+        &mut self,
+        conn: ConnId,
+        seq: Seq,
+        hits: &[QueueId],
+        began: Option<Began>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let durable = self.durable;
-        if let Some(session) = self.session(conn) {
-            session.replies.push(durable, seq, hits, write);
+        if let Some(session) = alive(&mut self.sessions, conn) {
+            session.replies.push(&mut self.timings, durable, seq, hits, began, write);
             self.note_reply(conn, seq);
         }
     }
@@ -525,10 +581,10 @@ impl Engine {
         match origin {
             Origin::Local { conn, at } => {
                 let durable = self.durable;
-                let Some(session) = self.session(conn) else {
+                let Some(session) = alive(&mut self.sessions, conn) else {
                     return self.count_unsent(&answer);
                 };
-                let seq = session.replies.fill(durable, at, answer);
+                let seq = session.replies.fill(&mut self.timings, durable, at, answer);
                 self.note_answer(conn, at, seq);
             }
             Origin::Remote { shard, token } => self.answer_remote(shard, token, answer.piece()),
@@ -538,8 +594,10 @@ impl Engine {
     /// Answers a request of a session that is there, with what another shard said.
     fn answer_part(&mut self, conn: ConnId, at: SlotId, piece: Piece<'_>) {
         let durable = self.durable;
-        let replies = &mut self.session(conn).expect("the caller has it").replies;
-        let seq = replies.fill_next(durable, at, piece).unwrap_or_else(|| replies.fill(durable, at, piece.to_answer()));
+        let replies = &mut alive(&mut self.sessions, conn).expect("the caller has it").replies;
+        let timings = &mut self.timings;
+        let next = replies.fill_next(timings, durable, at, piece);
+        let seq = next.unwrap_or_else(|| replies.fill(timings, durable, at, piece.to_answer()));
         self.note_answer(conn, at, seq);
     }
 
@@ -591,9 +649,9 @@ impl Engine {
     }
 
     /// What is to be sent to a connection of [`Effects::sends`]; `spare` is an empty buffer. `Err` gives it back when the
-    /// connection has nothing to send any more.
-    pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>) -> Result<Vec<u8>, Vec<u8>> {
-        let Some(session) = self.session(conn) else {
+    /// connection has nothing to send any more. `now_us`: monotonic µs, for what is measured.
+    pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>, now_us: u64) -> Result<Vec<u8>, Vec<u8>> {
+        let Some(session) = alive(&mut self.sessions, conn) else {
             return Err(spare);
         };
         session.sendable = false;
@@ -602,6 +660,10 @@ impl Engine {
         }
         session.sending = true;
         let bytes = session.replies.take_released(spare);
+        let latency = &mut self.latency;
+        session.replies.settle(&mut self.timings, |began, count| {
+            latency.record(began.metric, now_us.saturating_sub(began.at_us), count);
+        });
         session.taken += bytes.len() as u64;
         self.stats.bytes_written += bytes.len() as u64;
         if self.trace {
@@ -653,7 +715,8 @@ impl Engine {
         let hash = self.hasher.hash_one(&*queue.name);
         let id = queue.id;
         let line = self.line_of(&queue.name);
-        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0 });
+        let meter = Meter::new(self.now.mono_ms, &queue.counters);
+        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0, meter });
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;
@@ -695,4 +758,10 @@ impl Engine {
         self.assert_waits_consistent();
         self.assert_passing_consistent();
     }
+}
+
+/// The session of a connection, unless that life of it is over. Not a method, so that what else the engine has can be used with it.
+fn alive(sessions: &mut [Option<Session>], conn: ConnId) -> Option<&mut Session> {
+    let session = sessions.get_mut(conn.index as usize)?.as_mut();
+    session.filter(|s| s.generation == conn.generation && s.phase != Phase::Closed)
 }

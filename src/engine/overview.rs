@@ -6,22 +6,49 @@
 
 use super::forward::{Expected, Request};
 use super::{Engine, Origin};
-use crate::ids::{ConnId, Seq, ShardId};
-use crate::limits::{LISTING_QUEUES_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
+use crate::ids::{ConnId, QueueId, Seq, ShardId};
+use crate::latency::Snapshot;
+use crate::limits::{LISTING_LEN_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
+use crate::proto::command::Report;
 use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
+use crate::queue::Counters;
 use crate::session::replies::{Answer, Parts, SlotId};
-use crate::session::{Listing, Wait};
-use crate::stats::{self, Host, ShardStats};
+use crate::session::timing::Began;
+use crate::session::{Listed, Listing, Phase, Wait};
+use crate::stats::{self, Host, JournalStats, ShardStats, Sizes};
 use smallvec::smallvec;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// A `stats` reply being put together.
-#[derive(Default)]
 pub(super) struct Gather {
-    sum: ShardStats,
-    host: Option<Host>,
+    report: Report,
+    /// What the shards said, each at its place.
+    answers: Vec<Vec<u8>>,
     missing: u16,
+    host: Option<Host>,
+    began: Began,
+}
+
+/// A queue as others see it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct QueueView {
+    /// Its id.
+    pub queue: QueueId,
+    /// Its name.
+    pub name: Box<[u8]>,
+    /// What has happened to its messages.
+    pub counters: Counters,
+    /// Messages that a get can take.
+    pub ready: u64,
+    /// Puts a second, lately.
+    pub put_rate: f64,
+    /// Gets a second, lately.
+    pub get_rate: f64,
+    /// Age of the oldest message, ms. `None`: there is none, or it is not known yet.
+    pub oldest_ms: Option<u64>,
+    /// Gets that wait for a message.
+    pub waiters: u64,
 }
 
 /// One queue in a few numbers.
@@ -59,17 +86,45 @@ impl Engine {
 
     /// What this shard counts.
     pub fn shard_stats(&self) -> ShardStats {
-        ShardStats { memory_used: self.memory.used() as u64, waiters: self.waits.len() as u64, ..self.stats }
+        let JournalStats { records, bytes, used, capacity, writes, unstored, checkpoints } = self.journal;
+        ShardStats {
+            memory_used: self.memory.used() as u64,
+            waiters: self.waits.len() as u64,
+            journal_records: records,
+            journal_bytes: bytes,
+            journal_used: used,
+            journal_capacity: capacity,
+            journal_writes: writes,
+            unstored_bytes: unstored,
+            checkpoints,
+            ..self.stats
+        }
     }
 
-    /// `stats`
-    pub(super) fn serve_stats(&mut self, conn: ConnId) -> Result<(), Wait> {
+    /// This shard's part of a report.
+    pub(super) fn report(&mut self, report: Report, out: &mut Vec<u8>) {
+        match report {
+            Report::General | Report::Shards => self.shard_stats().encode(out),
+            Report::Latency => self.latency.encode(out),
+            Report::Commit => {
+                self.shard_stats().encode(out);
+                self.latency.encode(out);
+            }
+            Report::Sizes => self.sizes.encode(out),
+        }
+    }
+
+    /// `stats` where all shards have a part in it.
+    pub(super) fn serve_report(&mut self, conn: ConnId, report: Report) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        let gather = Gather { sum: self.shard_stats(), host: None, missing: self.config.shards - 1 };
+        let shards = self.config.shards;
+        let mut answers = vec![Vec::new(); usize::from(shards)];
+        self.report(report, &mut answers[usize::from(self.config.shard.0)]);
+        let gather = Gather { report, answers, missing: shards - 1, host: None, began: self.began };
         self.gathers.insert(conn.index, gather);
         self.effects.hosts.push(conn);
         for shard in self.other_shards() {
-            self.forward(shard, &Request::Stats, Expected::Stats { conn });
+            self.forward(shard, &Request::Stats(report), Expected::Stats { conn });
         }
         self.session(conn).expect("it is being served").wait = Some(Wait::Replies);
         Ok(())
@@ -81,29 +136,40 @@ impl Engine {
             && let Some(gather) = self.gathers.get_mut(&conn.index)
         {
             gather.host = Some(host);
-            self.finish_stats(conn);
+            self.finish_report(conn);
         }
     }
 
-    pub(super) fn gather_stats(&mut self, conn: ConnId, encoded: &[u8]) {
+    pub(super) fn gather_report(&mut self, conn: ConnId, from: ShardId, answer: &[u8]) {
         if self.session(conn).is_some()
             && let Some(gather) = self.gathers.get_mut(&conn.index)
         {
-            gather.sum.add(encoded);
+            gather.answers[usize::from(from.0)] = answer.to_vec();
             gather.missing -= 1;
-            self.finish_stats(conn);
+            self.finish_report(conn);
         }
     }
 
-    fn finish_stats(&mut self, conn: ConnId) {
+    fn finish_report(&mut self, conn: ConnId) {
         let gather = &self.gathers[&conn.index];
         let (Some(host), 0) = (gather.host, gather.missing) else {
             return;
         };
-        let gather = self.gathers.remove(&conn.index).expect("just seen");
+        let Gather { report, answers, began, .. } = self.gathers.remove(&conn.index).expect("just seen");
         let capacity = self.config.capacity;
+        self.began = began;
         self.reply_if_it_fits(conn, |out| {
-            stats::general(out, &host, &gather.sum, &capacity);
+            match report {
+                Report::General => stats::general(out, &host, &ShardStats::sum(&answers), &capacity),
+                Report::Latency => stats::latency(out, &Snapshot::sum(&answers)),
+                Report::Commit => {
+                    let (counts, latencies): (Vec<_>, Vec<_>) =
+                        answers.iter().map(|answer| answer.split_at(ShardStats::SIZE)).unzip();
+                    stats::commit(out, &ShardStats::sum(counts), &Snapshot::sum(latencies));
+                }
+                Report::Shards => stats::shards(out, &answers),
+                Report::Sizes => stats::sizes(out, &Sizes::sum(&answers)),
+            }
             out.extend_from_slice(reply::END);
         });
         self.go_on(conn, Wait::Replies);
@@ -125,6 +191,14 @@ impl Engine {
         self.stats.reset();
         self.effects.stats_reset = true;
         self.ask_all(conn, &Request::StatsReset, Seq(0), reply::RESET);
+        Ok(())
+    }
+
+    /// `stats latency reset`
+    pub(super) fn serve_latency_reset(&mut self, conn: ConnId) -> Result<(), Wait> {
+        self.wait_for_own_replies(conn)?;
+        self.latency.reset();
+        self.ask_all(conn, &Request::LatencyReset, Seq(0), reply::RESET);
         Ok(())
     }
 
@@ -197,31 +271,92 @@ impl Engine {
     }
 
     /// Writes the line of one queue of this shard, if there is such a queue.
-    pub(super) fn stat_queue(&self, name: &[u8], out: &mut Vec<u8>) {
-        if let Some(index) = self.find(name) {
-            let queue = &self.shelves[index as usize].as_ref().expect("listed").queue;
-            reply::stat_queue(out, name, queue.counters.puts, queue.counters.gets);
+    pub(super) fn stat_queue(&mut self, name: &[u8], out: &mut Vec<u8>) {
+        let Some(index) = self.find(name) else { return };
+        let view = self.view_queue(index);
+        let Counters { puts, gets, gets_unsent, deleted, corrupt } = view.counters;
+        reply::stat_queue(out, name, puts, gets);
+        reply::stat(out, "ready", view.ready);
+        reply::stat(out, "puts", puts);
+        reply::stat(out, "gets", gets);
+        reply::stat(out, "gets_unsent", gets_unsent);
+        reply::stat(out, "deleted", deleted);
+        reply::stat(out, "corrupt", corrupt);
+        reply::stat(out, "put_rate", format!("{:.1}", view.put_rate));
+        reply::stat(out, "get_rate", format!("{:.1}", view.get_rate));
+        if let Some(age_ms) = view.oldest_ms {
+            reply::stat(out, "oldest_ms", age_ms);
+        }
+        reply::stat(out, "waiters", view.waiters);
+        reply::stat(out, "shard", self.config.shard);
+    }
+
+    /// What is to be said of a queue.
+    fn view_queue(&mut self, index: u32) -> QueueView {
+        let oldest_put_ms = self.oldest_put_ms(index);
+        let (now, waits) = (self.now, &self.waits);
+        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        let (put_rate, get_rate) = shelf.meter.rates(now.mono_ms, &shelf.queue.counters);
+        QueueView {
+            queue: shelf.queue.id,
+            name: shelf.queue.name.clone(),
+            counters: shelf.queue.counters,
+            ready: shelf.queue.len(),
+            put_rate,
+            get_rate,
+            oldest_ms: oldest_put_ms.map(|at| now.wall_ms.saturating_sub(at)),
+            waiters: shelf.line.map_or(0, |line| waits.line_len(line)),
         }
     }
 
     // --- listings ---
 
-    /// `stats queue`
-    pub(super) fn serve_listing(&mut self, conn: ConnId) -> Result<(), Wait> {
+    /// `stats queue` and `stats conns`
+    pub(super) fn serve_listing(&mut self, conn: ConnId, what: Listed) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         let session = self.session(conn).expect("it is being served");
-        session.listing = Some(Listing { shard: 0, cursor: 0, asked: false });
+        session.listing = Some(Listing { what, shard: 0, cursor: 0, asked: false });
         session.wait = Some(Wait::Replies);
         self.make_runnable(conn);
         Ok(())
     }
 
-    /// Writes lines of queues of this shard from `cursor` on. Returns where to go on, or 0 at the end.
-    pub(super) fn list(&self, cursor: u32, out: &mut Vec<u8>) -> u32 {
+    /// Writes lines of queues or connections of this shard from `cursor` on. Returns where to go on, or 0 at the end.
+    pub(super) fn list(&self, what: Listed, cursor: u32, out: &mut Vec<u8>) -> u32 {
+        match what {
+            Listed::Queues => self.list_queues(cursor, out),
+            Listed::Connections => self.list_connections(cursor, out),
+        }
+    }
+
+    fn list_connections(&self, cursor: u32, out: &mut Vec<u8>) -> u32 {
+        let start = out.len();
+        let first = cursor as usize;
+        for (index, session) in self.sessions.iter().enumerate().skip(first) {
+            if out.len() - start >= LISTING_SIZE_MAX || index - first >= LISTING_LEN_MAX {
+                return index as u32;
+            }
+            let Some(session) = session else { continue };
+            let state = match (session.phase, session.wait) {
+                (Phase::Open, Some(Wait::Message(_))) => "waits_for_message",
+                (Phase::Open, Some(Wait::Memory | Wait::Body)) => "waits_for_memory",
+                (Phase::Open, _) if session.sending || !session.replies.is_empty() => "busy",
+                (Phase::Open, _) if !session.input.is_empty() => "receiving",
+                (Phase::Open, _) => "idle",
+                (Phase::Draining | Phase::Finishing | Phase::Lingering | Phase::Closed, _) => "closing",
+            };
+            let (input, replies) = (session.input.len(), session.replies.size());
+            let value = format!("state={state},input={input},replies={replies},sent={}", session.sent);
+            reply::stat(out, &format!("{}/{index}", self.config.shard), value);
+        }
+        0
+    }
+
+    fn list_queues(&self, cursor: u32, out: &mut Vec<u8>) -> u32 {
         let start = out.len();
         let first = cursor as usize;
         for (index, shelf) in self.shelves.iter().enumerate().skip(first) {
-            if out.len() - start >= LISTING_SIZE_MAX || index - first >= LISTING_QUEUES_MAX {
+            if out.len() - start >= LISTING_SIZE_MAX || index - first >= LISTING_LEN_MAX {
                 return index as u32;
             }
             if let Some(shelf) = shelf {
@@ -247,11 +382,15 @@ impl Engine {
         let shard = ShardId(listing.shard);
         if shard != own_shard {
             session.listing = Some(Listing { asked: true, ..listing });
-            self.forward(shard, &Request::List { cursor: listing.cursor }, Expected::Listing { conn });
+            self.forward(
+                shard,
+                &Request::List { what: listing.what, cursor: listing.cursor },
+                Expected::Listing { conn },
+            );
             return false;
         }
         let mut piece = vec![0; 4];
-        let next = self.list(listing.cursor, &mut piece);
+        let next = self.list(listing.what, listing.cursor, &mut piece);
         piece[..4].copy_from_slice(&next.to_le_bytes());
         self.continue_listing(conn, &piece);
         self.session(conn).is_some_and(|s| s.listing.is_none())
@@ -272,8 +411,8 @@ impl Engine {
         let shard = if next == 0 { listing.shard + 1 } else { listing.shard };
         let fits = lines.len() <= room;
         let is_over = shard == shards || !fits;
-        session.listing = (!is_over).then_some(Listing { shard, cursor: next, asked: false });
-        self.reply(conn, Seq(0), &[], |out| {
+        session.listing = (!is_over).then_some(Listing { shard, cursor: next, asked: false, ..listing });
+        self.push_reply(conn, Seq(0), &[], None, |out| {
             if !fits {
                 return out.extend_from_slice(reply::REPLY_TOO_LARGE);
             }

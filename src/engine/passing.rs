@@ -16,7 +16,7 @@
 //!
 //! Does not decide who is served: that is [`super::waiting`].
 
-use super::{Engine, Origin, Waiter};
+use super::{Engine, Fate, Origin, Waiter};
 use crate::ids::{ConnId, MessageId, QueueId, Seq};
 use crate::limits::{PASSED_MS_MAX, PASSED_QUEUES_MAX, PASSING_BODY_SIZE_MAX, PASSING_MS_MAX, PASSING_SIZE_MAX};
 use crate::mutation::{Mutation, PASSED_SIZE, PUT_HEADER_SIZE, TAKE_SIZE};
@@ -89,11 +89,14 @@ impl Engine {
         let it = HandOver { queue: put.queue, place, size, putter: None, deadline_ms };
         self.passing.unsettled.insert(put.message, it);
         self.passing.size += size;
+        self.sizes.count(body.len());
         self.answer(waiter.origin, answer);
         let session = self.session(consumer).expect("it was there a moment ago");
         let end = session.replies.end();
         session.passing.push_back(Handed { end, message: put.message, queue: put.queue });
-        Some(put.message)
+        let message = put.message;
+        self.trace_message(index, message, Fate::HandedOver);
+        Some(message)
     }
 
     /// Takes the first of a line out of it if it is a client of this shard and everything before its reply may be sent.
@@ -161,13 +164,16 @@ impl Engine {
         };
         self.memory.release(it.place);
         let index = self.by_id[&it.queue];
+        let now_ms = self.now.mono_ms;
         let shelf = self.shelf(index);
+        shelf.meter.roll(now_ms, &shelf.queue.counters);
         shelf.queue.counters.apply(&Mutation::Passed { queue: it.queue, count: 1 });
         shelf.passed += 1;
         if shelf.passed == 1 {
             self.note_uncounted(it.queue);
         }
         self.stats.get_hits += 1;
+        self.trace_message(index, message, Fate::Delivered);
         self.tell_putter(&it, Seq(0));
     }
 
@@ -179,12 +185,14 @@ impl Engine {
         };
         let index = self.by_id[&it.queue];
         self.batch.extend_from_slice(self.memory.encoded(it.place));
+        self.stats.mutations += 1;
         let put = self.memory.message(it.place);
         let queue = &mut self.shelves[index as usize].as_mut().expect("listed").queue;
         queue.counters.apply(&Mutation::Put(put));
         queue.put_back(Entry { message: handed.message, place: it.place });
         self.stats.curr_items += 1;
         self.passing.returned.insert(handed.message, self.current());
+        self.trace_message(index, handed.message, Fate::Returned);
         self.tell_putter(&it, self.current());
         self.serve_line(index);
     }
@@ -198,12 +206,15 @@ impl Engine {
         self.batch.extend_from_slice(self.memory.encoded(it.place));
         let take = Mutation::Take { queue: it.queue, message };
         take.encode(&mut self.batch);
+        self.stats.mutations += 2;
         let put = self.memory.message(it.place);
         let counters = &mut self.shelves[index as usize].as_mut().expect("listed").queue.counters;
         counters.apply(&Mutation::Put(put));
         counters.apply(&take);
         self.memory.release(it.place);
         self.stats.get_hits += 1;
+        self.trace_message(index, message, Fate::Returned);
+        self.trace_message(index, message, Fate::Taken);
         self.tell_putter(&it, self.current());
     }
 

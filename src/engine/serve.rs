@@ -9,8 +9,9 @@
 //! Step 2 to 4 of a message's path.
 
 use super::execute::{GetResult, PutResult};
-use super::{Engine, Notice, Origin, Waiter};
+use super::{Engine, Notice, Origin, Waiter, alive};
 use crate::ids::{ConnId, QueueId, Seq};
+use crate::latency::Metric;
 use crate::limits::{
     AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, LINGER_MS_MAX, MULTI_GET_SIZE_MAX,
     OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX, REQUESTS_PER_TURN,
@@ -19,7 +20,7 @@ use crate::proto::command::{Command, Keys, Line, SetLine};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
 use crate::session::replies::{Answer, Parts, SlotId};
-use crate::session::{MultiGet, Phase, Session, Wait};
+use crate::session::{Listed, MultiGet, Phase, Session, Wait};
 use smallvec::smallvec;
 use std::cmp::Reverse;
 
@@ -69,6 +70,7 @@ impl Engine {
     /// Bytes were received.
     pub fn on_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.stats.bytes_read += bytes.len() as u64;
+        let now_us = self.now.mono_us;
         let now_ms = self.now.mono_ms;
         let Some(session) = self.session(conn) else {
             return;
@@ -82,6 +84,9 @@ impl Engine {
             return self.finish(conn);
         }
         let bytes = skip(session, bytes);
+        session.received_us = now_us;
+        self.began.at_us = now_us;
+        let session = self.session(conn).expect("just seen");
         if session.input.is_empty() && session.wait.is_none() {
             // The usual case: whole requests, served from where they were received.
             let (served, budget_left) = self.serve(conn, bytes, REQUESTS_PER_TURN);
@@ -169,6 +174,7 @@ impl Engine {
             let session = self.session(conn).expect("it runs");
             if session.is_serving() && session.wait.is_none() && !session.input.is_empty() {
                 let input = std::mem::take(&mut session.input);
+                self.began.at_us = session.received_us;
                 let (served, budget_left) = self.serve(conn, &input, REQUESTS_PER_TURN);
                 self.put_back(conn, input, served, budget_left);
             }
@@ -250,11 +256,13 @@ impl Engine {
                 Err(wait) => Step::Wait(wait),
             },
             Frame::Line { line: Line::Refused { reply, skip }, len } => {
+                self.began.metric = Metric::Other;
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
                 self.session(conn).expect("serving does not close").skip = skip;
                 Step::Served(len)
             }
             Frame::Line { line: Line::Fatal { reply }, .. } => {
+                self.began.metric = Metric::Other;
                 self.effects.notices.push(Notice::Unusable { conn, reply });
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
                 self.finish(conn);
@@ -265,6 +273,7 @@ impl Engine {
     }
 
     fn serve_put(&mut self, conn: ConnId, set: &SetLine<'_>, body: &[u8]) -> Result<(), Wait> {
+        self.began.metric = Metric::Put;
         let owner = self.owner(set.key.name);
         if owner != self.config.shard {
             return self.forward_put(conn, owner, set, body);
@@ -286,6 +295,7 @@ impl Engine {
     }
 
     fn serve_command(&mut self, conn: ConnId, command: Command<'_>) -> Result<(), Wait> {
+        self.began.metric = metric_of(&command);
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
             Command::WaitingGet { key, timeout, cas } => return self.serve_waiting_get(conn, key.name, timeout, cas),
@@ -297,10 +307,12 @@ impl Engine {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::BAD_FORMAT));
             }
             Command::FlushAll { noreply: true, .. } => {}
-            Command::Stats => return self.serve_stats(conn),
+            Command::Stats(report) => return self.serve_report(conn, report),
             Command::StatsReset => return self.serve_reset(conn),
+            Command::StatsLatencyReset => return self.serve_latency_reset(conn),
             Command::StatsSettings => return self.serve_settings(conn),
-            Command::StatsQueues => return self.serve_listing(conn),
+            Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
+            Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
             Command::StatsQueue { key } => return self.serve_stat_queue(conn, key.name),
             // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
             Command::Checkpoint if self.is_datagram(conn) => {
@@ -351,7 +363,10 @@ impl Engine {
                     out.extend_from_slice(reply::END);
                 });
             }
-            GetResult::Miss => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END)),
+            GetResult::Miss => {
+                self.began.metric = Metric::GetMiss;
+                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END));
+            }
             GetResult::TooLarge => {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_LARGE_FOR_UDP));
             }
@@ -366,11 +381,11 @@ impl Engine {
 
     /// A reply that is one message, which comes from elsewhere.
     pub(super) fn await_message(&mut self, conn: ConnId) -> SlotId {
-        let durable = self.durable;
-        let replies = &mut self.session(conn).expect("it is being served").replies;
-        let slot = replies.push_get(Parts::new(), reply::END);
+        let (durable, began) = (self.durable, Some(self.began));
+        let replies = &mut alive(&mut self.sessions, conn).expect("it is being served").replies;
+        let slot = replies.push_get(Parts::new(), reply::END, began);
         let at = replies.add_part(slot, None);
-        replies.close(durable, slot);
+        replies.close(&mut self.timings, durable, slot);
         at
     }
 
@@ -454,7 +469,8 @@ impl Engine {
             None => self.reply_parts(conn, &here),
             Some(m) => {
                 let durable = self.durable;
-                let seq = self.session(conn).expect("it is being served").replies.close(durable, m.slot);
+                let session = alive(&mut self.sessions, conn).expect("it is being served");
+                let seq = session.replies.close(&mut self.timings, durable, m.slot);
                 self.note_reply(conn, seq);
             }
         }
@@ -463,8 +479,9 @@ impl Engine {
 
     /// The open reply of a multi-get, which begins with what was found so far.
     fn open_get(&mut self, conn: ConnId, open: Option<MultiGet>, here: &mut Parts) -> u64 {
+        let began = Some(self.began);
         let replies = &mut self.session(conn).expect("it is being served").replies;
-        open.map_or_else(|| replies.push_get(std::mem::take(here), reply::END), |m| m.slot)
+        open.map_or_else(|| replies.push_get(std::mem::take(here), reply::END, began), |m| m.slot)
     }
 
     /// Whether one more key of a multi-get can be looked at now.
@@ -477,6 +494,9 @@ impl Engine {
     fn reply_parts(&mut self, conn: ConnId, parts: &[Option<Answer>]) {
         let hits: Vec<QueueId> = parts.iter().flatten().flat_map(|a| a.hits.iter().copied()).collect();
         let seq = parts.iter().flatten().map(|a| a.seq).max().unwrap_or_default();
+        if hits.is_empty() {
+            self.began.metric = Metric::GetMiss;
+        }
         let ending = parts.iter().flatten().filter_map(|a| a.failure).next_back().unwrap_or(reply::END);
         self.reply(conn, seq, &hits, |out| {
             parts.iter().flatten().for_each(|a| out.extend_from_slice(&a.bytes));
@@ -505,7 +525,8 @@ impl Engine {
     }
 
     pub(super) fn open_slot(&mut self, conn: ConnId, parts: Parts, ending: &'static [u8]) -> u64 {
-        self.session(conn).expect("it is being served").replies.push_waiting(parts, ending)
+        let began = Some(self.began);
+        self.session(conn).expect("it is being served").replies.push_waiting(parts, ending, began)
     }
 
     // --- waiting and going on ---
@@ -650,7 +671,7 @@ impl Engine {
         let mut replies = std::mem::take(&mut session.replies);
         let waited = replies.waiting() > 0 || session.listing.is_some();
         let mut lost = Vec::new();
-        replies.abandon(|queue, hits| lost.push((queue, hits)));
+        replies.abandon(&mut self.timings, |queue, hits| lost.push((queue, hits)));
         for (queue, hits) in lost {
             (0..hits).for_each(|_| self.unsent(queue));
         }
@@ -705,6 +726,25 @@ impl Engine {
             }
             _ => session.deadline_ms = 0,
         }
+    }
+}
+
+/// What a command is measured as. A get is taken for one that finds something until it is known.
+fn metric_of(command: &Command<'_>) -> Metric {
+    match command {
+        Command::Get { .. } => Metric::GetHit,
+        Command::WaitingGet { .. } => Metric::GetWait,
+        Command::Delete { .. } => Metric::Delete,
+        Command::FlushAll { .. } => Metric::Flush,
+        Command::Checkpoint => Metric::Sync,
+        Command::Stats(_)
+        | Command::StatsReset
+        | Command::StatsLatencyReset
+        | Command::StatsSettings
+        | Command::StatsQueues
+        | Command::StatsConnections
+        | Command::StatsQueue { .. } => Metric::Stats,
+        Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => Metric::Other,
     }
 }
 

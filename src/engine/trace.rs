@@ -1,9 +1,10 @@
-//! Tracing: notices of every command and every reply, in the order in which they were served and are sent.
+//! Tracing: notices of every command and every reply, in the order in which they were served and are sent, and of every message's way
+//! from its put to the database.
 //!
 //! Invariant: keys are told, bodies never. Nothing is done here unless tracing is on.
 
 use super::{Engine, Notice};
-use crate::ids::ConnId;
+use crate::ids::{ConnId, MessageId, Seq};
 
 impl Engine {
     /// Tells of the request at the front of `input`, which was served.
@@ -11,6 +12,22 @@ impl Engine {
         if self.trace {
             let line = input.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
             self.effects.notices.push(Notice::Command { conn, line: line.to_vec() });
+        }
+    }
+
+    /// Tells what has become of a message of the queue at `index`; a change of it is in the batch that is being made.
+    pub(super) fn trace_message(&mut self, index: u32, message: MessageId, fate: Fate) {
+        if self.trace {
+            let queue = self.shelf(index).queue.name.to_vec();
+            let batch = self.current();
+            self.effects.notices.push(Notice::Message { queue, message, fate, batch });
+        }
+    }
+
+    /// Tells how far batches have come.
+    pub(super) fn trace_batches(&mut self, through: Seq, is_stored: bool) {
+        if self.trace {
+            self.effects.notices.push(Notice::Batches { through, is_stored });
         }
     }
 
@@ -35,6 +52,21 @@ impl Engine {
         }
         tell_stats(&mut stats, &mut tell);
     }
+}
+
+/// What can become of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It was put.
+    Put,
+    /// It was put and goes straight to a waiting client, without a batch.
+    HandedOver,
+    /// That client has it.
+    Delivered,
+    /// That client is gone, or slow: it goes the ordinary way after all.
+    Returned,
+    /// It was taken.
+    Taken,
 }
 
 /// Lines of `stats` that follow each other are only counted: there may be one for every queue.

@@ -68,6 +68,7 @@ struct Line {
     name: Box<[u8]>,
     first: Option<u32>,
     last: Option<u32>,
+    len: u64,
 }
 
 impl Waits {
@@ -79,6 +80,11 @@ impl Waits {
     /// When the first of them will have waited long enough, monotonic ms.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         self.due.first().map(|(at, _)| *at)
+    }
+
+    /// How many wait in one line.
+    pub(super) fn line_len(&self, line: u32) -> u64 {
+        self.lines[line as usize].as_ref().expect("a line that is known has not ended").len
     }
 
     fn at(&mut self, place: u32) -> &mut Standing {
@@ -102,6 +108,7 @@ impl Waits {
             None => self.line(line).first = Some(place),
         }
         self.line(line).last = Some(place);
+        self.line(line).len += 1;
         self.due.insert((deadline_ms, place));
         if let Origin::Remote { shard, token } = waiter.origin {
             self.remote.insert((shard, token), place);
@@ -126,6 +133,7 @@ impl Waits {
             Some(behind) => self.at(behind).before = before,
             None => self.line(line).last = before,
         }
+        self.line(line).len -= 1;
         (waiter, (before.is_none() && behind.is_none()).then_some(line))
     }
 }
@@ -224,7 +232,7 @@ impl Engine {
 
     fn begin_line(&mut self, name: &[u8]) -> u32 {
         let Engine { waits, hasher, .. } = self;
-        let line = Line { name: name.into(), first: None, last: None };
+        let line = Line { name: name.into(), first: None, last: None, len: 0 };
         let index = insert(&mut waits.lines, &mut waits.free_lines, line);
         let lines = &waits.lines;
         let rehash = |line: &u32| hasher.hash_one(&*lines[*line as usize].as_ref().expect("listed").name);
@@ -325,6 +333,7 @@ impl Engine {
             let line = waits.lines[*index as usize].as_ref().expect("a listed line exists");
             assert!(line.first.is_some(), "no line is empty");
             let (mut before, mut next) = (None, line.first);
+            let before_line = standing;
             while let Some(place) = next {
                 let it = waits.places[place as usize].as_ref().expect("somebody stands in every place of a line");
                 assert_eq!((it.line, it.before), (*index, before), "links go both ways");
@@ -334,6 +343,7 @@ impl Engine {
                 (before, next) = (Some(place), it.behind);
             }
             assert_eq!(before, line.last, "the last is the last");
+            assert_eq!(standing - before_line, line.len as usize, "a line knows its length");
             if let Some(shelf) = self.find(&line.name).and_then(|i| self.shelves[i as usize].as_ref()) {
                 assert_eq!(shelf.line, Some(*index), "a queue knows its line");
                 assert!(shelf.queue.is_empty() && shelf.waiters.is_empty(), "nobody waits for what is there");

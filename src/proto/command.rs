@@ -63,10 +63,12 @@ pub enum Command<'a> {
         is_valid: bool,
         noreply: bool,
     },
-    Stats,
+    Stats(Report),
     StatsReset,
+    StatsLatencyReset,
     StatsSettings,
     StatsQueues,
+    StatsConnections,
     StatsQueue {
         key: Key<'a>,
     },
@@ -78,6 +80,27 @@ pub enum Command<'a> {
     Checkpoint,
     Quit,
     Shutdown,
+}
+
+/// What `stats` can say that all shards have a part in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Report {
+    /// `stats`
+    General,
+    /// `stats latency`
+    Latency,
+    /// `stats commit`
+    Commit,
+    /// `stats shards`
+    Shards,
+    /// `stats sizes`
+    Sizes,
+}
+
+impl Report {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Report; 5] = [Report::General, Report::Latency, Report::Commit, Report::Shards, Report::Sizes];
 }
 
 /// A valid queue name as the client wrote it.
@@ -308,10 +331,10 @@ fn flush_all(mut words: &[u8]) -> Line<'_> {
     Line::Command(Command::FlushAll { is_valid, noreply })
 }
 
-/// `stats` | `stats reset` | `stats settings` | `stats queue [key]`
+/// `stats` | `stats reset` | `stats settings` | `stats queue [key]` | `stats latency [reset]` | `stats commit|conns|shards|sizes`
 fn stats(mut words: &[u8]) -> Line<'_> {
     let Some(what) = next_word(&mut words) else {
-        return Line::Command(Command::Stats);
+        return Line::Command(Command::Stats(Report::General));
     };
     let is = |name: &[u8]| what.eq_ignore_ascii_case(name);
     if is(b"reset") {
@@ -320,6 +343,20 @@ fn stats(mut words: &[u8]) -> Line<'_> {
         bare(words, Command::StatsSettings)
     } else if is(b"queue") {
         stats_queue(words)
+    } else if is(b"latency") {
+        match next_word(&mut words) {
+            None => Line::Command(Command::Stats(Report::Latency)),
+            Some(word) if word.eq_ignore_ascii_case(b"reset") => bare(words, Command::StatsLatencyReset),
+            Some(_) => ERROR,
+        }
+    } else if is(b"commit") {
+        bare(words, Command::Stats(Report::Commit))
+    } else if is(b"conns") {
+        bare(words, Command::StatsConnections)
+    } else if is(b"shards") {
+        bare(words, Command::Stats(Report::Shards))
+    } else if is(b"sizes") {
+        bare(words, Command::Stats(Report::Sizes))
     } else {
         ERROR
     }

@@ -35,8 +35,8 @@ pub use text::*;
 /// What a `VALUE` block has besides key and body, bytes at most.
 pub const VALUE_OVERHEAD_MAX: usize = 64;
 
-/// What the reply of one line for one queue has besides its name, `END` included, bytes at most.
-pub const STAT_QUEUE_OVERHEAD_MAX: usize = 64;
+/// What the reply for one queue has besides its name, `END` included, bytes at most: a dozen lines with two numbers of 20 digits.
+pub const STAT_QUEUE_OVERHEAD_MAX: usize = 640;
 
 /// Appends the `VALUE` block of one message. The key is echoed as it was asked for, `options` with their slash. `cas` is
 /// for `gets`.

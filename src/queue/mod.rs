@@ -5,9 +5,11 @@
 
 pub mod counters;
 pub mod memory;
+pub mod meter;
 #[allow(clippy::module_inception)]
 pub mod queue;
 
 pub use counters::Counters;
 pub use memory::Memory;
+pub use meter::Meter;
 pub use queue::{Entry, Head, Queue};

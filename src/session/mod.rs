@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod replies;
+pub mod timing;
 
 use crate::ids::{MessageId, QueueId, Seq};
 use replies::Replies;
@@ -54,6 +55,8 @@ pub struct Session {
     pub skip: u64,
     /// Reserved of the body budget, bytes.
     pub reserved: usize,
+    /// When the newest bytes of `input` came, monotonic µs.
+    pub received_us: u64,
     /// Replies in order.
     pub replies: Replies,
     /// Why the request at the front of `input` waits.
@@ -114,9 +117,21 @@ pub struct MultiGet {
     pub keys_done: usize,
 }
 
-/// How far `stats queue` has come.
+/// What a listing lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Listed {
+    /// `stats queue`: every queue.
+    Queues,
+    /// `stats conns`: every connection.
+    Connections,
+}
+
+/// How far a listing has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listing {
+    /// Of what.
+    pub what: Listed,
     /// The shard whose queues are being listed.
     pub shard: u16,
     /// Where it goes on; only that shard knows what it means.
@@ -135,6 +150,7 @@ impl Session {
             need: 0,
             skip: 0,
             reserved: 0,
+            received_us: 0,
             replies: Replies::default(),
             wait: None,
             waiting: None,

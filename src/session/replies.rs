@@ -7,7 +7,9 @@
 //! Invariant: bytes leave in the order of requests, and a byte leaves only when every batch marked at or before it is durable.
 
 use crate::ids::{QueueId, Seq};
+use crate::latency::Metric;
 use crate::limits::POOLED_BUFFER_SIZE_MAX;
+use crate::session::timing::{Began, Due, Timings};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -28,6 +30,8 @@ pub struct Replies {
     held_size: usize,
     /// Bytes of complete replies behind a slot that waits, in order.
     held: HeldBytes,
+    /// When those in order began whose bytes were not taken.
+    due: Due,
 }
 
 /// `out` up to `end` needs `seq` to be durable; `hits` messages of `queue` are in it.
@@ -41,7 +45,7 @@ struct Mark {
 /// A reply that cannot go to `out` yet.
 enum Slot {
     /// Complete, behind one that waits; so many bytes of `held`.
-    Held { size: usize, seq: Seq, hits: Hits },
+    Held { size: usize, seq: Seq, hits: Hits, began: Option<Began> },
     /// To be filled in pieces.
     Waiting(Waiting),
 }
@@ -81,11 +85,18 @@ struct Waiting {
     is_get: bool,
     /// More parts may be added.
     is_open: bool,
+    began: Option<Began>,
 }
 
 impl Waiting {
     fn is_complete(&self) -> bool {
         self.missing == 0 && !self.is_open
+    }
+
+    /// What it is measured as is known only now: a get was taken for one that finds something.
+    fn began(&self, has_hits: bool) -> Option<Began> {
+        let miss = |began: Began| Began { metric: Metric::GetMiss, ..began };
+        self.began.map(|began| if began.metric == Metric::GetHit && !has_hits { miss(began) } else { began })
     }
 }
 
@@ -146,31 +157,41 @@ pub struct SlotId {
 
 impl Replies {
     /// Adds a complete reply. `hits` are the queues whose messages `write` writes, the same one for consecutive messages.
-    pub fn push(&mut self, durable: Seq, seq: Seq, hits: &[QueueId], write: impl FnOnce(&mut Vec<u8>)) {
+    /// `began`: of a request that is measured.
+    pub fn push(
+        &mut self,
+        timings: &mut Timings,
+        durable: Seq,
+        seq: Seq,
+        hits: &[QueueId],
+        began: Option<Began>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         if self.slots.is_empty() {
             write(&mut self.out);
             self.mark(durable, seq, hits);
+            self.note_began(timings, began);
         } else {
             let start = self.held.bytes.len();
             write(&mut self.held.bytes);
             let size = self.held.bytes.len() - start;
             self.held_size += size;
-            self.slots.push_back(Slot::Held { size, seq, hits: hits.into() });
+            self.slots.push_back(Slot::Held { size, seq, hits: hits.into(), began });
         }
     }
 
     /// Adds the place of a reply that comes in pieces and is then followed by `ending`. Returns the slot's number.
-    pub fn push_waiting(&mut self, parts: Parts, ending: &'static [u8]) -> u64 {
+    pub fn push_waiting(&mut self, parts: Parts, ending: &'static [u8], began: Option<Began>) -> u64 {
         let missing = parts.iter().filter(|p| p.is_none()).count();
         assert!(missing > 0, "a reply with all its parts is not waiting");
-        self.push_slot(Waiting { parts, missing, size: 0, ending, is_get: false, is_open: false })
+        self.push_slot(Waiting { parts, missing, size: 0, ending, is_get: false, is_open: false, began })
     }
 
     /// Adds the place of a get's reply, with the messages there are so far; [`Replies::add_part`] adds more until
     /// [`Replies::close`].
-    pub fn push_get(&mut self, parts: Parts, ending: &'static [u8]) -> u64 {
+    pub fn push_get(&mut self, parts: Parts, ending: &'static [u8], began: Option<Began>) -> u64 {
         assert!(parts.iter().all(Option::is_some), "what is awaited is added");
-        self.push_slot(Waiting { parts, missing: 0, size: 0, ending, is_get: true, is_open: true })
+        self.push_slot(Waiting { parts, missing: 0, size: 0, ending, is_get: true, is_open: true, began })
     }
 
     fn push_slot(&mut self, mut waiting: Waiting) -> u64 {
@@ -202,14 +223,14 @@ impl Replies {
     }
 
     /// No more parts will be added. Returns as [`Replies::fill`].
-    pub fn close(&mut self, durable: Seq, slot: u64) -> Seq {
+    pub fn close(&mut self, timings: &mut Timings, durable: Seq, slot: u64) -> Seq {
         let waiting = self.waiting_at(slot);
         waiting.is_open = false;
         if !waiting.is_complete() {
             return Seq(0);
         }
         self.waiting -= 1;
-        self.advance(durable)
+        self.advance(timings, durable)
     }
 
     fn waiting_at(&mut self, slot: u64) -> &mut Waiting {
@@ -219,7 +240,7 @@ impl Replies {
     }
 
     /// Fills one piece of a waiting reply. Returns the newest batch that what is now in order waits for.
-    pub fn fill(&mut self, durable: Seq, at: SlotId, answer: Answer) -> Seq {
+    pub fn fill(&mut self, timings: &mut Timings, durable: Seq, at: SlotId, answer: Answer) -> Seq {
         let size = answer.bytes.len();
         self.held_size += size;
         let waiting = self.waiting_at(at.slot);
@@ -234,18 +255,19 @@ impl Replies {
             return Seq(0);
         }
         self.waiting -= 1;
-        self.advance(durable)
+        self.advance(timings, durable)
     }
 
     /// Fills a reply of one piece that is the next to be sent, without keeping its bytes in between. Returns as [`Replies::fill`];
     /// `None`: it is not such a reply.
-    pub fn fill_next(&mut self, durable: Seq, at: SlotId, piece: Piece<'_>) -> Option<Seq> {
+    pub fn fill_next(&mut self, timings: &mut Timings, durable: Seq, at: SlotId, piece: Piece<'_>) -> Option<Seq> {
         let Some(Slot::Waiting(waiting)) = self.slots.front() else { return None };
         if at.slot != self.first_slot || waiting.is_open || waiting.parts.len() > 1 {
             return None;
         }
         assert!(waiting.parts[0].is_none(), "an answer comes once");
         let (is_get, ending) = (waiting.is_get, waiting.ending);
+        let began = waiting.began(!piece.hits.is_empty());
         self.awaited -= usize::from(is_get);
         self.waiting -= 1;
         self.first_slot += 1;
@@ -253,11 +275,12 @@ impl Replies {
         self.out.extend_from_slice(piece.bytes);
         self.out.extend_from_slice(piece.failure.unwrap_or(ending));
         self.mark(durable, piece.seq, piece.hits);
-        Some(self.advance(durable).max(piece.seq))
+        self.note_began(timings, began);
+        Some(self.advance(timings, durable).max(piece.seq))
     }
 
     /// Moves complete slots at the front to `out`.
-    fn advance(&mut self, durable: Seq) -> Seq {
+    fn advance(&mut self, timings: &mut Timings, durable: Seq) -> Seq {
         let mut newest = Seq(0);
         while let Some(slot) = self.slots.front() {
             if matches!(slot, Slot::Waiting(waiting) if !waiting.is_complete()) {
@@ -265,13 +288,19 @@ impl Replies {
             }
             self.first_slot += 1;
             newest = newest.max(match self.slots.pop_front().expect("just seen") {
-                Slot::Held { size, seq, hits } => {
+                Slot::Held { size, seq, hits, began } => {
                     self.held_size -= size;
                     self.out.extend_from_slice(self.held.take(size));
                     self.mark(durable, seq, &hits);
+                    self.note_began(timings, began);
                     seq
                 }
-                Slot::Waiting(waiting) => self.append_parts(durable, waiting.parts, waiting.ending),
+                Slot::Waiting(waiting) => {
+                    let began = waiting.began(waiting.parts.iter().flatten().any(|part| !part.hits.is_empty()));
+                    let seq = self.append_parts(durable, waiting.parts, waiting.ending);
+                    self.note_began(timings, began);
+                    seq
+                }
             });
         }
         self.held.forget_taken();
@@ -295,6 +324,14 @@ impl Replies {
         self.held_size -= answer.bytes.len();
         self.out.extend_from_slice(&answer.bytes);
         self.mark(durable, seq, &answer.hits);
+    }
+
+    /// The reply just written is that of a request that began so.
+    fn note_began(&mut self, timings: &mut Timings, began: Option<Began>) {
+        if let Some(began) = began {
+            let end = self.end();
+            timings.add(&mut self.due, began, end);
+        }
     }
 
     /// Notes what the bytes just written depend on, and releases them if that is nothing.
@@ -333,6 +370,11 @@ impl Replies {
     /// Whether there is something to send now.
     pub fn has_released(&self) -> bool {
         self.released > 0
+    }
+
+    /// Calls `each` with the requests whose replies were taken, and how many began alike. To be called after [`Replies::take_released`].
+    pub fn settle(&mut self, timings: &mut Timings, each: impl FnMut(Began, u32)) {
+        timings.settle(&mut self.due, self.base, each);
     }
 
     /// Takes what may be sent; `spare` is an empty buffer to go on with.
@@ -380,7 +422,8 @@ impl Replies {
 
     /// The client is gone. Calls `unsent` with each queue and how many of its messages were taken for a reply that was never
     /// handed to the ring, and forgets everything.
-    pub fn abandon(&mut self, mut unsent: impl FnMut(QueueId, u32)) {
+    pub fn abandon(&mut self, timings: &mut Timings, mut unsent: impl FnMut(QueueId, u32)) {
+        timings.forget(&mut self.due);
         for mark in self.marks.drain(..).filter(|m| m.hits > 0) {
             unsent(mark.queue, mark.hits);
         }
@@ -403,7 +446,8 @@ mod tests {
     use smallvec::smallvec;
 
     fn say(replies: &mut Replies, seq: u64, text: &str) {
-        replies.push(Seq(0), Seq(seq), &[], |out| out.extend_from_slice(text.as_bytes()));
+        replies
+            .push(&mut Timings::default(), Seq(0), Seq(seq), &[], None, |out| out.extend_from_slice(text.as_bytes()));
     }
 
     fn sent(replies: &mut Replies) -> String {
@@ -431,13 +475,13 @@ mod tests {
     fn later_replies_are_held_behind_a_slot() {
         let mut replies = Replies::default();
         say(&mut replies, 0, "a");
-        let slot = replies.push_waiting(smallvec![None, None], b"END");
+        let slot = replies.push_waiting(smallvec![None, None], b"END", None);
         say(&mut replies, 0, "z");
         assert_eq!(sent(&mut replies), "a");
         let answer = |text: &str| Answer { bytes: text.into(), ..Answer::default() };
-        replies.fill(Seq(0), SlotId { slot, part: 1 }, answer("2"));
+        replies.fill(&mut Timings::default(), Seq(0), SlotId { slot, part: 1 }, answer("2"));
         assert!(!replies.has_released());
-        replies.fill(Seq(0), SlotId { slot, part: 0 }, answer("1"));
+        replies.fill(&mut Timings::default(), Seq(0), SlotId { slot, part: 0 }, answer("1"));
         assert_eq!(sent(&mut replies), "12ENDz");
         assert_eq!((replies.waiting(), replies.size()), (0, 0));
     }
@@ -446,9 +490,9 @@ mod tests {
     fn no_piece_is_sent_before_all_are_durable() {
         let mut replies = Replies::default();
         let first = Answer { bytes: b"1".into(), seq: Seq(1), ..Answer::default() };
-        let slot = replies.push_waiting(smallvec![Some(first), None], b"END");
+        let slot = replies.push_waiting(smallvec![Some(first), None], b"END", None);
         let second = Answer { bytes: b"2".into(), seq: Seq(3), ..Answer::default() };
-        assert_eq!(replies.fill(Seq(0), SlotId { slot, part: 1 }, second), Seq(3));
+        assert_eq!(replies.fill(&mut Timings::default(), Seq(0), SlotId { slot, part: 1 }, second), Seq(3));
         assert!(!replies.release(Seq(2)));
         assert!(replies.release(Seq(3)));
         assert_eq!(sent(&mut replies), "12END");
@@ -458,13 +502,13 @@ mod tests {
     fn a_slot_is_next_when_all_before_it_may_be_sent() {
         let mut replies = Replies::default();
         say(&mut replies, 1, "one");
-        let first = replies.push_get(Parts::new(), b"END");
-        let second = replies.push_get(Parts::new(), b"END");
+        let first = replies.push_get(Parts::new(), b"END", None);
+        let second = replies.push_get(Parts::new(), b"END", None);
         assert!(!replies.is_next(first), "what is before it waits for its batch");
         replies.release(Seq(1));
         assert!(replies.is_next(first), "though it is not sent");
         assert!(!replies.is_next(second));
-        replies.close(Seq(1), first);
+        replies.close(&mut Timings::default(), Seq(1), first);
         assert!(replies.is_next(second));
         assert_eq!(replies.end(), 6);
         assert_eq!(sent(&mut replies), "oneEND");
@@ -474,10 +518,15 @@ mod tests {
     #[test]
     fn a_failed_piece_replaces_the_ending() {
         let mut replies = Replies::default();
-        let slot = replies.push_waiting(smallvec![None, None], b"END");
+        let slot = replies.push_waiting(smallvec![None, None], b"END", None);
         let failed = Answer { failure: Some(b"BAD"), ..Answer::default() };
-        replies.fill(Seq(0), SlotId { slot, part: 0 }, failed);
-        replies.fill(Seq(0), SlotId { slot, part: 1 }, Answer { bytes: b"2".into(), ..Answer::default() });
+        replies.fill(&mut Timings::default(), Seq(0), SlotId { slot, part: 0 }, failed);
+        replies.fill(
+            &mut Timings::default(),
+            Seq(0),
+            SlotId { slot, part: 1 },
+            Answer { bytes: b"2".into(), ..Answer::default() },
+        );
         assert_eq!(sent(&mut replies), "2BAD");
     }
 
@@ -485,13 +534,13 @@ mod tests {
     fn an_open_reply_takes_parts_until_it_is_closed() {
         let mut replies = Replies::default();
         let answer = |text: &str| Answer { bytes: text.into(), ..Answer::default() };
-        let slot = replies.push_get(smallvec![Some(answer("1"))], b"END");
+        let slot = replies.push_get(smallvec![Some(answer("1"))], b"END", None);
         let at = replies.add_part(slot, None);
         replies.add_part(slot, Some(answer("3")));
         assert_eq!((replies.progress(slot), replies.awaited()), ((2, 1), 1));
-        replies.fill(Seq(0), at, answer("2"));
+        replies.fill(&mut Timings::default(), Seq(0), at, answer("2"));
         assert!(!replies.has_released(), "it is still open");
-        replies.close(Seq(0), slot);
+        replies.close(&mut Timings::default(), Seq(0), slot);
         assert_eq!(sent(&mut replies), "123END");
         assert_eq!((replies.waiting(), replies.awaited(), replies.size()), (0, 0, 0));
     }
@@ -500,44 +549,52 @@ mod tests {
     fn the_next_reply_is_filled_from_borrowed_bytes_and_lets_go_what_it_held() {
         let piece = |text: &'static str, seq| Piece { bytes: text.as_bytes(), seq: Seq(seq), hits: &[], failure: None };
         let mut replies = Replies::default();
-        let first = replies.push_waiting(smallvec![None], b"");
+        let first = replies.push_waiting(smallvec![None], b"", None);
         say(&mut replies, 2, "b");
-        let second = replies.push_get(Parts::new(), b"END");
+        let second = replies.push_get(Parts::new(), b"END", None);
         let at = replies.add_part(second, None);
-        replies.close(Seq(0), second);
+        replies.close(&mut Timings::default(), Seq(0), second);
         say(&mut replies, 0, "d");
-        assert_eq!(replies.fill_next(Seq(0), at, piece("c", 0)), None, "it is not the next");
-        assert_eq!(replies.fill_next(Seq(0), SlotId { slot: first, part: 0 }, piece("a", 1)), Some(Seq(2)));
-        assert_eq!(replies.fill_next(Seq(0), at, Piece { failure: Some(b"BAD"), ..piece("c", 0) }), Some(Seq(0)));
+        assert_eq!(replies.fill_next(&mut Timings::default(), Seq(0), at, piece("c", 0)), None, "it is not the next");
+        assert_eq!(
+            replies.fill_next(&mut Timings::default(), Seq(0), SlotId { slot: first, part: 0 }, piece("a", 1)),
+            Some(Seq(2))
+        );
+        assert_eq!(
+            replies.fill_next(&mut Timings::default(), Seq(0), at, Piece { failure: Some(b"BAD"), ..piece("c", 0) }),
+            Some(Seq(0))
+        );
         assert!(!replies.has_released(), "no batch is durable");
         assert!(replies.release(Seq(1)));
         assert_eq!(sent(&mut replies), "a");
         assert!(replies.release(Seq(2)));
         assert_eq!(sent(&mut replies), "bcBADd");
         assert_eq!((replies.waiting(), replies.awaited(), replies.size()), (0, 0, 0));
-        let open = replies.push_get(Parts::new(), b"END");
+        let open = replies.push_get(Parts::new(), b"END", None);
         let at = replies.add_part(open, None);
-        assert_eq!(replies.fill_next(Seq(2), at, piece("e", 0)), None, "more may be added");
+        assert_eq!(replies.fill_next(&mut Timings::default(), Seq(2), at, piece("e", 0)), None, "more may be added");
     }
 
     #[test]
     fn messages_that_were_never_sent_are_counted_once_each() {
         let mut replies = Replies::default();
         let hit = |replies: &mut Replies, queue| {
-            replies.push(Seq(0), Seq(1), &[QueueId(queue)], |out| out.extend_from_slice(b"v"));
+            replies.push(&mut Timings::default(), Seq(0), Seq(1), &[QueueId(queue)], None, |out| {
+                out.extend_from_slice(b"v")
+            });
         };
         hit(&mut replies, 1);
         hit(&mut replies, 1);
         hit(&mut replies, 2);
         say(&mut replies, 1, "s");
-        let slot = replies.push_waiting(smallvec![None, None], b"END");
+        let slot = replies.push_waiting(smallvec![None, None], b"END", None);
         let answer = Answer { bytes: b"v".into(), hits: smallvec![QueueId(3)], ..Answer::default() };
-        replies.fill(Seq(0), SlotId { slot, part: 0 }, answer);
+        replies.fill(&mut Timings::default(), Seq(0), SlotId { slot, part: 0 }, answer);
         hit(&mut replies, 4);
         let mut unsent = Vec::new();
-        replies.abandon(|queue, hits| unsent.push((queue.0, hits)));
+        replies.abandon(&mut Timings::default(), |queue, hits| unsent.push((queue.0, hits)));
         assert_eq!(unsent, [(1, 2), (2, 1), (3, 1), (4, 1)]);
-        replies.abandon(|_, _| panic!("only once"));
+        replies.abandon(&mut Timings::default(), |_, _| panic!("only once"));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! It is made between two turns, so its numbers belong together.
 
-use crate::durability::Progress;
 use crate::engine::QueueSummary;
 use crate::stats::ShardStats;
 
@@ -22,8 +21,6 @@ pub struct Inquiry {
 pub struct Snapshot {
     /// What it counts and holds.
     pub stats: ShardStats,
-    /// Its journal and checkpoints.
-    pub progress: Progress,
     /// Mutations that no record has, bytes.
     pub unsealed_size: usize,
     /// Mutations that the store has not confirmed, bytes.

@@ -92,6 +92,8 @@ pub enum Reply {
         len: usize,
         /// What their mutations were in, for its memory.
         spent: Vec<Vec<u8>>,
+        /// How long the transaction took, µs.
+        took_us: u64,
     },
     /// The answer to a [`Load`].
     Loaded {

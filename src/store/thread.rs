@@ -285,11 +285,12 @@ impl<S: Store, R: Fn(ShardId, Reply)> Worker<S, R> {
         while let Err(error) = self.store.apply(slice.batches, slice.taken) {
             self.ballast.make_room(error)?;
         }
+        let took_us = begun.elapsed().as_micros() as u64;
         let applied = self.backlog.applied();
         self.on_written(begun);
         self.tidy.has_work = true;
         let Applied { shard, seq, len, spent } = applied;
-        (self.reply)(shard, Reply::Checkpointed { seq, len, spent });
+        (self.reply)(shard, Reply::Checkpointed { seq, len, spent, took_us });
         Ok(())
     }
 

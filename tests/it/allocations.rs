@@ -49,7 +49,7 @@ impl Shard {
         let mut engine = Engine::new(config, [], IdRange { next: first, end: first + (1 << 32) });
         let conn = ConnId { index: 0, generation: 1 };
         engine.on_open(conn);
-        let (kept, now) = (Kept::new(shard), Now { mono_ms: 1, wall_ms: 1 });
+        let (kept, now) = (Kept::new(shard), Now { mono_ms: 1, mono_us: 1000, wall_ms: 1 });
         Shard { engine, writer, kept, spare_batch: Vec::new(), spare_reply: Vec::new(), conn, now }
     }
 
@@ -81,7 +81,7 @@ impl Shard {
 
     fn send(&mut self, expected: &[u8]) {
         let conn = self.engine.effects.sends.pop().expect("every request is answered");
-        let reply = self.engine.take_output(conn, std::mem::take(&mut self.spare_reply));
+        let reply = self.engine.take_output(conn, std::mem::take(&mut self.spare_reply), self.now.mono_us);
         let mut reply = reply.expect("there is something to send");
         assert!(reply == expected, "{}", reply.escape_ascii());
         reply.clear();

@@ -18,8 +18,8 @@ pub fn puts_and_gets(server: &Server, queue: &str) -> Option<(u64, u64)> {
     if reply == "END\r\n" {
         return None;
     }
-    let line = reply.strip_suffix("\r\nEND\r\n").and_then(|line| line.strip_prefix(&format!("STAT {queue} ")));
-    let (puts, gets) = line.and_then(|line| line.split_once('/')).unwrap_or_else(|| panic!("not one queue: {reply}"));
+    assert!(reply.starts_with(&format!("STAT {queue} ")), "another queue: {reply}");
+    let (puts, gets) = counts_of(&reply).split_once('/').unwrap_or_else(|| panic!("not one queue: {reply}"));
     Some((puts.parse().expect("puts"), gets.parse().expect("gets")))
 }
 
@@ -29,4 +29,10 @@ pub fn anonymous_memory(server: &Server) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or_else(|| panic!("no RssAnon in {status}")) << 10
+}
+
+/// Puts and gets, as the first line of `stats queue NAME` says them; empty if there is no such queue.
+pub fn counts_of(reply: &str) -> &str {
+    let line = reply.lines().next().and_then(|line| line.strip_prefix("STAT "));
+    line.and_then(|line| line.split_once(' ')).map_or("", |(_, counts)| counts)
 }

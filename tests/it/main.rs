@@ -20,6 +20,7 @@ mod journal;
 mod layers;
 mod lifecycle;
 mod logging;
+mod observe;
 mod old_server;
 mod operations;
 mod options;

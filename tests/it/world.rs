@@ -166,7 +166,7 @@ const BEGINNING_SIZE: usize = 20;
 
 impl World {
     pub fn new(options: Options) -> World {
-        let now = Now { mono_ms: 1, wall_ms: 1_700_000_000_000 };
+        let now = Now { mono_ms: 1, mono_us: 1000, wall_ms: 1_700_000_000_000 };
         let mut world = World {
             options,
             now,
@@ -439,6 +439,7 @@ impl World {
 
     pub fn advance(&mut self, ms: u64) {
         self.now.mono_ms += ms;
+        self.now.mono_us += ms * 1000;
         self.now.wall_ms += ms;
     }
 
@@ -513,7 +514,7 @@ impl World {
         let mut progress = false;
         for conn in std::mem::take(&mut engine.effects.sends) {
             let client = find(&mut self.clients, shard, conn);
-            if let Ok(bytes) = engine.take_output(conn, Vec::new()) {
+            if let Ok(bytes) = engine.take_output(conn, Vec::new(), self.now.mono_us) {
                 assert!(client.sending.is_empty(), "one send at a time");
                 client.sending = bytes;
                 if !self.holds_sends {
