@@ -110,14 +110,14 @@ impl Lane {
         self.next += 1;
         Mutation::Put(put).encode(batch);
         let place = self.memory.append(&put);
-        self.queue.push(Entry { message: put.message, place });
+        self.queue.push(Entry { message: put.message, place }, body.len());
         self.queue.counters.puts += 1;
     }
 
     fn take(&mut self, batch: &mut Vec<u8>) {
         let Head::Ready(entry) = self.queue.head() else { unreachable!("all messages are in memory") };
-        black_box(self.memory.message(entry.place));
-        self.queue.pop();
+        let put = black_box(self.memory.message(entry.place));
+        self.queue.pop(put.body.len());
         self.queue.counters.gets += 1;
         Mutation::Take { queue: QUEUE, message: entry.message }.encode(batch);
         self.memory.release(entry.place);

@@ -70,7 +70,7 @@ impl Engine {
         let now_ms = self.now.mono_ms;
         let shelf = self.shelf(index);
         shelf.meter.roll(now_ms, &shelf.queue.counters);
-        shelf.queue.push(Entry { message: put.message, place });
+        shelf.queue.push(Entry { message: put.message, place }, body.len());
         shelf.queue.counters.apply(&Mutation::Put(put));
         self.stats.curr_items += 1;
         self.trace_message(index, message, Fate::Put);
@@ -137,7 +137,7 @@ impl Engine {
         reply::value(out, &shelf.queue.name, options, put.flags, cas, put.body);
         let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
         shelf.meter.roll(self.now.mono_ms, &shelf.queue.counters);
-        shelf.queue.pop();
+        shelf.queue.pop(put.body.len());
         shelf.queue.counters.apply(&mutation);
         mutation.encode(&mut self.batch);
         self.stats.mutations += 1;
@@ -214,8 +214,8 @@ impl Engine {
         if !loaded.messages.is_empty() {
             self.memory.load(loaded.messages, |message, place| entries.push(Entry { message, place }));
         }
-        let corrupt = loaded.corrupt.len() as u64;
-        let found = !entries.is_empty() || corrupt > 0;
+        let corrupt = (loaded.corrupt.len() as u64, loaded.corrupt.iter().map(|(_, size)| size).sum());
+        let found = !entries.is_empty() || !loaded.corrupt.is_empty();
         if !found || !shelf.queue.append_loaded(&entries, corrupt, loaded.reached) {
             entries.iter().for_each(|e| self.memory.release(e.place));
             let queue = shelf.queue.name.to_vec();
@@ -223,7 +223,7 @@ impl Engine {
             self.effects.notices.push(Notice::Unreadable { queue, reason });
             return false;
         }
-        for message in loaded.corrupt {
+        for (message, _) in loaded.corrupt {
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);

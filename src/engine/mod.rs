@@ -341,7 +341,7 @@ impl Engine {
         for row in queues {
             assert_eq!(engine.owner(&row.name), engine.config.shard, "each queue is given to its shard");
             engine.stats.curr_items += row.counters.ready();
-            engine.shelve(Queue::stored(row.queue, &row.name, row.counters));
+            engine.shelve(Queue::stored(row.queue, &row.name, row.counters, row.bytes));
         }
         engine
     }
@@ -749,7 +749,7 @@ impl Engine {
     /// Checks everything that must hold between turns. For tests: takes time in the size of the shard.
     pub fn assert_consistent(&self) {
         for shelf in self.shelves.iter().flatten() {
-            shelf.queue.assert_consistent();
+            shelf.queue.assert_consistent(|place| self.memory.message(place).body.len());
         }
         let ready: u64 = self.shelves.iter().flatten().map(|s| s.queue.len()).sum();
         assert_eq!(ready, self.stats.curr_items, "curr_items is what all queues hold");

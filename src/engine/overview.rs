@@ -41,6 +41,8 @@ pub struct QueueView {
     pub counters: Counters,
     /// Messages that a get can take.
     pub ready: u64,
+    /// Their bodies, bytes.
+    pub bytes: u64,
     /// Puts a second, lately.
     pub put_rate: f64,
     /// Gets a second, lately.
@@ -277,6 +279,7 @@ impl Engine {
         let Counters { puts, gets, gets_unsent, deleted, corrupt } = view.counters;
         reply::stat_queue(out, name, puts, gets);
         reply::stat(out, "ready", view.ready);
+        reply::stat(out, "bytes", view.bytes);
         reply::stat(out, "puts", puts);
         reply::stat(out, "gets", gets);
         reply::stat(out, "gets_unsent", gets_unsent);
@@ -302,6 +305,7 @@ impl Engine {
             name: shelf.queue.name.clone(),
             counters: shelf.queue.counters,
             ready: shelf.queue.len(),
+            bytes: shelf.queue.bytes(),
             put_rate,
             get_rate,
             oldest_ms: oldest_put_ms.map(|at| now.wall_ms.saturating_sub(at)),

@@ -189,7 +189,7 @@ impl Engine {
         let put = self.memory.message(it.place);
         let queue = &mut self.shelves[index as usize].as_mut().expect("listed").queue;
         queue.counters.apply(&Mutation::Put(put));
-        queue.put_back(Entry { message: handed.message, place: it.place });
+        queue.put_back(Entry { message: handed.message, place: it.place }, put.body.len());
         self.stats.curr_items += 1;
         self.passing.returned.insert(handed.message, self.current());
         self.trace_message(index, handed.message, Fate::Returned);

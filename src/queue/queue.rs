@@ -9,7 +9,7 @@
 //! from then on puts go to the tail. Gets take from the head; loads refill it from the middle.
 //!
 //! Invariants: ids rise through head, middle and tail; the tail is empty when the middle is; everything in the middle is
-//! in the store; `head.len() + middle + tail.len() == counters.ready()`.
+//! in the store; `head.len() + middle + tail.len() == counters.ready()`; `bytes` is the sum of the bodies of all three.
 //!
 //! Does not know where bytes are kept ([`super::memory`]) and asks nobody to load: it says when its head is not in memory.
 
@@ -49,6 +49,7 @@ pub struct Queue {
     head: VecDeque<Entry>,
     middle: u64,
     tail: VecDeque<Entry>,
+    bytes: u64,
     /// No message at or below this id is in the middle or the tail.
     head_end: MessageId,
     /// A load was asked for, to go on after this id, and has not been answered.
@@ -60,11 +61,11 @@ pub struct Queue {
 impl Queue {
     /// A queue that was never used.
     pub fn new(id: QueueId, name: &[u8]) -> Self {
-        Self::stored(id, name, Counters::default())
+        Self::stored(id, name, Counters::default(), 0)
     }
 
-    /// A queue as the store knows it: all of it in the middle.
-    pub fn stored(id: QueueId, name: &[u8], counters: Counters) -> Self {
+    /// A queue as the store knows it: all of it in the middle. `bytes`: of its bodies.
+    pub fn stored(id: QueueId, name: &[u8], counters: Counters, bytes: u64) -> Self {
         Queue {
             id,
             name: name.into(),
@@ -72,6 +73,8 @@ impl Queue {
             head: VecDeque::new(),
             middle: counters.ready(),
             tail: VecDeque::new(),
+            // Damage can hide from the store how large messages were that left.
+            bytes: if counters.ready() > 0 { bytes } else { 0 },
             head_end: MessageId(0),
             loading: None,
             loaded_len: 0,
@@ -83,13 +86,19 @@ impl Queue {
         self.head.len() as u64 + self.middle + self.tail.len() as u64
     }
 
+    /// The bodies of these messages, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Appends a message, newer than all others.
-    pub fn push(&mut self, entry: Entry) {
+    /// Appends a message, newer than all others, with a body of `size` bytes.
+    pub fn push(&mut self, entry: Entry, size: usize) {
+        self.bytes += size as u64;
         if self.middle > 0 {
             self.tail.push_back(entry);
         } else {
@@ -100,7 +109,9 @@ impl Queue {
     }
 
     /// Puts a message that left without being taken back to its place. It is in memory, and newer than what the store ends with.
-    pub fn put_back(&mut self, entry: Entry) {
+    /// Its body has `size` bytes.
+    pub fn put_back(&mut self, entry: Entry, size: usize) {
+        self.bytes += size as u64;
         let range = if self.middle > 0 {
             assert!(entry.message > self.head_end, "what is in the store only is older");
             &mut self.tail
@@ -121,8 +132,9 @@ impl Queue {
         }
     }
 
-    /// Removes the head, which [`Queue::head`] said is ready.
-    pub fn pop(&mut self) -> Entry {
+    /// Removes the head, which [`Queue::head`] said is ready, with its body of `size` bytes.
+    pub fn pop(&mut self, size: usize) -> Entry {
+        self.lose(size as u64);
         self.head.pop_front().expect("the caller saw a ready head")
     }
 
@@ -145,15 +157,16 @@ impl Queue {
         self.loading.take() == Some(self.head_end)
     }
 
-    /// Puts loaded messages at the end of the head. `corrupt` messages were set aside and leave the middle too. Returns `false`,
-    /// changing nothing, when the middle never had that many.
+    /// Puts loaded messages at the end of the head. `corrupt` messages, and the bytes of their bodies, were set aside and leave the
+    /// middle too. Returns `false`, changing nothing, when the middle never had that many.
     #[must_use]
-    pub fn append_loaded(&mut self, entries: &[Entry], corrupt: u64, reached: MessageId) -> bool {
-        let len = entries.len() as u64 + corrupt;
+    pub fn append_loaded(&mut self, entries: &[Entry], corrupt: (u64, u64), reached: MessageId) -> bool {
+        let len = entries.len() as u64 + corrupt.0;
         if len > self.middle {
             return false;
         }
         self.middle -= len;
+        self.lose(corrupt.1);
         self.head.extend(entries);
         self.head_end = self.head_end.max(reached);
         self.loaded_len = entries.len();
@@ -194,14 +207,23 @@ impl Queue {
         let len = self.len();
         self.head.drain(..).chain(self.tail.drain(..)).for_each(&mut each);
         self.middle = 0;
+        self.bytes = 0;
         self.head_end = newest;
         len
     }
 
-    /// The bookkeeping of the three ranges holds.
-    pub fn assert_consistent(&self) {
+    fn lose(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.bytes, "no more bytes leave a queue than came");
+        // A wrong number would be bad; an end of the server for it, or one near 2^64, would be worse.
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// The bookkeeping of the three ranges holds. `size` says how large a body in memory is, bytes.
+    pub fn assert_consistent(&self, size: impl Fn(Place) -> usize) {
         assert!(self.middle > 0 || self.tail.is_empty(), "the tail is empty when the middle is");
         assert_eq!(self.len(), self.counters.ready(), "the law of conservation");
+        let in_memory: u64 = self.head.iter().chain(&self.tail).map(|e| size(e.place) as u64).sum();
+        assert!(in_memory == self.bytes || self.middle > 0 && in_memory < self.bytes, "the bytes of all bodies");
         let ids: Vec<MessageId> = self.head.iter().chain(&self.tail).map(|e| e.message).collect();
         assert!(ids.is_sorted_by(|a, b| a < b), "ids rise");
         assert!(self.head.back().is_none_or(|e| e.message <= self.head_end));
@@ -217,21 +239,26 @@ mod tests {
         Entry { message: MessageId(n), place: Place { segment: 0, offset: n as u32 } }
     }
 
+    /// A message has as many bytes as its number says.
+    fn check(queue: &Queue) {
+        queue.assert_consistent(|place| place.offset as usize);
+    }
+
     fn queue(len: u64) -> Queue {
         let mut queue = Queue::new(QueueId(1), b"q");
         for n in 1..=len {
-            queue.push(entry(n));
+            queue.push(entry(n), n as usize);
             queue.counters.puts += 1;
         }
-        queue.assert_consistent();
+        check(&queue);
         queue
     }
 
     fn take(queue: &mut Queue) -> u64 {
         let Head::Ready(seen) = queue.head() else { panic!("{:?}", queue.head()) };
-        assert_eq!(queue.pop(), seen);
+        assert_eq!(queue.pop(seen.place.offset as usize), seen);
         queue.counters.gets += 1;
-        queue.assert_consistent();
+        check(queue);
         seen.message.0
     }
 
@@ -248,18 +275,18 @@ mod tests {
         let mut gone = Vec::new();
         // 1 to 4 are stored; the newest stored ones, from 3 on, leave memory.
         queue.spill(MessageId(3), MessageId(5), |e| gone.push(e.message.0));
-        queue.assert_consistent();
+        check(&queue);
         assert_eq!(gone, [4, 3]);
-        queue.push(entry(7));
+        queue.push(entry(7), 7);
         queue.counters.puts += 1;
         assert_eq!([take(&mut queue), take(&mut queue)], [1, 2]);
         assert_eq!(queue.head(), Head::Stored);
         assert!(queue.wants_load());
         assert_eq!(queue.begin_load(MessageId(8)), (MessageId(2), MessageId(5)));
         assert!(queue.end_load());
-        assert!(queue.append_loaded(&[entry(3), entry(4)], 0, MessageId(4)));
+        assert!(queue.append_loaded(&[entry(3), entry(4)], (0, 0), MessageId(4)));
         assert_eq!([0; 5].map(|_| take(&mut queue)), [3, 4, 5, 6, 7]);
-        queue.push(entry(8));
+        queue.push(entry(8), 8);
         queue.counters.puts += 1;
         assert_eq!(take(&mut queue), 8);
     }
@@ -270,7 +297,7 @@ mod tests {
         queue.spill(MessageId(2), MessageId(4), |_| {});
         let mut gone = Vec::new();
         queue.spill(MessageId(4), MessageId(6), |e| gone.push(e.message.0));
-        queue.assert_consistent();
+        check(&queue);
         assert_eq!(gone, [4, 5]);
         assert_eq!(queue.begin_load(MessageId(6)), (MessageId(1), MessageId(6)));
     }
@@ -279,16 +306,16 @@ mod tests {
     fn spilling_nothing_changes_nothing() {
         let mut queue = queue(3);
         queue.spill(MessageId(4), MessageId(2), |_| panic!());
-        queue.assert_consistent();
+        check(&queue);
         assert_eq!([0; 3].map(|_| take(&mut queue)), [1, 2, 3]);
     }
 
     #[test]
     fn a_load_of_more_than_the_middle_is_refused() {
-        let mut queue = Queue::stored(QueueId(1), b"q", Counters { puts: 2, gets: 1, ..Counters::default() });
+        let mut queue = Queue::stored(QueueId(1), b"q", Counters { puts: 2, gets: 1, ..Counters::default() }, 2);
         assert_eq!(queue.head(), Head::Stored);
-        assert!(!queue.append_loaded(&[entry(1), entry(2)], 0, MessageId(2)));
-        assert!(queue.append_loaded(&[entry(2)], 0, MessageId(2)));
+        assert!(!queue.append_loaded(&[entry(1), entry(2)], (0, 0), MessageId(2)));
+        assert!(queue.append_loaded(&[entry(2)], (0, 0), MessageId(2)));
         assert_eq!(take(&mut queue), 2);
     }
 
@@ -307,21 +334,21 @@ mod tests {
     fn a_message_that_comes_back_is_in_its_place() {
         let mut queue = Queue::new(QueueId(1), b"q");
         for n in [7, 3, 5, 4] {
-            queue.put_back(entry(n));
+            queue.put_back(entry(n), n as usize);
             queue.counters.puts += 1;
-            queue.assert_consistent();
+            check(&queue);
         }
-        queue.push(entry(8));
+        queue.push(entry(8), 8);
         queue.counters.puts += 1;
         // 3 and 4 are stored and leave memory; 6 comes back behind them, before 7.
         queue.spill(MessageId(3), MessageId(5), |_| {});
-        queue.put_back(entry(6));
+        queue.put_back(entry(6), 6);
         queue.counters.puts += 1;
-        queue.assert_consistent();
+        check(&queue);
         assert_eq!(queue.head(), Head::Stored);
         assert_eq!(queue.begin_load(MessageId(5)), (MessageId(2), MessageId(5)));
         assert!(queue.end_load());
-        assert!(queue.append_loaded(&[entry(3), entry(4)], 0, MessageId(4)));
+        assert!(queue.append_loaded(&[entry(3), entry(4)], (0, 0), MessageId(4)));
         assert_eq!([0; 6].map(|_| take(&mut queue)), [3, 4, 5, 6, 7, 8]);
     }
 
@@ -333,6 +360,6 @@ mod tests {
         assert_eq!(queue.clear(MessageId(5), |_| in_memory += 1), 5);
         assert_eq!(in_memory, 3);
         queue.counters.deleted += 5;
-        queue.assert_consistent();
+        check(&queue);
     }
 }

@@ -177,7 +177,26 @@ fn batch(shard: u16, seq: u64, mutations: &[Mutation<'_>]) -> Batch {
 /// Applies one batch of shard 0.
 fn apply(store: &mut impl Store, mutations: &[Mutation<'_>]) {
     let seq = reached(store, 0);
-    store.apply(&[batch(0, seq, mutations)], &Taken::none()).unwrap();
+    apply_all(store, &[batch(0, seq, mutations)], &Taken::none());
+}
+
+/// Applies batches in one call, after which the bytes of every queue are those of the messages that it has.
+fn apply_all(store: &mut impl Store, batches: &[Batch], taken: &Taken) {
+    store.apply(batches, taken).unwrap();
+    assert_bytes(store);
+}
+
+/// Every queue's bytes are what its messages, damaged ones too, add up to.
+fn assert_bytes(store: &mut impl Store) {
+    for row in store.recover().unwrap().queues {
+        let Loaded { messages, corrupt, .. } = load(store, row.queue, 0, LAST, usize::MAX);
+        let intact = Decoder::new(&messages).map(|mutation| match mutation.unwrap() {
+            Mutation::Put(put) => put.body.len() as u64,
+            other => panic!("a load brought {other:?}"),
+        });
+        let bytes = intact.sum::<u64>() + corrupt.iter().map(|(_, size)| size).sum::<u64>();
+        assert_eq!(row.bytes, bytes, "queue {}", row.queue);
+    }
 }
 
 fn create(queue: QueueId, name: &[u8]) -> Mutation<'_> {
@@ -196,6 +215,7 @@ fn take(queue: QueueId, message: u64) -> Mutation<'static> {
 
 fn tidy(store: &mut impl Store) {
     while store.tidy().unwrap() {}
+    assert_bytes(store);
 }
 
 fn load(store: &mut impl Store, queue: QueueId, after: u64, below: MessageId, size_max: usize) -> Loaded {
@@ -239,7 +259,7 @@ fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
         let expected = Loaded { messages: encode(&mutations[1..]), corrupt: vec![], reached: MessageId(12) };
         assert_eq!(loaded, expected);
         let counters = Counters { puts: 3, ..Counters::default() };
-        let row = QueueRow { name: b"one".to_vec(), queue: ONE, created_ms: 101, counters };
+        let row = QueueRow { name: b"one".to_vec(), queue: ONE, created_ms: 101, counters, bytes: 4 };
         let recovered = store.recover().unwrap();
         assert_eq!((recovered.queues, recovered.ids_end), (vec![row], 0));
         drop(store);
@@ -256,11 +276,11 @@ fn a_taken_message_is_only_counted(subject: &impl Subject) {
         batch(0, 3, &[take(ONE, 3), corrupt]),
     ];
     let taken = Taken::of(&batches).unwrap();
-    store.apply(&batches[..2], &taken).unwrap();
+    apply_all(&mut store, &batches[..2], &taken);
     assert_eq!(ids(&mut store, ONE), [2], "also what a later call takes is not written");
     let counted = Counters { puts: 4, gets: 1, gets_unsent: 1, ..Counters::default() };
     assert_eq!(counters(&mut store, ONE), counted);
-    store.apply(&batches[2..], &taken).unwrap();
+    apply_all(&mut store, &batches[2..], &taken);
     drop(store);
     store = subject.open();
     assert_eq!(counters(&mut store, ONE), Counters { gets: 2, corrupt: 1, ..counted });
@@ -278,11 +298,11 @@ fn a_take_may_come_after_a_crash_between_two_calls(subject: &impl Subject) {
         batch(0, 2, &[Mutation::Delete { queue: TWO }]),
         batch(0, 3, &[take(ONE, 1), put(ONE, 4, b"d"), take(ONE, 4)]),
     ];
-    store.apply(&batches[..1], &Taken::of(&batches).unwrap()).unwrap();
+    apply_all(&mut store, &batches[..1], &Taken::of(&batches).unwrap());
     drop(store);
     store = subject.open();
     assert_eq!(reached(&mut store, 0), 2);
-    store.apply(&batches[1..], &Taken::of(&batches[1..]).unwrap()).unwrap();
+    apply_all(&mut store, &batches[1..], &Taken::of(&batches[1..]).unwrap());
     tidy(&mut store);
     assert_eq!(ids(&mut store, ONE), [2]);
     assert_eq!(counters(&mut store, ONE), Counters { puts: 3, gets: 2, ..Counters::default() });
@@ -296,9 +316,9 @@ fn positions_of_the_journals_come_with_the_data(subject: &impl Subject) {
         JournalRow { shard: ShardId(shard), salt: SALTS[usize::from(shard)], position }
     };
     assert_eq!(store.recover().unwrap().journals, [row(0, 1), row(1, 1)]);
-    store.apply(&[batch(1, 1, &[]), batch(1, 2, &[])], &Taken::none()).unwrap();
+    apply_all(&mut store, &[batch(1, 1, &[]), batch(1, 2, &[])], &Taken::none());
     assert_eq!(store.recover().unwrap().journals, [row(0, 1), row(1, 3)]);
-    store.apply(&[batch(1, 3, &[]), batch(0, 1, &[]), batch(1, 4, &[])], &Taken::none()).unwrap();
+    apply_all(&mut store, &[batch(1, 3, &[]), batch(0, 1, &[]), batch(1, 4, &[])], &Taken::none());
     drop(store);
     store = subject.open();
     assert_eq!(store.recover().unwrap().journals, [row(0, 2), row(1, 5)]);
@@ -410,7 +430,7 @@ fn a_purge_counts_messages_that_were_never_written(subject: &impl Subject) {
         batch(0, 1, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]),
         batch(0, 2, &[take(ONE, 2), purge, put(ONE, 3, b"c")]),
     ];
-    store.apply(&batches, &Taken::of(&batches).unwrap()).unwrap();
+    apply_all(&mut store, &batches, &Taken::of(&batches).unwrap());
     assert_eq!(ids(&mut store, ONE), [3]);
     assert_eq!(counters(&mut store, ONE), Counters { puts: 3, gets: 1, deleted: 1, ..Counters::default() });
 }
@@ -476,11 +496,11 @@ fn a_damaged_message_is_reported_and_set_aside<S: Subject>(subject: &S) {
     S::corrupt(&mut store, ONE, MessageId(2));
     let loaded = load(&mut store, ONE, 0, LAST, usize::MAX);
     assert_eq!(message_ids(&loaded), [1, 3]);
-    assert_eq!(loaded.corrupt, [MessageId(2)]);
+    assert_eq!(loaded.corrupt, [(MessageId(2), 1)]);
     assert_eq!(loaded.reached, MessageId(3));
     // Alone, it still lets the load get on.
     let loaded = load(&mut store, ONE, 1, LAST, 0);
-    assert_eq!((loaded.messages, loaded.corrupt, loaded.reached), (vec![], vec![MessageId(2)], MessageId(2)));
+    assert_eq!((loaded.messages, loaded.corrupt, loaded.reached), (vec![], vec![(MessageId(2), 1)], MessageId(2)));
     apply(&mut store, &[Mutation::Corrupt { queue: ONE, message: MessageId(2) }]);
     drop(store);
     store = subject.open();
@@ -509,7 +529,7 @@ fn ten_thousand_queues_are_recovered(subject: &impl Subject) {
         create(QueueId(queue), format!("queue-{queue}").as_bytes()).encode(&mut mutations);
         put(QueueId(queue), 20_000 + queue, b"x").encode(&mut mutations);
     }
-    store.apply(&[Batch { mutations, ..batch(0, 1, &[]) }], &Taken::none()).unwrap();
+    apply_all(&mut store, &[Batch { mutations, ..batch(0, 1, &[]) }], &Taken::none());
     drop(store);
     store = subject.open();
     let recovered = store.recover().unwrap();
@@ -530,7 +550,7 @@ fn batches_of_several_shards_are_applied_together(subject: &impl Subject) {
         batch(0, 2, &[put(TWO, 2, b"c"), take(TWO, 1)]),
         batch(1, 2, &[]),
     ];
-    store.apply(&batches, &Taken::none()).unwrap();
+    apply_all(&mut store, &batches, &Taken::none());
     assert_eq!(ids(&mut store, ONE), [5]);
     assert_eq!(ids(&mut store, TWO), [2]);
 }

@@ -1,4 +1,4 @@
-//! Keys and values of the database as bytes: format version 1, as docs/STORAGE.md tables it.
+//! Keys and values of the database as bytes: format version 2, as docs/STORAGE.md tables it.
 //!
 //! Invariant: keys of one queue's messages sort by message id and lie together, since both ids are big-endian there; every
 //! other integer is little-endian. Decoding never panics: bytes of another shape are `None`. Reads and writes nothing.
@@ -9,7 +9,7 @@ use crate::mutation::{Mutation, Put};
 use crate::queue::Counters;
 
 /// The format this code reads and writes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Key in `meta` of the format version, u32.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
@@ -35,11 +35,12 @@ const RECORD_PLAIN: u8 = 1;
 /// Bytes of a plain record before its body: kind, put_ms, flags, crc32c.
 pub(super) const RECORD_HEADER_SIZE: usize = 1 + 8 + 4 + 4;
 
-/// Bytes of a queue's row when its settings are empty: id, created_ms, purged_below, head, newest, counters, settings length.
+/// Bytes of a queue's row when its settings are empty: id, created_ms, purged_below, head, newest, bytes,
+/// counters, settings length.
 const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE + 2;
 
 /// Where in a queue's row its counters are.
-const COUNTERS_OFFSET: usize = 5 * 8;
+const COUNTERS_OFFSET: usize = 6 * 8;
 
 /// A message's key in `late` and `corrupt`; in `messages` and `holes` that of a run's first message.
 pub(super) type MessageKey = [u8; MESSAGE_KEY_SIZE];
@@ -70,6 +71,11 @@ pub(super) fn record_header(put: &Put<'_>) -> [u8; RECORD_HEADER_SIZE] {
     header
 }
 
+/// Bytes of the body in a stored record, whatever else is damaged in it.
+pub(super) fn body_size(record: &[u8]) -> u64 {
+    record.len().saturating_sub(RECORD_HEADER_SIZE) as u64
+}
+
 /// The message of a record; `None` when it is too short or of an unknown kind. Its checksum is not looked at.
 pub(super) fn decode_record(queue: QueueId, message: MessageId, record: &[u8]) -> Option<Put<'_>> {
     let (header, body) = record.split_first_chunk::<RECORD_HEADER_SIZE>()?;
@@ -94,6 +100,8 @@ pub(super) struct Row {
     pub(super) head: MessageId,
     /// The highest id that a run of it ever had.
     pub(super) newest: MessageId,
+    /// The bodies of its messages that are stored, added up.
+    pub(super) bytes: u64,
     pub(super) counters: Counters,
 }
 
@@ -102,7 +110,7 @@ impl Row {
     pub(super) fn new(name: &[u8], queue: QueueId, created_ms: u64) -> Row {
         let none = MessageId(0);
         let (name, counters) = (name.to_vec(), Counters::default());
-        Row { name, queue, created_ms, purged_below: none, head: none, newest: none, counters }
+        Row { name, queue, created_ms, purged_below: none, head: none, newest: none, bytes: 0, counters }
     }
 
     /// Messages of runs below this id are gone, for one reason or the other.
@@ -110,7 +118,15 @@ impl Row {
         self.head.max(self.purged_below)
     }
 
-    /// The value stored under the queue's name. Format 1 has no settings: their length is 0.
+    /// Of its stored messages some with bodies of so many bytes are gone.
+    pub(super) fn lose(&mut self, bytes: u64) -> Result<(), Error> {
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes =
+            left.ok_or_else(|| Error::Damaged(format!("queue {}: more bytes left it than came", self.queue)))?;
+        Ok(())
+    }
+
+    /// The value stored under the queue's name. Format 2 has no settings: their length is 0.
     pub(super) fn encode(&self) -> [u8; ROW_SIZE] {
         let mut bytes = [0; ROW_SIZE];
         bytes[0..8].copy_from_slice(&self.queue.0.to_le_bytes());
@@ -118,6 +134,7 @@ impl Row {
         bytes[16..24].copy_from_slice(&self.purged_below.0.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.head.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.newest.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.bytes.to_le_bytes());
         bytes[COUNTERS_OFFSET..][..Counters::SIZE].copy_from_slice(&self.counters.encode());
         bytes
     }
@@ -134,6 +151,7 @@ impl Row {
             purged_below: MessageId(word(16)?),
             head: MessageId(word(24)?),
             newest: MessageId(word(32)?),
+            bytes: word(40)?,
             counters: Counters::decode(value[COUNTERS_OFFSET..][..Counters::SIZE].try_into().ok()?),
         };
         (settings_len == 0 && is_conserved(&row.counters)).then_some(row)
@@ -236,33 +254,34 @@ mod tests {
     fn row() -> Row {
         let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1 };
         let (purged_below, head, newest) = (MessageId(7), MessageId(8), MessageId(9));
-        Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below, head, newest, counters }
+        Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below, head, newest, bytes: 10, counters }
     }
 
     #[test]
     fn a_row_is_stored_as_the_table_says() {
         let bytes = row().encode();
-        assert_eq!(bytes.len(), 82);
+        assert_eq!(bytes.len(), 90);
         assert_eq!(bytes[..24], [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[24..41], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(bytes[24..40], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[40..49], [10, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(Row::decode(b"q", &bytes), Some(row()));
     }
 
     #[test]
     fn a_row_of_another_shape_or_without_conservation_is_refused() {
         let bytes = row().encode();
-        assert_eq!(Row::decode(b"q", &bytes[..81]), None);
+        assert_eq!(Row::decode(b"q", &bytes[..89]), None);
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(Row::decode(b"q", &longer), None);
         let mut with_settings = bytes;
-        with_settings[80] = 1;
+        with_settings[88] = 1;
         assert_eq!(Row::decode(b"q", &with_settings), None);
         let mut too_many_gets = bytes;
-        too_many_gets[48] = 7;
+        too_many_gets[56] = 7;
         assert_eq!(Row::decode(b"q", &too_many_gets), None);
         let mut overflowing = bytes;
-        overflowing[48..56].fill(0xff);
+        overflowing[56..64].fill(0xff);
         assert_eq!(Row::decode(b"q", &overflowing), None);
     }
 

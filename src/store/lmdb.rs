@@ -403,7 +403,13 @@ impl Budget {
 }
 
 fn queue_row(row: &Row) -> QueueRow {
-    QueueRow { name: row.name.clone(), queue: row.queue, created_ms: row.created_ms, counters: row.counters }
+    QueueRow {
+        name: row.name.clone(),
+        queue: row.queue,
+        created_ms: row.created_ms,
+        counters: row.counters,
+        bytes: row.bytes,
+    }
 }
 
 /// Maps the file, with as much address space as the system grants.

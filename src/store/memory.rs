@@ -24,6 +24,7 @@ pub struct MemoryStore {
 
 #[derive(Clone)]
 struct Inner {
+    /// Their bytes are added up when someone asks.
     queues: BTreeMap<QueueId, QueueRow>,
     messages: BTreeMap<Key, Record>,
     ids_end: u64,
@@ -162,7 +163,7 @@ impl Store for MemoryStore {
             if put.is_intact() {
                 Mutation::Put(put).encode(&mut loaded.messages);
             } else {
-                loaded.corrupt.push(message);
+                loaded.corrupt.push((message, record.body.len() as u64));
             }
             loaded.reached = message;
         }
@@ -171,8 +172,8 @@ impl Store for MemoryStore {
 
     fn recover(&mut self) -> Result<Recovered, Error> {
         let inner = self.inner();
-        let (queues, journals) = (inner.queues.values().cloned().collect(), inner.journals.clone());
-        Ok(Recovered { queues, ids_end: inner.ids_end, journals })
+        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(row.queue), ..row.clone() });
+        Ok(Recovered { queues: queues.collect(), ids_end: inner.ids_end, journals: inner.journals.clone() })
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -202,6 +203,12 @@ impl Inner {
             return failure(io::ErrorKind::StorageFull.into());
         }
         Ok(())
+    }
+
+    /// The bodies of a queue's messages, bytes.
+    fn size(&self, queue: QueueId) -> u64 {
+        let messages = self.messages.range((queue, MessageId(0))..=(queue, MessageId(u64::MAX)));
+        messages.map(|(_, record)| record.body.len() as u64).sum()
     }
 
     fn apply_batch(&mut self, batch: &Batch, taken: &Taken) -> Result<(), Error> {
@@ -257,7 +264,7 @@ impl Inner {
         if self.queues.values().any(|row| row.name == name) {
             return Err(damaged(queue, "there is another of its name"));
         }
-        let row = QueueRow { name: name.to_vec(), queue, created_ms, counters: Counters::default() };
+        let row = QueueRow { name: name.to_vec(), queue, created_ms, counters: Counters::default(), bytes: 0 };
         match self.set_queue(queue, Some(row)) {
             false => Ok(()),
             true => Err(damaged(queue, "it was created twice")),

@@ -114,8 +114,8 @@ pub enum Reply {
 pub struct Loaded {
     /// Intact messages in order of id, each encoded as [`crate::mutation::Mutation::Put`].
     pub messages: Vec<u8>,
-    /// Ids whose checksum failed. Their bytes were not returned.
-    pub corrupt: Vec<MessageId>,
+    /// Ids whose checksum failed, with the sizes of their bodies in bytes. The bodies were not returned.
+    pub corrupt: Vec<(MessageId, u64)>,
     /// The last id that was looked at; the next load goes on after it.
     pub reached: MessageId,
 }
@@ -153,6 +153,8 @@ pub struct QueueRow {
     pub created_ms: u64,
     /// Its counters; `counters.ready()` messages are stored.
     pub counters: Counters,
+    /// The bodies of its stored messages, bytes. Too much only where damage hides how large the removed messages of a run were.
+    pub bytes: u64,
 }
 
 /// Why the store could not do what was asked.

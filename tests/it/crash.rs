@@ -1,10 +1,10 @@
 //! Promises 1 to 4 against the real process: what was acknowledged survives `kill -9` and a stop, in order, once, and the
-//! counters agree with it.
+//! counters and bytes of the queues agree with it.
 //!
 //! Each round loads a server from many connections, ends it in the middle, starts it again with another number of shards,
 //! takes everything out, and lets [`crate::history`] judge what the clients saw.
 
-use crate::facts::puts_and_gets;
+use crate::facts::{puts_and_gets, queue_bytes};
 use crate::harness::{Client, Server};
 use crate::history::{History, Tally};
 use crate::traffic::{Plan, Rng, consume, drain, produce, queue_name};
@@ -191,12 +191,17 @@ fn counters(server: &Server) -> Vec<(u64, u64)> {
 /// Takes everything out and compares it with what clients saw and what the server counted, from `before` on.
 fn check_what_is_left(server: &Server, history: &History, before: &[(u64, u64)]) {
     let counted = counters(server);
+    let bytes: Vec<u64> = (0..QUEUES).map(|queue| queue_bytes(server, &queue_name(queue))).collect();
     let drained = drain(server.addr(), QUEUES);
     history.verify(&drained).unwrap_or_else(|broken| panic!("{broken}"));
     let after = counters(server);
     for queue in 0..QUEUES {
         let index = queue as usize;
-        let left = drained.iter().filter(|id| id.queue == queue).count() as u64;
+        let of_queue = || drained.iter().filter(|id| id.queue == queue);
+        let left = of_queue().count() as u64;
+        let left_bytes = of_queue().map(|id| id.body().len() as u64).sum::<u64>();
+        assert_eq!(bytes[index], left_bytes, "queue {queue}: the bytes of what was left");
+        assert_eq!(queue_bytes(server, &queue_name(queue)), 0, "queue {queue} has no bytes now");
         let (puts, gets) = (counted[index].0 - before[index].0, counted[index].1 - before[index].1);
         let tally = history.tally(queue);
         let Tally { sent, acknowledged, taken, unanswered } = tally;

@@ -23,6 +23,14 @@ pub fn puts_and_gets(server: &Server, queue: &str) -> Option<(u64, u64)> {
     Some((puts.parse().expect("puts"), gets.parse().expect("gets")))
 }
 
+/// The bytes of a queue's messages; none if there is no such queue.
+pub fn queue_bytes(server: &Server, queue: &str) -> u64 {
+    let reply = server.connect().command(format!("stats queue {queue}\r\n").as_bytes(), b"END\r\n");
+    let reply = String::from_utf8(reply).expect("stats are text");
+    let bytes = reply.lines().find_map(|line| line.strip_prefix("STAT bytes "));
+    bytes.map_or(0, |bytes| bytes.parse().expect("a number"))
+}
+
 /// Memory of the process that no file backs, in bytes: the heap, stacks and rings, not the mapped database.
 pub fn anonymous_memory(server: &Server) -> u64 {
     let status = read_lossy(format!("/proc/{}/status", server.pid()));

@@ -2,6 +2,7 @@
 
 use crate::harness::Server;
 use crate::world::{Options, World};
+use ringq::ids::{MessageId, QueueId};
 use std::collections::HashMap;
 
 /// The lines of a `stats` reply.
@@ -203,4 +204,43 @@ fn the_way_of_a_message_can_be_followed_in_the_log() {
     assert!(put < journalled && journalled < at(" STORED") && at(" STORED") < taken, "{output}");
     assert!(output.contains("are in the database"), "{output}");
     assert!(!output.contains("hello") && !output.contains("stay"), "{output}");
+}
+
+/// What `stats queue` says of the messages of `q`: how many, and their bytes.
+fn ready_and_bytes(world: &mut World, client: usize) -> (f64, f64) {
+    let seen = lines(&world.ask(client, "stats queue q\r\n"));
+    (number(&seen, "ready"), number(&seen, "bytes"))
+}
+
+#[test]
+fn a_queue_knows_the_bytes_of_its_messages_wherever_they_are() {
+    let mut world = World::new(Options { memory_share: 1 << 20, flush_all: true, ..Options::default() });
+    let client = world.connect();
+    // The first ids of the first shard: 1 is the queue, 2 its first message.
+    world.ask(client, "set q 0 0 0\r\n\r\nset q 0 0 3\r\nabc\r\nset q 0 0 5\r\nhello\r\n");
+    assert_eq!(ready_and_bytes(&mut world, client), (3.0, 8.0));
+    // More than memory holds: some are in the store only.
+    for _ in 0..40 {
+        world.ask(client, &format!("set q 0 0 30000\r\n{:30000}\r\n", 'x'));
+    }
+    assert_eq!(ready_and_bytes(&mut world, client), (43.0, 1_200_008.0));
+    world.store.corrupt(QueueId(1), MessageId(3));
+    world.crash(2);
+    let client = world.connect();
+    // The first question also has the head loaded.
+    assert_eq!(ready_and_bytes(&mut world, client), (43.0, 1_200_008.0), "the start has read none of them");
+    assert_eq!(world.ask(client, "get q\r\n"), "VALUE q 0 0\r\n\r\nEND\r\n");
+    assert_eq!(world.ask(client, "get q\r\n"), "VALUE q 0 5\r\nhello\r\nEND\r\n");
+    assert_eq!(ready_and_bytes(&mut world, client), (40.0, 1_200_000.0), "what was damaged was set aside");
+    world.crash(1);
+    let client = world.connect();
+    assert_eq!(ready_and_bytes(&mut world, client), (40.0, 1_200_000.0));
+    let requests = "set q 0 0 1\r\nx\r\nflush_all\r\nset q 0 0 2\r\nyz\r\n";
+    assert_eq!(world.ask(client, requests), "STORED\r\nOK\r\nSTORED\r\n");
+    assert_eq!(ready_and_bytes(&mut world, client), (1.0, 2.0));
+    world.crash(2);
+    let client = world.connect();
+    assert_eq!(ready_and_bytes(&mut world, client), (1.0, 2.0));
+    world.ask(client, "delete q\r\nset q 0 0 4\r\nwxyz\r\n");
+    assert_eq!(ready_and_bytes(&mut world, client), (1.0, 4.0));
 }

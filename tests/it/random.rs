@@ -3,7 +3,8 @@
 //!
 //! Each body says who put it and as which of his. Checked all along: no message comes twice, none comes that was not put, what one
 //! connection put into one queue comes out in that order, replies come in the order of requests. At the end: every message that
-//! was acknowledged and not delivered is there, once, but for as many as gets whose replies nobody heard; and the counters agree.
+//! was acknowledged and not delivered is there, once, but for as many as gets whose replies nobody heard; the counters agree, and so
+//! do the bytes that each queue was said to have.
 //!
 //! What the server sends arrives in pieces and as late as the seed likes, so messages that go straight to a waiting get are in every state
 //! when a client hangs up or the power goes. A crash may take such a message from the counters only if it was delivered; an order is broken
@@ -369,6 +370,8 @@ impl History {
         assert!(self.drivers.iter().all(|d| d.asked.is_empty()), "every request is answered");
         let client = self.world.connect();
         for queue in 0..self.queues {
+            let bytes = self.bytes(client, queue);
+            let mut drained = 0;
             loop {
                 self.world.send(client, format!("get q{queue}\r\n").as_bytes());
                 self.world.settle();
@@ -382,7 +385,10 @@ impl History {
                 let is_left_behind = !may_return && newest.is_some_and(|newest| body.1 < newest);
                 assert!(!is_left_behind, "queue {from}: {body:?} is still there after {newest:?}");
                 self.deliver(client, from, body);
+                drained += text(body, self.body_size).len();
             }
+            assert_eq!(bytes, drained, "queue {queue}: what it was said to have, and what came out");
+            assert_eq!(self.bytes(client, queue), 0, "queue {queue} is empty");
             self.check_counters(client, queue);
         }
         for queue in 0..self.queues {
@@ -393,6 +399,12 @@ impl History {
             let stray = self.stray_gets.get(&queue).copied().unwrap_or(0);
             assert!(lost.len() <= stray, "queue {queue}: {lost:?} were acknowledged and are gone, {stray} stray gets");
         }
+    }
+
+    /// What `stats queue` says of the bodies in a queue; of one that never was, 0.
+    fn bytes(&mut self, client: usize, queue: usize) -> usize {
+        let reply = self.world.ask(client, &format!("stats queue q{queue}\r\n"));
+        reply.lines().find_map(|line| line.strip_prefix("STAT bytes ")).map_or(0, |bytes| bytes.parse().unwrap())
     }
 
     /// Of a queue that was emptied.
@@ -406,8 +418,9 @@ impl History {
     }
 }
 
-/// The body that says who put it and as which of his, filled up with spaces.
+/// The body that says who put it and as which of his, filled up with spaces to a third of the size, to two, or to all of it.
 fn text(body: (usize, u64), size: usize) -> String {
+    let size = size * (1 + body.1 as usize % 3) / 3;
     format!("{:<size$}", format!("{} {}", body.0, body.1))
 }
 

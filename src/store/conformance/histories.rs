@@ -93,7 +93,7 @@ impl Model {
         if self.queues.values().all(|(row, _)| row.name != name) {
             let queue = QueueId(self.id());
             create(queue, &name).encode(out);
-            let row = QueueRow { name, queue, created_ms: 100 + queue.0, counters: Counters::default() };
+            let row = QueueRow { name, queue, created_ms: 100 + queue.0, counters: Counters::default(), bytes: 0 };
             self.queues.insert(queue, (row, BTreeMap::new()));
         }
     }
@@ -133,7 +133,9 @@ impl Model {
     }
 
     fn compare(&self, store: &mut impl Store, random: &mut Random) {
-        let queues = self.queues.values().map(|(row, _)| row.clone()).collect();
+        let bytes = |messages: &BTreeMap<u64, Vec<u8>>| messages.values().map(|stored| body_size(stored)).sum();
+        let queues = self.queues.values().map(|(row, messages)| QueueRow { bytes: bytes(messages), ..row.clone() });
+        let queues = queues.collect();
         let recovered = store.recover().unwrap();
         assert_eq!((recovered.queues, recovered.ids_end), (queues, self.ids_end));
         for (row, messages) in self.queues.values() {
@@ -152,7 +154,8 @@ impl Model {
             let is_damaged = |message: &u64| self.damaged.contains(&(row.queue, *message));
             let intact = messages.iter().filter(|(message, _)| !is_damaged(message)).flat_map(|(_, stored)| stored);
             assert!(found == intact.copied().collect::<Vec<u8>>(), "queue {}", row.queue);
-            let damaged = messages.keys().copied().filter(is_damaged).map(MessageId);
+            let damaged = messages.iter().filter(|(message, _)| is_damaged(message));
+            let damaged = damaged.map(|(message, stored)| (MessageId(*message), body_size(stored)));
             assert_eq!(corrupt, damaged.collect::<Vec<_>>(), "queue {}", row.queue);
         }
     }
@@ -166,6 +169,11 @@ impl Model {
             S::corrupt(store, chosen.0, MessageId(chosen.1));
         }
     }
+}
+
+/// Of an encoded put.
+fn body_size(stored: &[u8]) -> u64 {
+    (stored.len() - PUT_HEADER_SIZE) as u64
 }
 
 fn play<S: Subject>(subject: &S, seed: u64) {
@@ -205,7 +213,7 @@ fn checkpoint<S: Subject>(subject: &S, store: S::Store, batches: &[Batch], rando
     let mut taken = Taken::of(rest).unwrap();
     while !rest.is_empty() {
         let (slice, after) = rest.split_at(1 + random.below(rest.len() as u64) as usize);
-        store.apply(slice, &taken).unwrap();
+        apply_all(&mut store, slice, &taken);
         rest = after;
         if random.below(6) == 0 {
             drop(store);

@@ -4,7 +4,7 @@
 //! each queue's messages are brought up to date in order of their ids ([`super::removal`], [`super::writing`]), and its row is
 //! written. Mutations that cannot be read, or cannot be true, are found on the way and abort the transaction.
 //!
-//! Invariant: the counters of a queue, its messages and the positions of the journals change in the same transaction. A
+//! Invariant: the counters of a queue, its messages, their bytes and the positions of the journals change in the same transaction. A
 //! take counts whether or not its message is stored, since messages that left before their checkpoint never are; but no more
 //! messages leave a queue than came.
 
@@ -231,8 +231,8 @@ impl Apply<'_> {
                 self.remove(queue, message, &mutation)
             }
             Mutation::Purge { queue, below, count: _ } => {
-                count(&mut self.touched, self.store, queue, &mutation)?.purge(place, below);
-                self.purge_late(queue, below).map_err(failure(OPERATION))
+                count(&mut self.touched, self.store, queue, &mutation)?;
+                self.purge(queue, place, below)
             }
             // A reply may outlive its queue: by the time its client is found to be gone, so may be the queue.
             Mutation::Unsent { queue } => match touch(&mut self.touched, self.store, queue) {
@@ -265,6 +265,27 @@ impl Apply<'_> {
         if !self.taken.contains(message) {
             self.scratch.removals.push(&mut touched.removals, message);
         }
+        Ok(())
+    }
+
+    /// Purges what earlier calls stored. What this call puts is left out when it would be written.
+    fn purge(&mut self, queue: QueueId, place: Place, below: MessageId) -> Result<(), Error> {
+        let row = &self.touched[&queue].row;
+        let (newest, gone_below) = (row.newest, row.gone_below());
+        let late = self.purge_late(queue, below).map_err(failure(OPERATION))?;
+        // A flush takes all runs, however many there are, readable or not.
+        let takes_all_runs = below > newest;
+        let size = match takes_all_runs {
+            true => self.size_late(queue),
+            false => self.size_in_runs(queue, gone_below, below),
+        };
+        let size = size.map_err(failure(OPERATION))?;
+        let touched = self.touched.get_mut(&queue).expect("looked up above");
+        match takes_all_runs {
+            true => touched.row.bytes = size,
+            false => touched.row.lose(late + size)?,
+        }
+        touched.purge(place, below);
         Ok(())
     }
 
@@ -312,19 +333,21 @@ impl Apply<'_> {
         if let Some(twice) = group.windows(2).find(|pair| pair[0].message == pair[1].message) {
             return Err(put_twice(queue, twice[0].message));
         }
-        self.remove_late(queue, &gone).map_err(failure(OPERATION))?;
+        let removed_late = self.remove_late(queue, &gone).map_err(failure(OPERATION))?;
         let in_runs = gone.partition_point(|message| *message <= newest);
-        if let Some(first) = self.remove_from_runs(queue, &gone[..in_runs], gone_below).map_err(failure(OPERATION))? {
-            head = first;
-        }
+        let removed = self.remove_from_runs(queue, &gone[..in_runs], gone_below).map_err(failure(OPERATION))?;
+        head = removed.head.unwrap_or(head);
         let (late, younger) =
             group.split_at(group.partition_point(|put| put.message <= newest || put.message < gone_below));
         self.write_late(queue, late, gone_below)?;
         self.write_runs(queue, younger)?;
         newest = younger.last().map_or(newest, |put| put.message);
+        let written: u64 = group.iter().map(|put| u64::from(put.body_size)).sum();
         (self.scratch.group, self.scratch.gone) = (group, gone);
         let row = &mut self.touched.get_mut(&queue).expect("looked up above").row;
         (row.head, row.newest) = (head, newest);
+        row.lose(removed.bytes + removed_late)?;
+        row.bytes += written;
         Ok(())
     }
 

@@ -32,13 +32,13 @@ impl Answer {
     #[must_use]
     fn push(&mut self, message: MessageId, record: &[u8]) -> bool {
         // Damaged records count too: a load must stay bounded when there are many of them.
-        self.size += PUT_HEADER_SIZE + record.len().saturating_sub(layout::RECORD_HEADER_SIZE);
+        self.size += PUT_HEADER_SIZE + layout::body_size(record) as usize;
         if self.size > self.size_max && !self.is_empty() {
             return false;
         }
         match layout::decode_record(self.queue, message, record).filter(|put| put.is_intact()) {
             Some(put) => Mutation::Put(put).encode(&mut self.loaded.messages),
-            None => self.loaded.corrupt.push(message),
+            None => self.loaded.corrupt.push((message, layout::body_size(record))),
         }
         self.loaded.reached = message;
         true

@@ -9,7 +9,7 @@
 
 use std::ops::Bound;
 
-use super::super::layout::{message_key, message_of_key};
+use super::super::layout::{body_size, message_key, message_of_key};
 use super::super::run::{Run, decode_holes, encode_holes};
 use super::Databases;
 use super::apply::Apply;
@@ -23,13 +23,24 @@ struct Visit {
     first_left: Option<MessageId>,
     /// Bytes of the holes before that message, and behind it.
     hole_sizes: [usize; 2],
+    /// Bytes of the bodies that go and were there.
+    removed: u64,
+}
+
+/// What removing messages from a queue's runs did.
+#[derive(Default)]
+pub(super) struct Removed {
+    /// Where its head is now, if it moved.
+    pub(super) head: Option<MessageId>,
+    /// Bytes of the bodies that were there. Of a damaged run that is not known, and they do not count.
+    pub(super) bytes: u64,
 }
 
 /// Finds out what is left of a run's messages from `gone_below` on without the stored holes and `gone`, both rising, and
 /// leaves what becomes its holes in `holes`.
 fn visit(run: &Run<'_>, gone_below: MessageId, stored: &[u32], gone: &[MessageId], holes: &mut Vec<u32>) -> Visit {
     holes.clear();
-    let mut visit = Visit { is_changed: false, first_left: None, hole_sizes: [0; 2] };
+    let mut visit = Visit { is_changed: false, first_left: None, hole_sizes: [0; 2], removed: 0 };
     let (mut stored, mut gone) = (stored.iter().peekable(), gone.iter().peekable());
     for at in run.position(gone_below)..run.len() {
         if visit.first_left.is_some() && stored.peek().is_none() && gone.peek().is_none() {
@@ -41,8 +52,12 @@ fn visit(run: &Run<'_>, gone_below: MessageId, stored: &[u32], gone: &[MessageId
         let was_hole = stored.next_if_eq(&&delta).is_some();
         let is_gone = gone.next_if_eq(&&id).is_some();
         if was_hole || is_gone {
-            visit.is_changed |= !was_hole;
-            visit.hole_sizes[usize::from(visit.first_left.is_some())] += run.record(at).len();
+            let record = run.record(at);
+            if !was_hole {
+                visit.is_changed = true;
+                visit.removed += body_size(record);
+            }
+            visit.hole_sizes[usize::from(visit.first_left.is_some())] += record.len();
             holes.push(delta);
         } else if visit.first_left.is_none() {
             visit.first_left = Some(id);
@@ -52,14 +67,14 @@ fn visit(run: &Run<'_>, gone_below: MessageId, stored: &[u32], gone: &[MessageId
 }
 
 impl Apply<'_> {
-    /// Removes messages, their ids rising and none twice, from the queue's runs. Says where its head is now, if it moved.
+    /// Removes messages, their ids rising and none twice, from the queue's runs.
     pub(super) fn remove_from_runs(
         &mut self,
         queue: QueueId,
         gone: &[MessageId],
         gone_below: MessageId,
-    ) -> Result<Option<MessageId>, heed::Error> {
-        let mut head = None;
+    ) -> Result<Removed, heed::Error> {
+        let mut removed = Removed::default();
         let mut rest = &gone[gone.partition_point(|message| *message < gone_below)..];
         while let Some(&next) = rest.first() {
             let reach = match self.store.run_at(&self.txn, queue, next)? {
@@ -67,7 +82,9 @@ impl Apply<'_> {
                     Some(last) => {
                         let reach = rest.partition_point(|message| *message <= last);
                         if reach > 0 {
-                            head = self.remove_from_run(queue, first, &rest[..reach], gone_below)?.or(head);
+                            let of_run = self.remove_from_run(queue, first, &rest[..reach], gone_below)?;
+                            removed.head = of_run.head.or(removed.head);
+                            removed.bytes += of_run.bytes;
                         }
                         reach
                     }
@@ -82,7 +99,7 @@ impl Apply<'_> {
             let reach = if reach > 0 { reach } else { self.reach_of_gap(queue, rest)? };
             rest = &rest[reach..];
         }
-        Ok(head)
+        Ok(removed)
     }
 
     /// How many of these, at least one, come before the run that follows the first of them.
@@ -100,40 +117,42 @@ impl Apply<'_> {
         first: MessageId,
         gone: &[MessageId],
         gone_below: MessageId,
-    ) -> Result<Option<MessageId>, heed::Error> {
+    ) -> Result<Removed, heed::Error> {
         let Databases { messages, holes, .. } = self.store.databases;
         let key = message_key(queue, first);
         if !self.read_holes(queue, first)? {
-            return Ok(None);
+            return Ok(Removed::default());
         }
         let scratch = &mut *self.scratch;
         let value = messages.get(&self.txn, &key)?;
-        let Some(run) = value.and_then(|value| Run::decode(queue, first, value)) else { return Ok(None) };
+        let Some(run) = value.and_then(|value| Run::decode(queue, first, value)) else {
+            return Ok(Removed::default());
+        };
         let visit = visit(&run, gone_below, &scratch.stored_holes, gone, &mut scratch.holes);
         if !visit.is_changed {
-            return Ok(None);
+            return Ok(Removed::default());
         }
+        let mut removed = Removed { head: None, bytes: visit.removed };
         let Some(first_left) = visit.first_left else {
             messages.delete(&mut self.txn, &key)?;
             if self.has_holes {
                 holes.delete(&mut self.txn, &key)?;
             }
-            return Ok(None);
+            return Ok(removed);
         };
         let [before, behind] = visit.hole_sizes;
-        let mut head = None;
         if before > 0 && self.store.run_before(&self.txn, queue, first)?.is_none() {
-            head = Some(first_left);
+            removed.head = Some(first_left);
             let passed = scratch.holes.partition_point(|delta| first.0 + u64::from(*delta) < first_left.0);
             scratch.holes.drain(..passed);
         }
-        let hole_size = if head.is_some() { behind } else { before + behind };
+        let hole_size = if removed.head.is_some() { behind } else { before + behind };
         if 2 * hole_size >= run.size() {
             self.write_without_holes(queue, first, first_left)?;
         } else {
             self.write_holes(queue, first)?;
         }
-        Ok(head)
+        Ok(removed)
     }
 
     /// Writes a run anew with what is left of it: from `first_left` on what is not among the holes.
@@ -210,21 +229,61 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Removes those of the messages, their ids rising, that came late.
-    pub(super) fn remove_late(&mut self, queue: QueueId, gone: &[MessageId]) -> Result<(), heed::Error> {
-        if let (true, Some(first), Some(last)) = (self.has_late, gone.first(), gone.last()) {
-            let keys = (Bound::Included(*first), Bound::Included(*last));
-            self.delete_late(queue, keys, |message| gone.binary_search(&message).is_ok())?;
+    /// Bytes of the bodies that messages of runs have, from one id on and below another. Of what is damaged that is not known, and it
+    /// does not count.
+    pub(super) fn size_in_runs(
+        &mut self,
+        queue: QueueId,
+        from: MessageId,
+        below: MessageId,
+    ) -> Result<u64, heed::Error> {
+        if from >= below {
+            return Ok(0);
         }
-        Ok(())
+        let Databases { messages, holes, .. } = self.store.databases;
+        let begun = self.store.run_at(&self.txn, queue, from)?.map_or(from, |(first, _)| first);
+        let (begin, end) = (message_key(queue, begun), message_key(queue, below));
+        let stored = &mut self.scratch.stored_holes;
+        let mut size = 0;
+        for entry in messages.range(&self.txn, &(Bound::Included(&begin[..]), Bound::Excluded(&end[..])))? {
+            let (key, value) = entry?;
+            let Some(first) = message_of_key(queue, key) else { continue };
+            let Some(run) = Run::decode(queue, first, value) else { continue };
+            stored.clear();
+            let value = if self.has_holes { holes.get(&self.txn, key)? } else { None };
+            if value.is_none_or(|value| decode_holes(queue, first, value, stored)) {
+                let left = (run.position(from)..run.position(below))
+                    .filter(|at| stored.binary_search(&run.delta(*at)).is_err());
+                size += left.map(|at| body_size(run.record(at))).sum::<u64>();
+            }
+        }
+        Ok(size)
     }
 
-    /// Removes the messages below an id that came late in earlier calls. Those of this call are not written yet.
-    pub(super) fn purge_late(&mut self, queue: QueueId, below: MessageId) -> Result<(), heed::Error> {
-        if self.has_late {
-            self.delete_late(queue, (Bound::Included(MessageId(0)), Bound::Excluded(below)), |_| true)?;
+    /// Bytes of the bodies of messages that came late in earlier calls.
+    pub(super) fn size_late(&self, queue: QueueId) -> Result<u64, heed::Error> {
+        if !self.has_late {
+            return Ok(0);
         }
-        Ok(())
+        let (from, to) = (message_key(queue, MessageId(0)), message_key(queue, MessageId(u64::MAX)));
+        let range = (Bound::Included(&from[..]), Bound::Included(&to[..]));
+        self.store.databases.late.range(&self.txn, &range)?.map(|entry| Ok(body_size(entry?.1))).sum()
+    }
+
+    /// Removes those of the messages, their ids rising, that came late. Says how many bytes their bodies had.
+    pub(super) fn remove_late(&mut self, queue: QueueId, gone: &[MessageId]) -> Result<u64, heed::Error> {
+        let (true, Some(first), Some(last)) = (self.has_late, gone.first(), gone.last()) else { return Ok(0) };
+        let keys = (Bound::Included(*first), Bound::Included(*last));
+        self.delete_late(queue, keys, |message| gone.binary_search(&message).is_ok())
+    }
+
+    /// Removes the messages below an id that came late in earlier calls. Those of this call are not written yet. Says how many
+    /// bytes their bodies had.
+    pub(super) fn purge_late(&mut self, queue: QueueId, below: MessageId) -> Result<u64, heed::Error> {
+        if !self.has_late {
+            return Ok(0);
+        }
+        self.delete_late(queue, (Bound::Included(MessageId(0)), Bound::Excluded(below)), |_| true)
     }
 
     fn delete_late(
@@ -232,18 +291,22 @@ impl Apply<'_> {
         queue: QueueId,
         (from, to): (Bound<MessageId>, Bound<MessageId>),
         is_doomed: impl Fn(MessageId) -> bool,
-    ) -> Result<(), heed::Error> {
+    ) -> Result<u64, heed::Error> {
         let late = self.store.databases.late;
         let (from, to) = (from.map(|id| message_key(queue, id)), to.map(|id| message_key(queue, id)));
         let range = (from.as_ref().map(|key| &key[..]), to.as_ref().map(|key| &key[..]));
-        let mut doomed = Vec::new();
+        let (mut doomed, mut size) = (Vec::new(), 0);
         for entry in late.range(&self.txn, &range)? {
-            doomed.extend(message_of_key(queue, entry?.0).filter(|message| is_doomed(*message)));
+            let (key, record) = entry?;
+            if let Some(message) = message_of_key(queue, key).filter(|message| is_doomed(*message)) {
+                doomed.push(message);
+                size += body_size(record);
+            }
         }
         for message in doomed {
             late.delete(&mut self.txn, &message_key(queue, message))?;
         }
-        Ok(())
+        Ok(size)
     }
 
     /// Keeps a damaged message's record, byte for byte, where it is in nobody's way.

@@ -128,7 +128,7 @@ fn every_flipped_byte_of_a_record_is_noticed() {
     for offset in 0..layout::RECORD_HEADER_SIZE + 4 {
         store.flip_byte(QUEUE, MessageId(7), offset);
         let loaded = load_all(&mut store);
-        assert_eq!((loaded.messages.len(), loaded.corrupt), (0, vec![MessageId(7)]), "byte {offset}");
+        assert_eq!((loaded.messages.len(), loaded.corrupt), (0, vec![(MessageId(7), 4)]), "byte {offset}");
         store.flip_byte(QUEUE, MessageId(7), offset);
     }
     assert_eq!(load_all(&mut store).corrupt, []);
@@ -274,11 +274,15 @@ fn a_purge_or_a_delete_ends_what_is_damaged() {
         store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), 20);
         store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(third), 20);
         store.flip_byte_of_value(store.databases.holes, QUEUE, MessageId(third), 4);
-        let purge = Mutation::Purge { queue: QUEUE, below: MessageId(1501), count: 1498 };
+        let bytes = store.rows[&QUEUE].bytes;
+        take_all(&mut store, [second + 2, third + 2]);
+        assert_eq!(store.rows[&QUEUE].bytes, bytes, "how large they were is not known");
+        let purge = Mutation::Purge { queue: QUEUE, below: MessageId(1501), count: 1496 };
         apply(&mut store, &[if is_purge { purge } else { Mutation::Delete { queue: QUEUE } }]);
         while store.tidy().unwrap() {}
         assert_eq!((runs(&store), len(&store, store.databases.holes)), (vec![], 0));
         if is_purge {
+            assert_eq!(store.rows[&QUEUE].bytes, 0);
             apply(&mut store, &[put(1600, b"next")]);
             assert_eq!(try_load(&mut store, 0).unwrap(), [1600]);
         }
@@ -346,11 +350,13 @@ fn files_copied_after_a_commit_open_to_what_was_committed() {
 
 #[test]
 fn another_format_is_refused_by_name_and_left_alone() {
-    let temp = tempfile::tempdir().unwrap();
-    write_meta(temp.path(), layout::FORMAT_KEY, &7u32.to_le_bytes());
-    for _ in 0..2 {
-        let message = refusal(temp.path());
-        assert!(message.contains("format 7") && message.contains("format 1"), "{message}");
+    for other in [1, 7u32] {
+        let temp = tempfile::tempdir().unwrap();
+        write_meta(temp.path(), layout::FORMAT_KEY, &other.to_le_bytes());
+        for _ in 0..2 {
+            let message = refusal(temp.path());
+            assert!(message.contains(&format!("format {other},")) && message.contains("format 2:"), "{message}");
+        }
     }
 }
 
