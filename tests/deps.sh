@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the client tests and the benchmarks need beyond Rust: memcache clients from Debian's packages, Python
-# clients in a virtual environment, the servers that benchmarks compare with. Installs only what is missing, starts
+# Installs what the client tests and the benchmarks need beyond Rust: memcache clients and a browser for the dashboard from Debian's
+# packages, Python clients in a virtual environment, the servers that benchmarks compare with. Installs only what is missing, starts
 # no service, and never fails for want of it: a test without its client reports itself as skipped. `--require` is for whoever
 # wants no test skipped.
 #
@@ -17,7 +17,7 @@ VENV=${RINGQ_CLIENTS_VENV:-target/clients-venv}
 PYTHON_CLIENTS=('pymemcache>=4,<5' 'pylibmc>=1.6,<2')
 # Debian's package names, each with a probe below. The first list is what tests run, the second what pylibmc is built
 # with where pip has no wheel, the third what only benchmarks run.
-TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-openbsd python3-venv)
+TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-openbsd python3-venv chromium)
 BUILD_PACKAGES=(libmemcached-dev zlib1g-dev)
 BENCH_PACKAGES=(memcached redis-server beanstalkd)
 POLICY=/usr/sbin/policy-rc.d
@@ -74,6 +74,8 @@ has_package() {
         libmemcached-tools) command -v memccp && command -v memccat && command -v memcstat ;;
         netcat-openbsd) command -v nc && nc -h 2>&1 | grep -q -- '-N' ;;
         python3-venv) [ -x "$VENV/bin/python" ] || python_with_venv ;;
+        # The names under which tests/admin/chromium.py looks for one.
+        chromium) command -v "${RINGQ_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome ;;
         libmemcached-dev) [ -e /usr/include/libmemcached/memcached.h ] ;;
         zlib1g-dev) [ -e /usr/include/zlib.h ] ;;
         memcached | redis-server | beanstalkd) PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$1" ;;
