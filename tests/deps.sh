@@ -15,7 +15,7 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 VENV=${RINGQ_CLIENTS_VENV:-target/clients-venv}
-PYTHON_CLIENTS=('pymemcache>=4,<5' 'pylibmc>=1.6,<2')
+PYTHON_CLIENTS=('pymemcache>=4,<5' 'pylibmc>=1.6,<2' 'prometheus_client>=0.20,<1')
 # Debian's package names, each with a probe below. The first list is what tests run (of systemd, which does not become init by it,
 # the checks of units), the second what `make test-package` runs, the third what pylibmc is built with where pip has no wheel,
 # the fourth what only benchmarks run.

@@ -13,7 +13,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -142,8 +142,9 @@ async fn answer(server: &Server, peer: SocketAddr, request: &Request<Incoming>) 
     if let Err(refusal) = check_host(server, request) {
         return refusal;
     }
-    if request.method() == hyper::Method::GET || request.method() == hyper::Method::HEAD {
-        return routes::read(&server.observer, request.uri(), lock(&server.link.access).token.is_some()).await;
+    if request.method() == Method::GET || request.method() == Method::HEAD {
+        let has_token = lock(&server.link.access).token.is_some();
+        return routes::read(&server.observer, request.uri(), has_token).await;
     }
     let action = match routes::action(request.method(), request.uri().path()) {
         Ok(action) => action,

@@ -47,6 +47,8 @@ pub fn files(config: &Config) -> usize {
 
 /// Listening sockets that nobody serves yet. Connections wait.
 pub struct Bound {
+    /// Nobody asked for it: without it is well, too.
+    is_default: bool,
     listeners: Vec<(SocketAddr, TcpListener)>,
 }
 
@@ -56,7 +58,7 @@ pub struct Bound {
 /// The address that cannot be had although it was asked for, and why.
 pub fn bind(config: &Config) -> Result<Bound> {
     let (host, port, is_default) = match &config.admin {
-        Some(Admin::Off) => return Ok(Bound { listeners: Vec::new() }),
+        Some(Admin::Off) => return Ok(Bound { is_default: false, listeners: Vec::new() }),
         Some(Admin::At { host, port }) => (host.as_str(), *port, false),
         None => (Admin::HOST, Admin::PORT, true),
     };
@@ -68,13 +70,13 @@ pub fn bind(config: &Config) -> Result<Bound> {
                     "the admin listener is open on {address}: who reaches it can read names and numbers of all queues; see --admin"
                 );
             }
-            Ok(Bound { listeners })
+            Ok(Bound { is_default, listeners })
         }
         Err(error) if is_default => {
             tracing::warn!(
                 "no admin listener: {host}:{port}: {error}; give another address with --admin, or --admin off if none is wanted"
             );
-            Ok(Bound { listeners: Vec::new() })
+            Ok(Bound { is_default, listeners: Vec::new() })
         }
         Err(error) => Err(anyhow!(
             "--admin {host} port {port}: {error}; give an address of this machine and a port that is free, or off"
@@ -174,8 +176,20 @@ impl Bound {
         let access = Access::of(config)?;
         let link =
             Arc::new(Link { phase: Mutex::new(Phase::Starting), access: Mutex::new(access), end: Notify::new() });
-        let addresses: Vec<SocketAddr> = self.listeners.iter().map(|(address, _)| *address).collect();
-        let thread = if self.listeners.is_empty() { None } else { Some(spawn(self, link.clone())?) };
+        let mut addresses: Vec<SocketAddr> = self.listeners.iter().map(|(address, _)| *address).collect();
+        if addresses.is_empty() {
+            return Ok(Listener { link, addresses, thread: None });
+        }
+        let is_default = self.is_default;
+        let thread = match spawn(self, link.clone()) {
+            Ok(thread) => Some(thread),
+            Err(error) if is_default => {
+                tracing::warn!("no admin listener: {error:#}");
+                addresses.clear();
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Listener { link, addresses, thread })
     }
 }
