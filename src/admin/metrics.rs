@@ -5,6 +5,7 @@
 
 use super::observer::{Queues, Seen};
 use crate::engine::QueueView;
+use crate::ids::ShardId;
 use crate::latency::{Metric, Snapshot, Window};
 use crate::limits::ADMIN_METRIC_QUEUES_MAX;
 use crate::proto::reply::VERSION;
@@ -275,8 +276,14 @@ impl Numbers {
 }
 
 fn by_queue(text: &mut Text, queues: &Queues) {
-    let mut all: Vec<&QueueView> = queues.iter().map(|(_, queue)| queue).collect();
-    all.sort_unstable_by_key(|queue| queue.queue.0);
+    let mut all: Vec<&(ShardId, QueueView)> = queues.iter().collect();
+    all.sort_unstable_by_key(|(shard, queue)| (*shard, queue.queue));
+    // A queue that is made later has a larger id than all of its shard, so it takes no other's place.
+    let by_shard = all.chunk_by(|(a, _), (b, _)| a == b);
+    let mut ranked: Vec<(usize, ShardId, &QueueView)> =
+        by_shard.flat_map(|of| of.iter().enumerate().map(|(rank, (shard, queue))| (rank, *shard, queue))).collect();
+    ranked.sort_unstable_by_key(|(rank, shard, _)| (*rank, *shard));
+    let all: Vec<&QueueView> = ranked.into_iter().map(|(.., queue)| queue).collect();
     let (own, rest) = all.split_at(all.len().min(ADMIN_METRIC_QUEUES_MAX));
     let mut rows: Vec<(Cow<'_, str>, Numbers)> = own.iter().map(|queue| (label(queue), Numbers::of(queue))).collect();
     if !rest.is_empty() {

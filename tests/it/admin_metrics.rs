@@ -10,16 +10,8 @@ use std::process::Command;
 const QUEUES: usize = 3000;
 
 /// Names as they may come over the wire: what a label has to escape, what is not UTF-8, what looks like the format.
-const HOSTILE: [&[u8]; 8] = [
-    b"quote\"inside",
-    b"back\\slash\\n",
-    b"}_1{a=\"b\"}",
-    b"not\xffutf8",
-    b"not\xfeutf8",
-    b"caf\xc3\xa9",
-    b"#_HELP",
-    b"tab\x01\x7f",
-];
+const HOSTILE: [&[u8]; 7] =
+    [b"quote\"inside", b"back\\slash\\n", b"}_1{a=\"b\"}", b"not\xffutf8", b"not\xfeutf8", b"caf\xc3\xa9", b"#_HELP"];
 
 fn root() -> &'static str {
     env!("CARGO_MANIFEST_DIR")

@@ -390,7 +390,12 @@ fn r_allows_core_files_of_any_size() {
 
 #[test]
 fn check_says_how_much_memory_may_be_locked() {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringq")).env_clear().env("RINGQ_ADMIN", "off").arg("--check").output().expect("run ringq");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringq"))
+        .env_clear()
+        .env("RINGQ_ADMIN", "off")
+        .arg("--check")
+        .output()
+        .expect("run ringq");
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(printed.contains("locked memory: ") && printed.contains("RingQ locks none"), "{printed}");
 }

@@ -207,7 +207,13 @@ fn a_system_without_io_uring_is_named_with_its_remedy() {
 fn run_without_io_uring(args: &[&str], errno: i32) -> (Option<i32>, String) {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    command.env_clear().env("RINGQ_ADMIN", "off").args(args).arg("-H").arg(scratch.path().join("data")).stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("RINGQ_ADMIN", "off")
+        .args(args)
+        .arg("-H")
+        .arg(scratch.path().join("data"))
+        .stdin(Stdio::null());
     // SAFETY: between fork and exec only system calls are made, on values of the child's stack.
     unsafe { command.pre_exec(move || forbid_io_uring(errno)) };
     let output = command.output().expect("run ringq");
