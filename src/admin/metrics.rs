@@ -134,7 +134,7 @@ fn traffic(text: &mut Text, seen: &Seen, all: &ShardStats) {
         ("ringq_read_bytes_total", "Bytes received from clients.", all.bytes_read),
         ("ringq_written_bytes_total", "Bytes sent to clients.", all.bytes_written),
         ("ringq_corrupt_messages_total", "Messages that failed their checksum and were set aside.", all.corrupt),
-        ("ringq_connections_total", "Connections accepted.", all.total_connections),
+        ("ringq_connections_accepted_total", "Connections accepted.", all.total_connections),
         ("ringq_connections_rejected_total", "Connections refused because of -c.", all.rejected_connections),
         ("ringq_connections_idle_closed_total", "Connections closed by --idle-timeout.", all.idle_kicks),
         ("ringq_accept_pauses_total", "Times that accepting paused for lack of files.", all.accept_pauses),

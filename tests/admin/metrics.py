@@ -54,14 +54,14 @@ def histogram(family):
 
 
 def by_queue(of, queues):
-    check("all queues are counted", float(queues), of["ringq_queues"].samples[0].value)
-    check("those without series are counted", float(queues - OWN_SERIES), of["ringq_queues_overflow"].samples[0].value)
+    check("all queues are counted", queues, int(of["ringq_queues"].samples[0].value))
+    check("those without series are counted", queues - OWN_SERIES, int(of["ringq_queues_overflow"].samples[0].value))
     ready = {sample.labels["queue"]: sample.value for sample in of["ringq_queue_messages_ready"].samples}
     check("the number of series is bounded", OWN_SERIES + 1, len(ready))
     check("the rest is summed up", True, ready[OTHERS] > 0)
-    check("nothing is missing from the sum", float(queues - 1), sum(ready.values()))
+    check("nothing is missing from the sum", queues - 1, int(sum(ready.values())))
     puts = sum(sample.value for sample in of["ringq_queue_puts"].samples)
-    check("nor from the puts", float(queues), puts)
+    check("nor from the puts", queues, int(puts))
     check("puts of all queues are puts of the server", puts, of["ringq_puts"].samples[0].value)
     shown = ['quote"inside', "back\\slash\\n", '}_1{a="b"}', "caf\u00e9", "#_HELP"]
     check("names come through as they are", [], [name for name in shown if name not in ready])
