@@ -394,11 +394,8 @@ fn while_it_stops_it_is_alive_and_not_ready() {
     let address = admin_of(&server);
     assert_eq!(get(address, "/readyz").status, 200);
     // A client that never takes its replies holds the stop up.
-    let mut client = server.connect();
-    client.send(format!("set q 0 0 500000\r\n{}\r\n", "x".repeat(500_000)).as_bytes());
-    client.expect(b"STORED\r\n");
-    let mut greedy = TcpStream::connect(server.addr()).expect("connect");
     put_large(&server, 60);
+    let mut greedy = TcpStream::connect(server.addr()).expect("connect");
     greedy.write_all("get q\r\n".repeat(60).as_bytes()).expect("ask");
     server.signal(Signal::TERM);
     eventually("it is not ready", TIMEOUT, || get(address, "/readyz").body == "stopping\n");
