@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run build man install uninstall deb test test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run build man install uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -68,6 +68,11 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	RINGQ_SKIPPED_FILE=$(SKIPPED) $(CARGO) test $(LOCKED) || status=$$?; \
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
+
+screenshots: ## Draw the pictures of the dashboard in docs/images anew, with Chromium
+	rm -rf target/screenshots
+	RINGQ_REQUIRE_CLIENTS=1 RINGQ_SCREENSHOTS=$(CURDIR)/target/screenshots $(CARGO) test $(LOCKED) --test it -- admin::the_page_in_a_browser
+	for name in light dark phone; do install -D -m 644 target/screenshots/page-$$name.png docs/images/dashboard-$$name.png; done
 
 test-package: deb ## Install, run, upgrade and purge the Debian package on a clean Debian (as root), some minutes
 	tests/deps.sh --package

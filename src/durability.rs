@@ -317,6 +317,11 @@ impl Durability {
         Some(Request::Checkpoint { batches, urgent: hurries })
     }
 
+    /// Whether the store has been handed what it does not have yet.
+    pub fn is_checkpointing(&self) -> bool {
+        self.handed > self.stored
+    }
+
     /// Whether a covering record is due: an empty batch that says what was acknowledged.
     pub fn wants_cover(&self, now: Now) -> bool {
         self.may_cover() && now.mono_ms >= self.last_write_ms + COVER_AFTER_MS

@@ -3,9 +3,10 @@
 //! The library is the server's parts; the binaries put them together. Pure parts (no I/O, clock, thread or unsafe):
 //! [`ids`], [`limits`], [`clock`], [`mutation`], [`page_buffer`], [`proto`], [`session`], [`queue`], [`stats`], [`engine`]. Impure ones:
 //! [`listen`], [`ring`], [`journal`] (its files; the format and the writer are pure), [`kept`], [`durability`], [`store`], [`mailbox`], [`shard`],
-//! [`udp`], [`server`], [`daemon`], [`config`], [`log`]; and the operator's tool [`ctl`] with its [`client`].
+//! [`udp`], [`admin`], [`server`], [`daemon`], [`config`], [`log`]; and the operator's tool [`ctl`] with its [`client`].
 //! docs/ARCHITECTURE.md walks a message's path through them.
 
+pub mod admin;
 pub mod client;
 pub mod clock;
 pub mod config;

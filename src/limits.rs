@@ -77,6 +77,18 @@ pub const LISTING_SIZE_MAX: usize = 16 << 10;
 /// Queues or connections looked at for one piece of a listing.
 pub const LISTING_LEN_MAX: usize = 1024;
 
+/// Queues that a shard shows the admin listener in one turn: some 50 µs.
+pub const ADMIN_PAGE_LEN_MAX: usize = 256;
+
+/// Of these, queues whose oldest message is only in the store and is asked for, to know its age: the store has other work.
+pub const ADMIN_ASKED_LEN_MAX: u64 = 8;
+
+/// Connections of the admin listener: pages, scrapers, scripts. More wait to be accepted.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// Queues that have time series of their own in `/metrics`; a monitoring system pays for each.
+pub const ADMIN_METRIC_QUEUES_MAX: usize = 1000;
+
 /// Ids a shard reserves at once: days of messages, and enough ranges in a u64 for a restart every second of a century.
 pub const ID_RANGE_LEN: u64 = 1 << 32;
 

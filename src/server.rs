@@ -4,6 +4,7 @@
 //! journals into it → new journals → start the store and the shards → write the pid file, ready. Stop: stop accepting → answer what was
 //! accepted → last journal write → checkpoint → remove the pid file. A second signal ends the process at once, which the store makes safe.
 
+use crate::admin;
 use crate::config::{Config, Pin};
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::supervisor::{End, Supervisor};
@@ -68,6 +69,7 @@ pub fn run(config: &Config) -> Result<()> {
     let directory = DataDirectory::lock(&config.home)?;
     let mut sockets = listen::open(config, inherited)?;
     let udp_sockets = udp::bind(config, std::mem::take(&mut sockets.datagrams))?;
+    let admin = admin::bind(config)?;
 
     // LMDB must not be open across a fork, and no thread lives through one.
     let background = config.daemon.then(|| background::detach(config.core_dumps)).transpose()?;
@@ -77,6 +79,8 @@ pub fn run(config: &Config) -> Result<()> {
     if let Some(account) = account {
         become_user(&account, config, &made, &sockets)?;
     }
+    // Before the database, so that what watches the server is told that it is starting.
+    let admin = admin.start(config)?;
     if !config.without_effect.is_empty() {
         tracing::info!("without effect, accepted for MemcacheQ's command lines: {}", config.without_effect.join(" "));
     }
@@ -114,6 +118,7 @@ pub fn run(config: &Config) -> Result<()> {
         connections_max,
         addresses: sockets.listeners.iter().map(|listener| listener.address.clone()).collect(),
         udp_addresses: udp_sockets.iter().map(|(address, _)| *address).collect(),
+        admin_addresses: admin.addresses().to_vec(),
     };
     let status = facts.status(&ShardStats {
         queues: recovered.queues.len() as u64,
@@ -132,6 +137,7 @@ pub fn run(config: &Config) -> Result<()> {
         threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
     let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
+    admin.running(&shared, config, settings(config, &facts));
     // The store thread ends when the last shard has let go of it.
     drop(links);
 
@@ -145,7 +151,7 @@ pub fn run(config: &Config) -> Result<()> {
     }
     notify::ready(&status);
 
-    match Supervisor::new(config.clone(), facts, shared, reports, udp_thread).run() {
+    match Supervisor::new(config.clone(), facts, shared, reports, udp_thread, &admin).run() {
         Ok(End::Clean) => {}
         Ok(End::AtOnce) => {
             // Without dropping anything else: threads that still run have it.
@@ -158,6 +164,7 @@ pub fn run(config: &Config) -> Result<()> {
     for thread in threads.into_iter().chain([store_thread]) {
         let _ = thread.join();
     }
+    admin.end();
     tracing::info!("everything is committed");
     Ok(())
 }
@@ -170,6 +177,8 @@ pub struct Facts {
     pub addresses: Vec<Address>,
     /// Where it takes datagrams.
     pub udp_addresses: Vec<SocketAddr>,
+    /// Where the admin listener is.
+    pub admin_addresses: Vec<SocketAddr>,
 }
 
 impl Facts {
@@ -183,8 +192,9 @@ impl Facts {
     }
 
     fn ready_lines(&self) -> Vec<String> {
+        let admin = self.admin_addresses.iter().map(|address| format!("admin on http://{address}/"));
         let streams = self.addresses.iter().map(|address| format!("ready on {address}"));
-        streams.chain(self.udp_addresses.iter().map(|address| format!("ready on udp:{address}"))).collect()
+        admin.chain(streams).chain(self.udp_addresses.iter().map(|address| format!("ready on udp:{address}"))).collect()
     }
 }
 
@@ -202,7 +212,10 @@ fn become_user(account: &Account, config: &Config, made: &[PathBuf], sockets: &S
 }
 
 fn reserve_files(config: &Config, inherited: &Inherited) -> Result<usize> {
-    let others = OTHER_FILES + FILES_PER_SHARD * usize::from(config.shards) + udp::files(config, inherited);
+    let others = OTHER_FILES
+        + FILES_PER_SHARD * usize::from(config.shards)
+        + udp::files(config, inherited)
+        + admin::files(config);
     host::reserve_files(config.connections, limits::CONNECTIONS_DEFAULT, others).map_err(|hard| {
         anyhow!(
             "-c {} needs {} open files, but the hard limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower -c",

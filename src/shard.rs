@@ -8,8 +8,10 @@
 //!
 //! Step 1, 7 and 9 of a message's path.
 
+mod observe;
 mod snapshot;
 
+pub use observe::{Action, CHECKPOINTS_KEPT, Ended, Page, Question, State};
 pub use snapshot::{Inquiry, Snapshot};
 
 use crate::clock::Now;
@@ -60,6 +62,8 @@ pub enum Mail {
     Inspect(Inquiry),
     /// From the main thread: settings have changed.
     Change(Changes),
+    /// From the admin listener.
+    Ask(Question),
     /// Finish what was accepted.
     Stop,
     /// Every shard has finished: end.
@@ -197,6 +201,7 @@ pub struct Shard {
     drained: bool,
     exit: bool,
     complaints: Complaints,
+    observed: observe::Observed,
     /// This turn brought something: more may be coming.
     is_busy: bool,
 }
@@ -244,6 +249,7 @@ impl Shard {
             drained: false,
             exit: false,
             complaints: Complaints::default(),
+            observed: observe::Observed::default(),
             is_busy: false,
         })
     }
@@ -313,6 +319,7 @@ impl Shard {
                 Mail::Resume => self.retry_accept(),
                 Mail::Inspect(inquiry) => self.inspect(inquiry),
                 Mail::Change(changes) => self.change(changes),
+                Mail::Ask(question) => self.answer(question),
                 Mail::Stop => self.stop(),
                 Mail::Exit => self.exit = true,
             }
@@ -327,6 +334,8 @@ impl Shard {
                 self.engine.took(Metric::Checkpoint, took_us);
                 self.durability.on_checkpointed(seq, spent);
                 self.engine.on_stored(seq);
+                self.observed.on_stored(seq);
+                self.note_checkpoint();
             }
             store::Reply::Loaded { queue, result } => {
                 if let Some(at_us) = self.loading.remove(&queue) {
@@ -500,7 +509,7 @@ impl Shard {
         if self.durability.wants_cover(self.now) && self.engine.unsealed_size() == 0 {
             self.cover()?;
         }
-        if let Some(through) = self.engine.checkpoint_wanted() {
+        if let Some(through) = self.engine.checkpoint_wanted().max(self.observed.checkpoint_wanted()) {
             self.durability.hurry(through);
         }
         self.checkpoint();
@@ -548,6 +557,7 @@ impl Shard {
             }
         }
         self.engine.on_durable(durable);
+        self.observed.on_durable(durable);
     }
 
     /// Writes a record that says that everything before it was acknowledged, if that is not said yet.
@@ -569,6 +579,7 @@ impl Shard {
     fn checkpoint(&mut self) {
         if let Some(request) = self.durability.checkpoint(self.now) {
             self.ask_store(request);
+            self.note_checkpoint();
         }
     }
 

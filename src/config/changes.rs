@@ -17,6 +17,8 @@ impl Config {
         self.flush_all = new.flush_all;
         self.shutdown = new.shutdown;
         self.stop_timeout = new.stop_timeout;
+        self.admin_token_file = new.admin_token_file.clone();
+        self.admin_hosts = new.admin_hosts.clone();
     }
 
     /// The options whose values in `new` are others and need a restart, as on the command line.
@@ -46,6 +48,7 @@ impl Config {
             user,
             pid_file,
             pin,
+            admin,
             // What `adopt` takes over.
             idle_ms_max: _,
             checkpoint_every_ms: _,
@@ -57,6 +60,8 @@ impl Config {
             wait_ms_max: _,
             flush_all: _,
             shutdown: _,
+            admin_token_file: _,
+            admin_hosts: _,
             // Nothing a running server does depends on these.
             without_effect: _,
             check: _,
@@ -91,6 +96,7 @@ impl Config {
             ("-u", *user != new.user),
             ("-P", *pid_file != new.pid_file),
             ("--pin", *pin != new.pin),
+            ("--admin", *admin != new.admin),
         ];
         differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }

@@ -4,11 +4,13 @@
 //! default. Invariant: a [`Config`] that exists is one the server can start with, as far as numbers go. Garbage is refused with
 //! the option, the value and what is allowed, never turned into 0.
 
+mod admin;
 mod changes;
 mod file;
 mod options;
 mod place;
 
+pub use admin::Admin;
 pub use place::Place;
 
 use crate::journal;
@@ -99,6 +101,12 @@ pub struct Config {
     pub flush_all: bool,
     /// `--enable-shutdown`.
     pub shutdown: bool,
+    /// `--admin`; `None`: the default address, if it is free.
+    pub admin: Option<Admin>,
+    /// `--admin-token-file`, absolute.
+    pub admin_token_file: Option<PathBuf>,
+    /// `--admin-host`.
+    pub admin_hosts: Vec<String>,
     /// Options that were given and have no effect, as on the command line.
     pub without_effect: Vec<&'static str>,
     /// `--check`.
@@ -260,6 +268,9 @@ impl Config {
             wait_ms_max: u64::from(options.max_wait) * 1000,
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
+            admin: options.admin,
+            admin_token_file: absolute_of(options.admin_token_file)?,
+            admin_hosts: options.admin_host,
             without_effect: given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect(),
             check: options.check,
             check_config: options.check_config,

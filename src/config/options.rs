@@ -3,7 +3,7 @@
 //! The long name of an option is its key in the configuration file, and `RINGQ_` with that name its environment variable.
 //! Invariant: a value outside of what an option allows never gets past here.
 
-use super::{LogFormat, PORT_DEFAULT, Pin, Place};
+use super::{Admin, LogFormat, PORT_DEFAULT, Pin, Place};
 use crate::limits;
 use clap::{ArgAction, Parser};
 use std::fmt::Display;
@@ -145,6 +145,19 @@ pub(super) struct Options {
     #[arg(long, env = "RINGQ_ENABLE_SHUTDOWN", help_heading = SERVICE)]
     pub enable_shutdown: bool,
 
+    /// Where the admin listener serves the dashboard, metrics and the HTTP API: HOST or HOST:PORT, or off [default: 127.0.0.1:22280,
+    /// if it is free]
+    #[arg(long, value_name = "ADDR|off", env = "RINGQ_ADMIN", help_heading = ADMIN)]
+    pub admin: Option<Admin>,
+
+    /// Allow the admin listener's actions (purge, delete, checkpoint) to who has the token in this file.
+    #[arg(long, value_name = "FILE", env = "RINGQ_ADMIN_TOKEN_FILE", help_heading = ADMIN)]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// A name under which the admin listener is reached, besides localhost and addresses; may be repeated.
+    #[arg(long, value_name = "NAME", env = "RINGQ_ADMIN_HOST", value_delimiter = ',', help_heading = ADMIN)]
+    pub admin_host: Vec<String>,
+
     /// Shard threads, each with its own io_uring and core [default: allowed CPUs, at most 4]
     #[arg(short = 't', long, value_name = "N", env = "RINGQ_THREADS", value_parser = number::<u16>(1, 256),
           help_heading = PROCESS)]
@@ -235,6 +248,7 @@ pub(super) struct Options {
 const SOCKETS: &str = "Sockets";
 const STORAGE: &str = "Storage";
 const SERVICE: &str = "Commands";
+const ADMIN: &str = "Admin listener";
 const PROCESS: &str = "Process";
 const LOG: &str = "Log";
 const HELP: &str = "Configuration and help";

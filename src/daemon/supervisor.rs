@@ -8,6 +8,7 @@
 use super::notify;
 use super::report::{self, QUEUES_MAX, Totals};
 use super::rounds::{Purpose, Round, Rounds};
+use crate::admin;
 use crate::config::Config;
 use crate::host;
 use crate::log;
@@ -37,12 +38,13 @@ pub enum End {
 }
 
 /// The main thread's state.
-pub struct Supervisor {
+pub struct Supervisor<'a> {
     config: Config,
     facts: server::Facts,
     shared: Arc<Shared>,
     reports: Receiver<Report>,
     udp: udp::Thread,
+    admin: &'a admin::Listener,
     /// Threads that have not ended: the shards, and the store, which is the last.
     running: usize,
     rounds: Rounds,
@@ -84,7 +86,7 @@ impl Timer {
     }
 }
 
-impl Supervisor {
+impl<'a> Supervisor<'a> {
     /// Takes charge of running shards. `config` is what they were started with.
     pub fn new(
         config: Config,
@@ -92,7 +94,8 @@ impl Supervisor {
         shared: Arc<Shared>,
         reports: Receiver<Report>,
         udp: udp::Thread,
-    ) -> Supervisor {
+        admin: &'a admin::Listener,
+    ) -> Supervisor<'a> {
         let shards = shared.mailboxes.len();
         let stats = Stats { timer: config.stats_every.map(Timer::new), before: Totals::default(), at: shared.start };
         Supervisor {
@@ -100,6 +103,7 @@ impl Supervisor {
             facts,
             reports,
             udp,
+            admin,
             running: shards + 1,
             rounds: Rounds::new(shards),
             stats,
@@ -176,6 +180,7 @@ impl Supervisor {
         self.stopping = true;
         self.cut_off = Some(Instant::now() + self.config.stop_timeout);
         self.udp.stop();
+        self.admin.stopping();
         self.send_all(|| Mail::Stop);
     }
 
@@ -278,6 +283,10 @@ impl Supervisor {
             self.stats.timer = new.stats_every.map(Timer::new);
         }
         self.config.adopt(new);
+        if let Err(error) = self.admin.reload(&self.config) {
+            tracing::error!("the admin listener's token and names stay as they are: {error:#}");
+        }
+        self.admin.running(&self.shared, &self.config, server::settings(&self.config, &self.facts));
         let engine = server::engine_changes(&self.config, &self.facts);
         for (index, mailbox) in self.shared.mailboxes.iter().enumerate() {
             mailbox.send(Mail::Change(Changes {

@@ -183,6 +183,14 @@ impl Engine {
         }
     }
 
+    /// The same, but nothing is asked for.
+    pub(super) fn known_oldest_put_ms(&mut self, index: u32) -> Option<u64> {
+        match self.shelf(index).queue.head() {
+            Head::Ready(entry) => Some(self.memory.message(entry.place).put_ms),
+            Head::Stored | Head::Empty => None,
+        }
+    }
+
     /// The store has read, or could not.
     pub fn on_loaded(&mut self, queue: QueueId, result: Result<Loaded, store::Error>) {
         // The queue's life may have ended while its messages were on their way.
@@ -292,7 +300,7 @@ impl Engine {
     }
 
     /// The queue is gone or emptied: who waited for its head missed it.
-    fn dismiss_waiters(&mut self, name: &[u8], waiters: VecDeque<Waiter>) {
+    pub(super) fn dismiss_waiters(&mut self, name: &[u8], waiters: VecDeque<Waiter>) {
         for waiter in waiters {
             self.forget_waiter(waiter);
             self.miss(name, waiter);
@@ -330,22 +338,9 @@ impl Engine {
     pub(super) fn flush(&mut self) {
         // What was handed over before is taken before, and does not come back later.
         self.journal_passing();
-        let below = MessageId(self.ids.next);
         for index in 0..self.shelves.len() {
-            let Some(shelf) = self.shelves[index].as_mut().filter(|s| !s.queue.is_empty()) else {
-                continue;
-            };
-            let newest = MessageId(below.0 - 1);
-            let count = shelf.queue.clear(newest, |entry| self.memory.release(entry.place));
-            let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
-            shelf.queue.counters.apply(&mutation);
-            mutation.encode(&mut self.batch);
-            self.stats.mutations += 1;
-            self.stats.curr_items -= count;
-            let waiters = std::mem::take(&mut shelf.waiters);
-            if !waiters.is_empty() {
-                let name = shelf.queue.name.clone();
-                self.dismiss_waiters(&name, waiters);
+            if self.shelves[index].is_some() {
+                self.purge(index as u32);
             }
         }
     }

@@ -15,7 +15,7 @@
 //!
 //! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
 //! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
-//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`trace`] tells what was asked and answered.
+//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
@@ -23,6 +23,7 @@ mod datagram;
 mod execute;
 mod forward;
 mod idle;
+mod observe;
 mod overview;
 mod passing;
 mod room;
@@ -31,7 +32,7 @@ mod trace;
 mod waiting;
 
 pub use forward::Mail;
-pub use overview::QueueSummary;
+pub use overview::{QueueSummary, QueueView};
 pub use trace::Fate;
 
 use crate::clock::Now;

@@ -275,7 +275,8 @@ impl Engine {
     /// Writes the line of one queue of this shard, if there is such a queue.
     pub(super) fn stat_queue(&mut self, name: &[u8], out: &mut Vec<u8>) {
         let Some(index) = self.find(name) else { return };
-        let view = self.view_queue(index);
+        let oldest_put_ms = self.oldest_put_ms(index);
+        let view = self.view_queue(index, oldest_put_ms);
         let Counters { puts, gets, gets_unsent, deleted, corrupt } = view.counters;
         reply::stat_queue(out, name, puts, gets);
         reply::stat(out, "ready", view.ready);
@@ -295,8 +296,7 @@ impl Engine {
     }
 
     /// What is to be said of a queue.
-    fn view_queue(&mut self, index: u32) -> QueueView {
-        let oldest_put_ms = self.oldest_put_ms(index);
+    pub(super) fn view_queue(&mut self, index: u32, oldest_put_ms: Option<u64>) -> QueueView {
         let (now, waits) = (self.now, &self.waits);
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
         let (put_rate, get_rate) = shelf.meter.rates(now.mono_ms, &shelf.queue.counters);

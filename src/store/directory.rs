@@ -19,6 +19,12 @@ const DIRECTORY_MODE: u32 = 0o750;
 /// Bytes of the lock file that are worth reading: a pid and a newline.
 const PID_SIZE_MAX: u64 = 32;
 
+/// Bytes that may still be written to the file system of a directory. `None`: it does not say.
+pub fn free_size(path: &Path) -> Option<u64> {
+    let volume = rustix::fs::statvfs(path).ok()?;
+    Some(volume.f_bavail.saturating_mul(volume.f_frsize))
+}
+
 /// The directory with everything the daemon keeps, locked until dropped.
 #[derive(Debug)]
 pub struct DataDirectory {

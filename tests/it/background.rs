@@ -47,7 +47,12 @@ impl Outcome {
 /// The command `ringq` with the data directory `data` in `scratch`, on loopback and a port of the system's choice.
 pub fn command(scratch: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    command.env_clear().args(["-p", "0", "-l", "127.0.0.1", "-H"]).arg(scratch.join("data")).args(args);
+    command
+        .env_clear()
+        .env("RINGQ_ADMIN", "off")
+        .args(["-p", "0", "-l", "127.0.0.1", "-H"])
+        .arg(scratch.join("data"))
+        .args(args);
     command
 }
 

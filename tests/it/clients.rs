@@ -178,7 +178,7 @@ fn interpreter(script: &str) -> Option<PathBuf> {
 }
 
 /// The Python of the environment that `tests/deps.sh` makes, otherwise the system's, which may have the clients too.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let venv = std::env::var_os("RINGQ_CLIENTS_VENV").map_or_else(|| root().join("target/clients-venv"), PathBuf::from);
     let python = venv.join("bin/python");
     if python.exists() { python } else { "python3".into() }

@@ -268,7 +268,7 @@ fn directories_that_a_start_makes_can_be_entered_by_the_user() {
     }
     let scratch = scratch();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    command.env_clear().args(["-d", "-u", "nobody", "-p", "0", "-l", "127.0.0.1", "-H"]);
+    command.env_clear().env("RINGQ_ADMIN", "off").args(["-d", "-u", "nobody", "-p", "0", "-l", "127.0.0.1", "-H"]);
     command.arg(scratch.path().join("a/b/data"));
     let daemon = run(scratch.path(), command).daemon(&scratch.path().join("a/b/data"));
     daemon.connect().command(b"set q 0 0 1\r\nx\r\n", b"STORED\r\n");
@@ -433,7 +433,7 @@ fn under_the_name_memcacheq_it_does_the_same() {
     let pid_file = scratch.path().join("pid");
     let ringq = command(scratch.path(), &["-d", "-P", pid_file.to_str().expect("readable")]);
     let mut memcacheq = Command::new(&name);
-    memcacheq.env_clear().args(ringq.get_args());
+    memcacheq.env_clear().env("RINGQ_ADMIN", "off").args(ringq.get_args());
     let daemon = Daemon::start(scratch.path(), memcacheq);
     assert!(daemon.connect().command(b"version\r\n", b"\r\n").starts_with(b"VERSION "));
     assert_eq!(read_lossy(&pid_file), format!("{}\n", daemon.pid));

@@ -241,6 +241,10 @@ impl Server {
         let chosen =
             |short: &str, long: &str| self.args.iter().any(|arg| arg.starts_with(short) || arg.starts_with(long));
         let mut defaults = Vec::new();
+        // Its default address is one for all servers that run.
+        if !chosen("--admin", "--admin") {
+            defaults.extend(["--admin", "off"]);
+        }
         if !chosen("-s", "--socket") && self.handed.sockets.is_empty() {
             if !chosen("-p", "--port") {
                 defaults.extend(["-p", "0"]);

@@ -18,7 +18,7 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs `ringq` with these arguments only, to its end.
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    command.args(args).stdin(Stdio::null()).env_clear().output().expect("run ringq")
+    command.args(args).stdin(Stdio::null()).env_clear().env("RINGQ_ADMIN", "off").output().expect("run ringq")
 }
 
 /// Everything it printed.
@@ -77,7 +77,7 @@ fn bad_options_are_refused_by_name() {
 #[test]
 fn a_bad_environment_is_refused_by_name() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    let output = command.env_clear().env("RINGQ_PORT", "abc").output().expect("run ringq");
+    let output = command.env_clear().env("RINGQ_ADMIN", "off").env("RINGQ_PORT", "abc").output().expect("run ringq");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("--port") && text(&output).contains("abc"), "{}", text(&output));
 }
@@ -207,7 +207,13 @@ fn a_system_without_io_uring_is_named_with_its_remedy() {
 fn run_without_io_uring(args: &[&str], errno: i32) -> (Option<i32>, String) {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    command.env_clear().args(args).arg("-H").arg(scratch.path().join("data")).stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("RINGQ_ADMIN", "off")
+        .args(args)
+        .arg("-H")
+        .arg(scratch.path().join("data"))
+        .stdin(Stdio::null());
     // SAFETY: between fork and exec only system calls are made, on values of the child's stack.
     unsafe { command.pre_exec(move || forbid_io_uring(errno)) };
     let output = command.output().expect("run ringq");
@@ -263,7 +269,7 @@ fn listening_everywhere_is_warned_of() {
     assert!(server.stop().success());
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringq"));
-    child.env_clear().args(["-p", "0", "-H"]).arg(scratch.path().join("data"));
+    child.env_clear().env("RINGQ_ADMIN", "off").args(["-p", "0", "-H"]).arg(scratch.path().join("data"));
     let output = std::fs::File::create(scratch.path().join("output")).expect("create");
     let mut child = child.stderr(output).spawn().expect("run ringq");
     let printed = || crate::harness::read_lossy(scratch.path().join("output"));

@@ -26,7 +26,11 @@ impl Process {
     fn start(args: &[&str], stderr: impl Into<Stdio>, journal_stream: Option<&str>) -> Process {
         let scratch = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringq"));
-        command.env_clear().args(["-p", "0", "-l", "127.0.0.1", "-t", "1", "-H"]).arg(scratch.path().join("data"));
+        command
+            .env_clear()
+            .env("RINGQ_ADMIN", "off")
+            .args(["-p", "0", "-l", "127.0.0.1", "-t", "1", "-H"])
+            .arg(scratch.path().join("data"));
         command.envs(journal_stream.map(|stream| ("JOURNAL_STREAM", stream)));
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         Process { child: command.spawn().expect("run ringq"), _scratch: scratch }

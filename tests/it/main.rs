@@ -1,6 +1,8 @@
 //! The integration tests: the server as its clients, its operator and chance meet it.
 
 mod activation;
+mod admin;
+mod admin_metrics;
 mod allocations;
 mod background;
 mod backlog;

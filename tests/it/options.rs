@@ -76,6 +76,9 @@ const VALUED: &[Valued] = &[
     valued('-', "max-wait", &["0", "86400"], &["-1", "86401"], "numbers from 0 to 86400"),
     valued('-', "stop-timeout", &["0", "10"], &["-1", "3601"], "numbers from 0 to 3600"),
     valued('-', "pin", &["auto", "off", "0", "0,1"], &["x", "0,", "-1"], "auto, off, or core numbers"),
+    valued('-', "admin", &["off", "localhost", "127.0.0.1:22280", "[::1]:0"], &["", "/run/q", "h:x"], ""),
+    valued('-', "admin-token-file", &["token"], &[], ""),
+    valued('-', "admin-host", &["mq1.example"], &[], ""),
     valued('-', "log-file", &["ringq.log"], &[], ""),
     valued('-', "log-format", &["text", "json"], &["xml", ""], "text and json"),
 ];
