@@ -25,6 +25,7 @@ mod old_server;
 mod options;
 mod package;
 mod passing;
+mod peek;
 mod random;
 mod readme;
 mod ringqctl;
