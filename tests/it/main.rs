@@ -7,6 +7,8 @@ mod backlog;
 mod clients;
 mod concurrency;
 mod crash;
+mod ctl_queues;
+mod ctl_top;
 mod daemon;
 mod datagram;
 mod engine;

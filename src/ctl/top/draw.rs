@@ -90,7 +90,7 @@ fn head(screen: &Screen) -> Vec<Line<'static>> {
     vec![
         first,
         Line::from(format!(
-            "puts {}/s  gets {}/s  ready {} in {} queues  connections {}  gets waiting {}",
+            "puts {}/s  gets {}/s  ready {}  queues {}  connections {}, {} wait",
             per_second(view.put_rate),
             per_second(view.get_rate),
             count(view.ready),
