@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::client::{Client, QueueCounts};
+use crate::client::{Client, Error, QueueCounts, Stat};
 
 use super::Context;
 use super::answer::Answer;
@@ -64,7 +64,7 @@ pub(super) struct Details {
 
 impl Details {
     /// Of each of these queues; `None`: it does not exist any more. At most [`TOGETHER`] of them.
-    pub(super) fn ask(client: &mut Client, queues: &[&[u8]]) -> Result<Vec<Option<Details>>, crate::client::Error> {
+    pub(super) fn ask(client: &mut Client, queues: &[&[u8]]) -> Result<Vec<Option<Details>>, Error> {
         let read = |answer: Answer| Details {
             ready: answer.count("ready"),
             put_rate: answer.number("put_rate").unwrap_or_default(),
@@ -74,9 +74,7 @@ impl Details {
             gone: answer.count("deleted") + answer.count("corrupt"),
         };
         let answers = client.queue_details(queues.iter().copied())?;
-        // The first line is the queue's own, whose name may be that of another line.
-        let rest = |mut lines: Vec<_>| (!lines.is_empty()).then(|| Answer(lines.split_off(1)));
-        Ok(answers.into_iter().map(|lines| rest(lines).map(read)).collect())
+        Ok(answers.into_iter().map(|lines| without_name(lines).map(read)).collect())
     }
 }
 
@@ -199,10 +197,19 @@ impl Purge {
     }
 }
 
+/// The lines about one queue, without the first, which has its name; `None`: there is none of that name.
+pub(super) fn details(client: &mut Client, queue: &[u8]) -> Result<Option<Answer>, Failure> {
+    Ok(client.queue_details([queue])?.pop().and_then(without_name))
+}
+
+/// The queue's name may be that of another line.
+fn without_name(mut lines: Vec<Stat>) -> Option<Answer> {
+    (!lines.is_empty()).then(|| Answer(lines.split_off(1)))
+}
+
 /// How many messages of a queue were dropped since it was made; `None`: there is none of that name.
 fn deleted(client: &mut Client, queue: &[u8]) -> Result<Option<u64>, Failure> {
-    let lines = client.queue_details([queue])?.pop().expect("one was asked for");
-    Ok((!lines.is_empty()).then(|| Answer(lines).count("deleted")))
+    Ok(details(client, queue)?.map(|details| details.count("deleted")))
 }
 
 /// Drop a queue with its messages and counters.

@@ -85,11 +85,10 @@ impl Stats {
             What::Queue => match &self.queue {
                 None => queues::listed(client.queues()?, context.json),
                 Some(name) => {
-                    let details = client.queue_details([name.as_bytes()])?.pop().expect("one was asked for");
-                    if details.is_empty() {
+                    let Some(details) = queues::details(&mut client, name.as_bytes())? else {
                         return Ok(queues::no_such(name.as_bytes()));
-                    }
-                    queue(&shown(name.as_bytes()), details, context.json)
+                    };
+                    queue(&shown(name.as_bytes()), &details, context.json)
                 }
             },
         };
@@ -135,12 +134,9 @@ fn meaning(name: &str, value: &str) -> Option<String> {
     }
 }
 
-/// The lines of one queue: the first is that of the list.
-fn queue(name: &str, mut details: Vec<Stat>, json: bool) -> String {
-    details.remove(0);
-    let answer = Answer(details);
+fn queue(name: &str, answer: &Answer, json: bool) -> String {
     if !json {
-        return listed(&answer, false);
+        return listed(answer, false);
     }
     let mut object = Map::new();
     object.insert("queue".into(), name.into());

@@ -9,9 +9,10 @@ use super::view::{Row, View};
 const GROWTH_MIN: f64 = 1.0;
 /// A put, or a write of the journal, that takes longer is slow, µs: a disk that is not busy needs less.
 const SLOW_US: f64 = 10_000.0;
-/// Shares of memory and journal above which puts soon wait, or do already.
-const MEMORY_SHARE_MAX: f64 = 0.9;
-const JOURNAL_SHARE_MAX: f64 = 0.7;
+/// Half of `-m` is for messages, and as much for changes that the database does not have yet.
+const MEMORY_SHARE_MAX: f64 = 0.48;
+/// The rest of the journal is kept for removals.
+const JOURNAL_SHARE_MAX: f64 = 0.75;
 
 pub(super) fn verdict(view: &View) -> String {
     let mut said = attention(view);
@@ -33,12 +34,13 @@ fn attention(view: &View) -> Vec<String> {
         said.push(format!("{} corrupt messages were set aside since the start", count(view.corrupt)));
     }
     let share = |used: u64, of: u64| if of == 0 { 0.0 } else { used as f64 / of as f64 };
-    if share(view.journal_used, view.journal_capacity) > JOURNAL_SHARE_MAX {
-        said.push("the journal is nearly full, and puts wait for a checkpoint: the database's disk is too slow".into());
+    if share(view.journal_used, view.journal_capacity) >= JOURNAL_SHARE_MAX {
+        said.push("puts wait until the database has caught up: the journal is full".into());
+    } else if share(view.unstored, view.memory_max) >= MEMORY_SHARE_MAX {
+        said.push(format!("puts wait until the database has caught up: {} behind", bytes(view.unstored)));
     }
-    if share(view.memory, view.memory_max) > MEMORY_SHARE_MAX {
-        let (used, max) = (bytes(view.memory), bytes(view.memory_max));
-        said.push(format!("memory is full ({used} of {max}), and messages are read back from the disk"));
+    if share(view.memory, view.memory_max) >= MEMORY_SHARE_MAX {
+        said.push("the queues are larger than memory, and messages are read back from the disk".into());
     }
     said
 }
@@ -142,20 +144,17 @@ mod tests {
             corrupt: 2,
             journal_used: 8,
             journal_capacity: 10,
-            memory: 95 << 20,
+            unstored: 49 << 20,
+            memory: 49 << 20,
             memory_max: 100 << 20,
             ..View::default()
         };
         let said = verdict(&bad);
-        for words in [
-            "for want of files",
-            "limit of 1,024",
-            "2 corrupt",
-            "journal is nearly full",
-            "memory is full (95 MiB of 100 MiB)",
-        ] {
+        for words in ["for want of files", "limit of 1,024", "2 corrupt", "the journal is full", "larger than memory"] {
             assert!(said.contains(words), "{words} is not in: {said}");
         }
         assert!(said.ends_with("all queues are empty"), "{said}");
+        let behind = verdict(&View { journal_used: 7, ..bad });
+        assert!(behind.contains("49 MiB behind"), "{behind}");
     }
 }

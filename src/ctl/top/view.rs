@@ -110,6 +110,8 @@ pub(super) struct View {
     pub(super) checkpoints: u64,
     pub(super) journal_used: u64,
     pub(super) journal_capacity: u64,
+    /// Bytes of changes that the database does not have yet.
+    pub(super) unstored: u64,
     pub(super) rows: Vec<Row>,
 }
 
@@ -132,7 +134,8 @@ impl View {
             "ready": self.ready, "queues": self.rows.len(), "connections": self.connections, "max_connections": self.connections_max,
             "waiters": self.waiters, "memory_bytes": self.memory, "memory_max_bytes": self.memory_max, "put": self.put.json(),
             "get": self.get.json(), "journal_write": self.write.json(), "commit": self.commit.json(), "checkpoints": self.checkpoints,
-            "journal_used_bytes": self.journal_used, "journal_capacity_bytes": self.journal_capacity, "corrupt": self.corrupt,
+            "journal_used_bytes": self.journal_used, "journal_capacity_bytes": self.journal_capacity,
+            "unstored_bytes": self.unstored, "corrupt": self.corrupt,
             "verdict": self.verdict(), "rows": rows,
         })
     }
@@ -256,6 +259,7 @@ impl History {
             checkpoints: commit.count("checkpoints"),
             journal_used: commit.count("journal_used"),
             journal_capacity: commit.count("journal_capacity"),
+            unstored: commit.count("unstored_bytes"),
             rows,
         };
         if !is_early {
