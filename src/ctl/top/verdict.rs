@@ -7,7 +7,7 @@ use super::view::{Row, View};
 
 /// A queue that grows by less, messages a second, stands still.
 const GROWTH_MIN: f64 = 1.0;
-/// A put, or a write of the journal, that takes longer is slow, µs: a disk that is not busy needs less.
+/// A put that takes longer is slow, µs: a disk that is not busy needs less.
 const SLOW_US: f64 = 10_000.0;
 /// Half of `-m` is for messages, and as much for changes that the database does not have yet.
 const MEMORY_SHARE_MAX: f64 = 0.48;
@@ -76,12 +76,12 @@ fn queues(view: &View) -> String {
 fn disk(view: &View) -> Option<String> {
     let (put, write) = (view.put.p99_us?, view.write.p99_us?);
     let figures = format!("journal writes p99 {} of put p99 {}", micros(write), micros(put));
-    Some(if write >= SLOW_US && write >= put / 2.0 {
-        format!("the disk is slow: {figures}")
-    } else if put >= SLOW_US {
+    Some(if put < SLOW_US {
+        format!("the disk is not the reason: {figures}")
+    } else if write < put / 2.0 {
         format!("puts are slow, and the disk is not the reason: {figures}")
     } else {
-        format!("the disk is not the reason: {figures}")
+        format!("the disk is slow: {figures}")
     })
 }
 
@@ -112,6 +112,7 @@ mod tests {
             verdict(&view(90_000.0, 80_000.0, &stuck)),
             "queue jobs grows by 4.0/s and nobody takes from it; the disk is slow: journal writes p99 80 ms of put p99 90 ms"
         );
+        assert!(verdict(&view(12_000.0, 8600.0, &[])).contains("the disk is slow"));
         assert!(
             verdict(&view(90_000.0, 400.0, &[]))
                 .ends_with("puts are slow, and the disk is not the reason: journal writes p99 400 us of put p99 90 ms")
