@@ -178,7 +178,7 @@ mod tests {
             ready: 1_234_567,
             is_accepting: true,
             connections: 120,
-            memory: 512 << 20,
+            memory: 300 << 20,
             memory_max: 1 << 30,
             put: p(300.0, 600.0),
             get: p(200.0, 500.0),
@@ -208,14 +208,14 @@ mod tests {
         let expected = "\
 ringqctl top  127.0.0.1:22201  RingQ 1.0.0  up 3 d 4 h  every 2.0 s
 puts 12,345/s  gets 12,225/s  ready 1,234,567  queues 3  connections 120, 0 wait
-put p50 300 us p99 600 us  get p50 200 us p99 500 us  memory 512 MiB of 1.0 GiB
+put p50 300 us p99 600 us  get p50 200 us p99 500 us  memory 300 MiB of 1.0 GiB
 journal write p99 400 us  commit p99 500 us  journal 0 %  checkpoints 0
 queue mail grows by 120/s, oldest 35 s; the disk is not the reason: journal
 writes p99 400 us of put p99 600 us
-QUEUE                                READY      IN/s     OUT/s     OLDEST WAITING
-mail                             1,234,567       500       380       35 s       0
-queue-1                                  1       1.0       1.0          -       0
-queue-0                                  0       1.0       1.0          -       0
+QUEUE                               READY      IN/s     OUT/s     OLDEST WAITING
+mail                            1,234,567       500       380       35 s       0
+queue-1                                 1       1.0       1.0          -       0
+queue-0                                 0       1.0       1.0          -       0
 ";
         assert_eq!(text, expected);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
