@@ -189,12 +189,7 @@ impl Client {
     /// # Errors
     /// After [`Error::Lost`] a message may have been taken.
     pub fn get(&mut self, queue: &[u8]) -> Result<Option<Message>, Error> {
-        self.send_gets(queue, 1)?;
-        let message = self.next_message()?;
-        if message.is_some() {
-            self.expect(b"END")?;
-        }
-        Ok(message)
+        self.get_with(queue, "")
     }
 
     /// Sends so many gets of a queue, one behind the other: each is answered by messages and an end, which the caller reads with
@@ -221,6 +216,42 @@ impl Client {
         };
         let body = self.read_body(size)?;
         Ok(Some(Message { flags, body }))
+    }
+
+    /// The message at the head of a queue, which stays there; `None` when there is none.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn peek(&mut self, queue: &[u8]) -> Result<Option<Message>, Error> {
+        self.get_with(queue, "/peek")
+    }
+
+    /// Takes the message at the head of a queue, or waits so many milliseconds for one. That must be less than the client's timeout.
+    ///
+    /// # Errors
+    /// As for [`Client::get`].
+    pub fn get_or_wait(&mut self, queue: &[u8], wait_ms: u64) -> Result<Option<Message>, Error> {
+        self.get_with(queue, &format!("/t={wait_ms}"))
+    }
+
+    fn get_with(&mut self, queue: &[u8], option: &str) -> Result<Option<Message>, Error> {
+        check_name(queue)?;
+        self.send(&[b"get ", queue, option.as_bytes(), b"\r\n"])?;
+        let message = self.next_message()?;
+        if message.is_some() {
+            self.expect(b"END")?;
+        }
+        Ok(message)
+    }
+
+    /// Drops all messages of a queue, which stays.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn flush(&mut self, queue: &[u8]) -> Result<(), Error> {
+        check_name(queue)?;
+        self.send(&[b"flush ", queue, b"\r\n"])?;
+        self.expect(b"END")
     }
 
     /// Drops a queue with its messages. `false`: there is none of that name.
@@ -258,12 +289,38 @@ impl Client {
         self.stat_lines(b"stats\r\n")
     }
 
-    /// The settings in force, in the server's order.
+    /// What `stats` says with this word behind it, in the server's order.
     ///
     /// # Errors
     /// As for every request.
-    pub fn settings(&mut self) -> Result<Vec<Stat>, Error> {
-        self.stat_lines(b"stats settings\r\n")
+    pub fn stats_of(&mut self, what: &str) -> Result<Vec<Stat>, Error> {
+        self.stat_lines(format!("stats {what}\r\n").as_bytes())
+    }
+
+    /// `stats reset`, or `stats latency reset`.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn reset(&mut self, what: &str) -> Result<(), Error> {
+        self.send(&[b"stats ", what.as_bytes(), b"\r\n"])?;
+        self.expect(b"RESET")
+    }
+
+    /// What the server says of each of these queues, asked for together; nothing of one that does not exist. So few that the answers fit the
+    /// sockets' buffers.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn queue_details<'a>(&mut self, queues: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Vec<Stat>>, Error> {
+        let mut requests = Vec::new();
+        let mut count = 0;
+        for queue in queues {
+            check_name(queue)?;
+            requests.extend_from_slice(&[b"stats queue ", queue, b"\r\n"].concat());
+            count += 1;
+        }
+        self.send(&[&requests])?;
+        (0..count).map(|_| self.read_stats()).collect()
     }
 
     /// All queues, in no particular order.
@@ -293,6 +350,10 @@ impl Client {
 
     fn stat_lines(&mut self, request: &[u8]) -> Result<Vec<Stat>, Error> {
         self.send(&[request])?;
+        self.read_stats()
+    }
+
+    fn read_stats(&mut self) -> Result<Vec<Stat>, Error> {
         let mut stats = Vec::new();
         loop {
             let line = self.read_line()?;
@@ -539,10 +600,28 @@ mod tests {
         client.get(b"a/b").unwrap();
         client.delete(b"q").unwrap();
         client.queues().unwrap();
-        client.settings().unwrap();
+        client.stats_of("settings").unwrap();
         client.checkpoint().unwrap();
         let expected = b"set caf\xc3\xa9 9 0 3\r\n\r\n\0\r\nget a/b\r\ndelete q\r\nstats queue\r\nstats settings\r\ndb_checkpoint\r\n";
         assert_eq!(sent.borrow().escape_ascii().to_string(), expected.escape_ascii().to_string());
+    }
+
+    #[test]
+    fn looks_waits_flushes_and_details_are_sent_as_the_protocol_has_them() {
+        let replies =
+            b"VALUE q/peek 0 1\r\nx\r\nEND\r\nEND\r\nEND\r\nRESET\r\nSTAT a 1/0\r\nSTAT ready 1\r\nEND\r\nEND\r\n";
+        let (mut client, sent) = script(replies, 4);
+        assert_eq!(client.peek(b"q").unwrap().unwrap().body, b"x");
+        assert_eq!(client.get_or_wait(b"q", 500).unwrap(), None);
+        client.flush(b"q").unwrap();
+        client.reset("latency reset").unwrap();
+        let details = client.queue_details([&b"a"[..], b"b"]).unwrap();
+        assert_eq!(details.iter().map(Vec::len).collect::<Vec<_>>(), [2, 0]);
+        let expected =
+            "get q/peek\r\nget q/t=500\r\nflush q\r\nstats latency reset\r\nstats queue a\r\nstats queue b\r\n";
+        assert_eq!(String::from_utf8_lossy(&sent.borrow()), expected);
+        assert!(matches!(client.queue_details([&b"a b"[..]]), Err(Error::BadName(_))));
+        assert!(matches!(client.flush(b"a\r\n"), Err(Error::BadName(_))));
     }
 
     #[test]

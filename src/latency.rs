@@ -24,7 +24,7 @@ pub enum Metric {
     GetWait,
     /// `delete`.
     Delete,
-    /// `flush_all`.
+    /// `flush` and `flush_all`.
     Flush,
     /// `db_checkpoint` and `db_archive`.
     Sync,

@@ -291,7 +291,7 @@ mod tests {
             name: name.into(),
             counters: Counters { puts: ready, ..Counters::default() },
             ready,
-            bytes: ready * 10,
+            bytes: 100 - ready,
             put_rate: 0.0,
             get_rate: ready as f64,
             oldest_ms,
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(names(&list("sort=ready&order=desc&limit=3")), ["a", "d", "b"]);
         assert_eq!(names(&list("sort=oldest&order=desc&limit=1")), ["d"]);
         assert_eq!(names(&list("sort=growth&limit=2")), ["a", "d"]);
-        assert_eq!(names(&list("sort=bytes&order=desc&limit=2")), ["a", "b"]);
+        assert_eq!(names(&list("sort=bytes&order=desc&limit=2")), ["x\u{fffd}", "b"]);
         let found = list("filter=%EF%BF%BD");
         assert_eq!((found.total, found.matched, names(&found)), (5, 1, vec!["x\u{fffd}"]));
         assert_eq!(found.queues[0].id, u64::MAX.to_string());

@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::flag;
 
 use crate::client::Error;
 
@@ -21,7 +25,22 @@ Exit status:
   4  cannot connect, the connection failed, or the body could not be read or the answer written,
      or an import's spool cannot be used
   5  import: done, but something was or may have been left out; standard error says what
-  6  import: interrupted; run again, it goes on";
+  6  interrupted by a signal: an import, which goes on when it is run again; tail and top";
+
+/// What the shell reports for a program that SIGINT has ended; a second signal ends at once.
+const ENDED_BY_SIGNAL: i32 = 130;
+
+/// A flag that is set when one of these signals comes.
+pub(super) fn interrupts(signals: &[i32]) -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for &signal in signals {
+        // In this order: the first signal must not find the flag set by itself.
+        flag::register_conditional_shutdown(signal, ENDED_BY_SIGNAL, stop.clone())
+            .and_then(|_| flag::register(signal, stop.clone()))
+            .map_err(|error| Failure::new(FAILED, format!("cannot watch for signals: {error}")))?;
+    }
+    Ok(stop)
+}
 
 /// What a subcommand came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,12 +6,17 @@
 //! A subcommand is a struct of its own arguments with a `run`, in the file of its concern; its line in [`Command`] and in
 //! `Command::run` makes it known. Its doc comment is its help.
 
+mod answer;
 mod exit;
 mod import;
 mod messages;
 mod output;
+mod progress;
 mod queues;
 mod server;
+mod stats;
+mod top;
+mod units;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,7 +50,7 @@ struct Context {
     #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:22201", env = "RINGQ_SERVER")]
     server: Address,
 
-    /// Answer in JSON: one object, for `queues` one array, for `get` one object a line.
+    /// Answer in JSON: one object, for lists of queues one array, for `get` and `tail` one object a line.
     #[arg(long, global = true)]
     json: bool,
 
@@ -62,13 +67,17 @@ impl Context {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Top(top::Top),
     Ping(server::Ping),
     Version(server::Version),
-    Stats(server::Stats),
+    Stats(stats::Stats),
     Settings(server::Settings),
     Queues(queues::Queues),
     Put(messages::Put),
     Get(messages::Get),
+    Peek(messages::Peek),
+    Tail(messages::Tail),
+    Purge(queues::Purge),
     Delete(queues::Delete),
     Checkpoint(server::Checkpoint),
     Import(import::Import),
@@ -77,6 +86,7 @@ enum Command {
 impl Command {
     fn run(&self, context: &Context) -> Result<Outcome, Failure> {
         match self {
+            Command::Top(command) => command.run(context),
             Command::Ping(command) => command.run(context),
             Command::Version(command) => command.run(context),
             Command::Stats(command) => command.run(context),
@@ -84,6 +94,9 @@ impl Command {
             Command::Queues(command) => command.run(context),
             Command::Put(command) => command.run(context),
             Command::Get(command) => command.run(context),
+            Command::Peek(command) => command.run(context),
+            Command::Tail(command) => command.run(context),
+            Command::Purge(command) => command.run(context),
             Command::Delete(command) => command.run(context),
             Command::Checkpoint(command) => command.run(context),
             Command::Import(command) => command.run(context),

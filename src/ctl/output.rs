@@ -19,6 +19,29 @@ pub(super) fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     out
 }
 
+/// Rows as lines, columns under each other: the first `left` of them start at the same place, the others, which are numbers, end there.
+pub(super) fn numbers(rows: &[Vec<String>], left: usize) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(at, (cell, &width))| match at < left {
+            true => format!("{cell:width$}"),
+            false => format!("{cell:>width$}"),
+        });
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// The cells of a row.
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(String::from).into()
+}
+
 /// A name as text. What is no UTF-8, or could steer a terminal, is escaped.
 pub(super) fn shown(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
@@ -49,6 +72,12 @@ mod tests {
     fn columns_stand_under_each_other() {
         let rows = vec![["QUEUE", "PUTS"].map(String::from), ["é", "10"].map(String::from)];
         assert_eq!(table(rows), "QUEUE  PUTS\né      10\n");
+    }
+
+    #[test]
+    fn numbers_end_under_each_other() {
+        let rows = [row(["WHAT", "N", "MAX"]), row(["put", "100", "7"])];
+        assert_eq!(numbers(&rows, 1), "WHAT    N  MAX\nput   100    7\n");
     }
 
     #[test]

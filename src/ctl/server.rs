@@ -1,15 +1,15 @@
-//! Subcommands about the server as a whole: whether it answers, what it counts, how it is set, a checkpoint.
+//! Subcommands about the server as a whole: whether it answers, how it is set, a checkpoint.
 
 use std::time::Instant;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
-
-use crate::client::Stat;
+use serde_json::json;
 
 use super::Context;
 use super::exit::{Failure, Outcome};
-use super::output::{line, print, shown, table};
+use super::output::{line, print};
+use super::progress::Progress;
+use super::stats::{Stats, What};
 
 /// See whether the server answers, and how fast.
 #[derive(Args, Debug)]
@@ -40,23 +40,13 @@ impl Version {
     }
 }
 
-/// The server's counters.
-#[derive(Args, Debug)]
-pub(super) struct Stats {}
-
-impl Stats {
-    pub(super) fn run(&self, context: &Context) -> Result<Outcome, Failure> {
-        print(stats(&context.connect()?.stats()?, context.json))
-    }
-}
-
 /// The settings in force.
 #[derive(Args, Debug)]
 pub(super) struct Settings {}
 
 impl Settings {
     pub(super) fn run(&self, context: &Context) -> Result<Outcome, Failure> {
-        print(stats(&context.connect()?.settings()?, context.json))
+        Stats::new(What::Settings).run(context)
     }
 }
 
@@ -66,18 +56,10 @@ pub(super) struct Checkpoint {}
 
 impl Checkpoint {
     pub(super) fn run(&self, context: &Context) -> Result<Outcome, Failure> {
-        context.connect()?.checkpoint()?;
+        let mut client = context.connect()?;
+        let progress = Progress::spinner("bringing the journals into the database");
+        client.checkpoint()?;
+        drop(progress);
         print(if context.json { line(&json!({ "checkpoint": true })) } else { String::new() })
     }
-}
-
-fn stats(stats: &[Stat], json: bool) -> String {
-    if !json {
-        let rows = stats.iter().map(|stat| [shown(&stat.name), stat.value.clone()]);
-        return table(rows.collect());
-    }
-    let number_or_text = |value: &str| value.parse::<u64>().map_or_else(|_| value.into(), Value::from);
-    let object: Map<String, Value> =
-        stats.iter().map(|stat| (shown(&stat.name), number_or_text(&stat.value))).collect();
-    line(&Value::Object(object))
 }

@@ -13,6 +13,7 @@
 use super::Engine;
 use crate::ids::{ConnId, Seq};
 use crate::limits::UDP_REPLY_MARGIN;
+use crate::proto::command::PEEK;
 use crate::proto::reply::{self, VALUE_OVERHEAD_MAX};
 use crate::queue::Entry;
 use crate::session::Wait;
@@ -27,6 +28,8 @@ const _: () = assert!(
 pub(super) struct Form {
     /// With its id.
     pub cas: bool,
+    /// The message stays where it is.
+    pub peek: bool,
     /// Only if its `VALUE` block has at most this size, bytes.
     pub size_max: u32,
 }
@@ -38,6 +41,11 @@ impl Form {
     /// Whether the client is a datagram's.
     pub fn is_bounded(self) -> bool {
         self.size_max != Self::ANY_SIZE
+    }
+
+    /// The options of its key, as the client wrote them, unless they are a timeout.
+    pub fn options(self) -> &'static [u8] {
+        if self.peek { PEEK } else { b"" }
     }
 }
 
@@ -88,7 +96,7 @@ impl Engine {
 
     /// How the message for a get may look that has put together `held` bytes.
     pub(super) fn form(&mut self, conn: ConnId, cas: bool, held: usize) -> Form {
-        Form { cas, size_max: u32::try_from(self.reply_room(conn, held)).unwrap_or(Form::ANY_SIZE) }
+        Form { cas, peek: false, size_max: u32::try_from(self.reply_room(conn, held)).unwrap_or(Form::ANY_SIZE) }
     }
 
     /// Whether a message may be taken by a get of this form, asked for with a key of `key_size` bytes.

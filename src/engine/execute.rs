@@ -31,8 +31,8 @@ pub(super) enum PutResult {
 /// What became of a get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum GetResult {
-    /// A message was taken and written; it is of this queue.
-    Hit(QueueId),
+    /// A message was written, and taken from this queue; or it was only looked at.
+    Hit(Option<QueueId>),
     /// Nothing to take.
     Miss,
     /// The message is larger than the get may take.
@@ -95,7 +95,8 @@ impl Engine {
         self.shelve(Queue::new(queue, name))
     }
 
-    /// Takes the message at the head of a queue of this shard and writes its `VALUE` block, the key's options echoed, to `out`.
+    /// Takes the message at the head of a queue of this shard, or only looks at it, and writes its `VALUE` block, the key's options
+    /// echoed, to `out`.
     pub(super) fn get(&mut self, name: &[u8], options: &[u8], form: Form, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
         let Some(index) = self.find(name) else {
@@ -109,8 +110,7 @@ impl Engine {
                 if !self.fits(entry, name.len() + options.len(), form) {
                     return GetResult::TooLarge;
                 }
-                self.take(index, entry, options, form.cas, out);
-                GetResult::Hit(self.shelf(index).queue.id)
+                GetResult::Hit(self.give(index, entry, options, form, out))
             }
             Head::Ready(_) | Head::Stored => {
                 self.load_ahead(index);
@@ -127,6 +127,18 @@ impl Engine {
             let queue = shelf.queue.id;
             self.remote_waiters.insert((shard, token), queue);
         }
+    }
+
+    /// Writes the head, which is `entry`, and removes it unless it is only to be looked at. Returns the queue if so.
+    fn give(&mut self, index: u32, entry: Entry, options: &[u8], form: Form, out: &mut Vec<u8>) -> Option<QueueId> {
+        if !form.peek {
+            self.take(index, entry, options, form.cas, out);
+            return Some(self.shelf(index).queue.id);
+        }
+        let put = self.memory.message(entry.place);
+        let name = &self.shelves[index as usize].as_ref().expect("the caller found it").queue.name;
+        reply::value(out, name, options, put.flags, form.cas.then_some(entry.message), put.body);
+        None
     }
 
     /// Removes the head, which is `entry`, for good.
@@ -250,11 +262,11 @@ impl Engine {
             let mut answer = Answer::default();
             match shelf.queue.head() {
                 Head::Ready(entry) => {
-                    let (queue, key_size) = (shelf.queue.id, shelf.queue.name.len() + waiter.options().len());
+                    let key_size = shelf.queue.name.len() + waiter.options().len();
                     if self.fits(entry, key_size, waiter.form) {
-                        answer.hits.push(queue);
-                        self.take(index, entry, waiter.options(), waiter.form.cas, &mut answer.bytes);
-                        answer.seq = self.current();
+                        let taken = self.give(index, entry, waiter.options(), waiter.form, &mut answer.bytes);
+                        answer.hits.extend(taken);
+                        answer.seq = self.newest();
                     } else {
                         answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
                     }
@@ -338,10 +350,35 @@ impl Engine {
     pub(super) fn flush(&mut self) {
         // What was handed over before is taken before, and does not come back later.
         self.journal_passing();
-        for index in 0..self.shelves.len() {
-            if self.shelves[index].is_some() {
-                self.purge(index as u32);
-            }
+        (0..self.shelves.len()).for_each(|index| self.purge(index));
+    }
+
+    /// Empties a queue of this shard, if there is one of that name.
+    pub(super) fn flush_queue(&mut self, name: &[u8]) {
+        if let Some(index) = self.find(name) {
+            let queue = self.shelf(index).queue.id;
+            self.journal_passing_of(queue);
+            self.purge(index as usize);
+        }
+    }
+
+    /// Drops the messages of a queue, if it has any. Nothing of it is in passing.
+    pub(super) fn purge(&mut self, index: usize) {
+        let below = MessageId(self.ids.next);
+        let Some(shelf) = self.shelves[index].as_mut().filter(|s| !s.queue.is_empty()) else {
+            return;
+        };
+        let newest = MessageId(below.0 - 1);
+        let count = shelf.queue.clear(newest, |entry| self.memory.release(entry.place));
+        let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
+        shelf.queue.counters.apply(&mutation);
+        mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
+        self.stats.curr_items -= count;
+        let waiters = std::mem::take(&mut shelf.waiters);
+        if !waiters.is_empty() {
+            let name = shelf.queue.name.clone();
+            self.dismiss_waiters(&name, waiters);
         }
     }
 

@@ -111,6 +111,9 @@ pub(super) enum Request<'a> {
     Delete {
         name: &'a [u8],
     },
+    FlushQueue {
+        name: &'a [u8],
+    },
     Flush,
     Checkpoint,
     Stats(Report),
@@ -208,6 +211,19 @@ impl Engine {
         self.room_to_forward(conn, owner, name.len())?;
         let what = self.expected(conn, noreply, b"");
         self.forward(owner, &Request::Delete { name }, what);
+        Ok(())
+    }
+
+    pub(super) fn forward_flush(
+        &mut self,
+        conn: ConnId,
+        owner: ShardId,
+        name: &[u8],
+        noreply: bool,
+    ) -> Result<(), Wait> {
+        self.room_to_forward(conn, owner, name.len())?;
+        let what = self.expected(conn, noreply, b"");
+        self.forward(owner, &Request::FlushQueue { name }, what);
         Ok(())
     }
 
@@ -355,10 +371,10 @@ impl Engine {
                     return false;
                 }
             },
-            Request::Get { name, form } => match self.get(name, b"", form, &mut answer.bytes) {
+            Request::Get { name, form } => match self.get(name, form.options(), form, &mut answer.bytes) {
                 GetResult::Hit(queue) => {
-                    answer.hits.push(queue);
-                    answer.seq = self.current();
+                    answer.hits.extend(queue);
+                    answer.seq = self.newest();
                 }
                 GetResult::Miss => {}
                 GetResult::TooLarge => answer.failure = Some(reply::TOO_LARGE_FOR_UDP),
@@ -378,6 +394,11 @@ impl Engine {
                 } else {
                     answer.bytes.extend_from_slice(reply::NOT_FOUND);
                 }
+            }
+            Request::FlushQueue { name } => {
+                self.flush_queue(name);
+                answer.bytes.extend_from_slice(reply::END);
+                answer.seq = self.newest();
             }
             Request::Flush => {
                 self.flush();
@@ -472,10 +493,17 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(body);
         }
         Request::Get { name, form } => {
-            name_to(out, if form.cas { 3 } else { 2 }, name);
+            let kind = match (form.peek, form.cas) {
+                (false, false) => 2,
+                (false, true) => 3,
+                (true, false) => 17,
+                (true, true) => 18,
+            };
+            name_to(out, kind, name);
             out.extend_from_slice(&form.size_max.to_le_bytes());
         }
         Request::Delete { name } => name_to(out, 4, name),
+        Request::FlushQueue { name } => name_to(out, 19, name),
         Request::Flush => out.push(5),
         Request::Checkpoint => out.push(6),
         Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
@@ -512,7 +540,12 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
             let size = reader.u32() as usize;
             Request::Put { flags, name, body: reader.take(size) }
         }
-        kind @ (2 | 3) => Request::Get { name: reader.name(), form: Form { cas: kind == 3, size_max: reader.u32() } },
+        kind @ (2 | 3 | 17 | 18) => {
+            let name = reader.name();
+            let form = Form { cas: matches!(kind, 3 | 18), peek: kind >= 17, size_max: reader.u32() };
+            Request::Get { name, form }
+        }
+        19 => Request::FlushQueue { name: reader.name() },
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
         6 => Request::Checkpoint,
@@ -526,7 +559,7 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
         kind @ (13 | 14) => {
             let name = reader.name();
-            let form = Form { cas: kind == 14, size_max: reader.u32() };
+            let form = Form { cas: kind == 14, peek: false, size_max: reader.u32() };
             let timeout = Timeout::parse(reader.name()).expect("it was parsed before it was sent");
             Request::WaitingGet { name, timeout, form }
         }
@@ -594,12 +627,15 @@ mod tests {
 
     #[test]
     fn requests_cross_unchanged() {
-        const ANY: Form = Form { cas: true, size_max: Form::ANY_SIZE };
+        const ANY: Form = Form { cas: true, peek: false, size_max: Form::ANY_SIZE };
         let requests = [
             Request::Put { flags: 7, name: b"q", body: b"body" },
             Request::Get { name: b"q", form: ANY },
-            Request::Get { name: b"q", form: Form { cas: true, size_max: 0 } },
+            Request::Get { name: b"q", form: Form { size_max: 0, ..ANY } },
+            Request::Get { name: b"q", form: Form { peek: true, ..ANY } },
+            Request::Get { name: b"q", form: Form { peek: true, cas: false, size_max: 1 } },
             Request::Delete { name: b"q" },
+            Request::FlushQueue { name: b"q" },
             Request::Flush,
             Request::Checkpoint,
             Request::Stats(Report::Commit),
@@ -613,7 +649,7 @@ mod tests {
             Request::WaitingGet {
                 name: b"q",
                 timeout: Timeout::parse(b"/t=05").unwrap(),
-                form: Form { cas: false, size_max: 9 },
+                form: Form { cas: false, peek: false, size_max: 9 },
             },
             Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=18446744073709551615").unwrap(), form: ANY },
         ];

@@ -3,9 +3,8 @@
 //! Invariant: one call takes bounded time, however many queues there are.
 
 use super::{Engine, QueueView};
-use crate::ids::{MessageId, QueueId, Seq};
+use crate::ids::{QueueId, Seq};
 use crate::limits::{ADMIN_ASKED_LEN_MAX, ADMIN_PAGE_LEN_MAX};
-use crate::mutation::Mutation;
 
 impl Engine {
     /// Adds views of this shard's queues from `cursor` on. Returns where to go on, or 0 at the end.
@@ -43,8 +42,8 @@ impl Engine {
     /// Drops all messages of a queue, which stays. Returns the batch that must be durable for it. `None`: this shard has no such queue.
     pub fn purge_queue(&mut self, queue: QueueId) -> Option<Seq> {
         let index = *self.by_id.get(&queue)?;
-        self.journal_passing();
-        self.purge(index);
+        self.journal_passing_of(queue);
+        self.purge(index as usize);
         Some(self.newest())
     }
 
@@ -60,26 +59,5 @@ impl Engine {
         self.journal_passing();
         self.count_passed();
         Some(self.newest()).filter(|newest| *newest > self.stored)
-    }
-
-    /// Drops all messages of a queue. What was handed over must be settled before.
-    pub(super) fn purge(&mut self, index: u32) {
-        let below = self.ids.next;
-        let shelf = self.shelves[index as usize].as_mut().expect("an index comes from the tables");
-        if shelf.queue.is_empty() {
-            return;
-        }
-        let newest = MessageId(below - 1);
-        let count = shelf.queue.clear(newest, |entry| self.memory.release(entry.place));
-        let mutation = Mutation::Purge { queue: shelf.queue.id, below: MessageId(below), count };
-        shelf.queue.counters.apply(&mutation);
-        mutation.encode(&mut self.batch);
-        self.stats.mutations += 1;
-        self.stats.curr_items -= count;
-        let waiters = std::mem::take(&mut shelf.waiters);
-        if !waiters.is_empty() {
-            let name = shelf.queue.name.clone();
-            self.dismiss_waiters(&name, waiters);
-        }
     }
 }

@@ -62,6 +62,12 @@ impl Passing {
         oldest.into_iter().chain(self.uncounted_until_ms).min()
     }
 
+    /// What was handed over and is not settled, of one queue.
+    fn of(&self, queue: QueueId) -> Vec<MessageId> {
+        let of_queue = self.unsettled.iter().filter(|(_, it)| it.queue == queue);
+        of_queue.map(|(message, _)| *message).collect()
+    }
+
     fn take(&mut self, message: MessageId) -> Option<HandOver> {
         let it = self.unsettled.remove(&message)?;
         self.size -= it.size;
@@ -244,11 +250,14 @@ impl Engine {
         }
     }
 
+    /// The same for one queue.
+    pub(super) fn journal_passing_of(&mut self, queue: QueueId) {
+        self.passing.of(queue).into_iter().for_each(|message| self.spend(message));
+    }
+
     /// A queue's life has ended, which was recorded: what was handed over before was accepted, and went with it.
     pub(super) fn drop_passing(&mut self, queue: QueueId) {
-        let of_queue = self.passing.unsettled.iter().filter(|(_, it)| it.queue == queue);
-        let messages: Vec<MessageId> = of_queue.map(|(message, _)| *message).collect();
-        for message in messages {
+        for message in self.passing.of(queue) {
             let it = self.passing.take(message).expect("just seen");
             self.memory.release(it.place);
             self.stats.get_hits += 1;

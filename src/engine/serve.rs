@@ -8,6 +8,7 @@
 //!
 //! Step 2 to 4 of a message's path.
 
+use super::datagram::Form;
 use super::execute::{GetResult, PutResult};
 use super::{Engine, Notice, Origin, Waiter, alive};
 use crate::ids::{ConnId, QueueId, Seq};
@@ -299,7 +300,12 @@ impl Engine {
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
             Command::WaitingGet { key, timeout, cas } => return self.serve_waiting_get(conn, key.name, timeout, cas),
+            Command::Peek { key, cas } => {
+                let form = Form { peek: true, ..self.form(conn, cas, 0) };
+                return self.serve_one_get(conn, key.name, form);
+            }
             Command::Delete { key, noreply } => return self.serve_delete(conn, key.name, noreply),
+            Command::Flush { key, noreply } => return self.serve_flush_queue(conn, key.name, noreply),
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
                 return self.serve_flush(conn, noreply);
             }
@@ -337,34 +343,39 @@ impl Engine {
         Ok(())
     }
 
-    /// `get` of one queue of this shard whose head is in memory is written straight into the reply. Everything else is put
-    /// together from pieces.
     fn serve_get(&mut self, conn: ConnId, keys: Keys<'_>, cas: bool) -> Result<(), Wait> {
         let mut rest = keys;
         let first = rest.next().expect("a get has a key");
         if rest.next().is_some() {
             return self.serve_multi_get(conn, keys, cas);
         }
-        self.room_to_await(conn)?;
         let form = self.form(conn, cas, 0);
-        let owner = self.owner(first.name);
+        self.serve_one_get(conn, first.name, form)
+    }
+
+    /// A message of this shard that is in memory is written straight into the reply. Everything else is put together from pieces.
+    fn serve_one_get(&mut self, conn: ConnId, name: &[u8], form: Form) -> Result<(), Wait> {
+        self.room_to_await(conn)?;
+        let owner = self.owner(name);
         if owner != self.config.shard {
-            self.room_to_forward(conn, owner, first.name.len())?;
+            self.room_to_forward(conn, owner, name.len())?;
             let at = self.await_message(conn);
-            self.forward_get(conn, owner, at, first.name, form);
+            self.forward_get(conn, owner, at, name, form);
             return Ok(());
         }
         let mut block = std::mem::take(&mut self.scratch);
-        match self.get(first.name, b"", form, &mut block) {
+        match self.get(name, form.options(), form, &mut block) {
             GetResult::Hit(queue) => {
-                let seq = self.current();
-                self.reply(conn, seq, &[queue], |out| {
+                let seq = self.newest();
+                self.reply(conn, seq, queue.as_slice(), |out| {
                     out.extend_from_slice(&block);
                     out.extend_from_slice(reply::END);
                 });
             }
             GetResult::Miss => {
-                self.began.metric = Metric::GetMiss;
+                if !form.peek {
+                    self.began.metric = Metric::GetMiss;
+                }
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END));
             }
             GetResult::TooLarge => {
@@ -430,8 +441,8 @@ impl Engine {
             } else {
                 match self.get(key.name, b"", form, &mut answer.bytes) {
                     GetResult::Hit(queue) => {
-                        answer.hits.push(queue);
-                        answer.seq = self.current();
+                        answer.hits.extend(queue);
+                        answer.seq = self.newest();
                         None
                     }
                     GetResult::Miss => continue,
@@ -513,6 +524,20 @@ impl Engine {
         let (text, seq) = if self.delete(name) { (reply::DELETED, self.current()) } else { (reply::NOT_FOUND, Seq(0)) };
         if !noreply {
             self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+        }
+        Ok(())
+    }
+
+    fn serve_flush_queue(&mut self, conn: ConnId, name: &[u8], noreply: bool) -> Result<(), Wait> {
+        self.wait_for_own_replies(conn)?;
+        let owner = self.owner(name);
+        if owner != self.config.shard {
+            return self.forward_flush(conn, owner, name, noreply);
+        }
+        self.flush_queue(name);
+        let seq = self.newest();
+        if !noreply {
+            self.reply(conn, seq, &[], |out| out.extend_from_slice(reply::END));
         }
         Ok(())
     }
@@ -735,7 +760,7 @@ fn metric_of(command: &Command<'_>) -> Metric {
         Command::Get { .. } => Metric::GetHit,
         Command::WaitingGet { .. } => Metric::GetWait,
         Command::Delete { .. } => Metric::Delete,
-        Command::FlushAll { .. } => Metric::Flush,
+        Command::Flush { .. } | Command::FlushAll { .. } => Metric::Flush,
         Command::Checkpoint => Metric::Sync,
         Command::Stats(_)
         | Command::StatsReset
@@ -744,7 +769,9 @@ fn metric_of(command: &Command<'_>) -> Metric {
         | Command::StatsQueues
         | Command::StatsConnections
         | Command::StatsQueue { .. } => Metric::Stats,
-        Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => Metric::Other,
+        Command::Peek { .. } | Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => {
+            Metric::Other
+        }
     }
 }
 

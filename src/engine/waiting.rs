@@ -35,7 +35,7 @@ pub(super) struct Patience {
 impl Waiter {
     /// The options of its key, as the client wrote them.
     pub(super) fn options(&self) -> &[u8] {
-        self.patience.as_ref().map_or(b"", |patience| patience.timeout.as_written())
+        self.patience.as_ref().map_or(self.form.options(), |patience| patience.timeout.as_written())
     }
 }
 
@@ -189,8 +189,8 @@ impl Engine {
         let mut answer = Answer::default();
         match self.get(name, timeout.as_written(), form, &mut answer.bytes) {
             GetResult::Hit(queue) => {
-                answer.hits.push(queue);
-                answer.seq = self.current();
+                answer.hits.extend(queue);
+                answer.seq = self.newest();
                 self.answer(origin, answer);
             }
             GetResult::Miss => self.miss(name, waiter),

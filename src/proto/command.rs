@@ -54,7 +54,17 @@ pub enum Command<'a> {
         timeout: Timeout,
         cas: bool,
     },
+    /// A get that leaves the message where it is.
+    Peek {
+        key: Key<'a>,
+        cas: bool,
+    },
     Delete {
+        key: Key<'a>,
+        noreply: bool,
+    },
+    /// Empties one queue.
+    Flush {
         key: Key<'a>,
         noreply: bool,
     },
@@ -139,6 +149,15 @@ impl Timeout {
     }
 }
 
+/// `/peek` behind a queue name, as it is echoed.
+pub const PEEK: &[u8] = b"/peek";
+
+/// What may stand behind the only queue name of a get.
+enum GetOption {
+    Timeout(Timeout),
+    Peek,
+}
+
 /// The keys of a get, all of them valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'a> {
@@ -191,6 +210,7 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
         // They mean nothing to a queue either, and have no body.
         b"incr" | b"decr" | b"touch" => refused_line(words),
         b"delete" => delete(words),
+        b"flush" => flush(words),
         b"flush_all" => flush_all(words),
         b"stats" => stats(words),
         b"version" => bare(words, Command::Version),
@@ -205,23 +225,24 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
 const ERROR: Line<'static> = Line::Refused { reply: reply::ERROR, skip: 0 };
 const BAD_FORMAT: Line<'static> = Line::Refused { reply: reply::BAD_FORMAT, skip: 0 };
 
-/// `get key+` | `gets key+` | `get key/t=ms` | `gets key/t=ms`
+/// `get key+` | `get key/t=ms` | `get key/peek`, and the same with `gets`
 fn get(words: &[u8], cas: bool) -> Line<'_> {
     let mut rest = words;
     let mut count = 0;
-    let mut timed = None;
+    let mut single = None;
     while let Some(word) = next_word(&mut rest) {
-        match key_and_timeout(word) {
-            Ok((key, Some(timeout))) => timed = Some((key, timeout)),
+        match key_and_option(word) {
+            Ok((key, Some(option))) => single = Some((key, option)),
             Ok((_, None)) => {}
             Err(refusal) => return Line::Refused { reply: refusal, skip: 0 },
         }
         count += 1;
     }
-    match (timed, count) {
+    match (single, count) {
         (_, 0) => ERROR,
         (None, _) => Line::Command(Command::Get { keys: Keys { words }, cas }),
-        (Some((key, timeout)), 1) => Line::Command(Command::WaitingGet { key, timeout, cas }),
+        (Some((key, GetOption::Timeout(timeout))), 1) => Line::Command(Command::WaitingGet { key, timeout, cas }),
+        (Some((key, GetOption::Peek)), 1) => Line::Command(Command::Peek { key, cas }),
         (Some(_), _) => Line::Refused { reply: reply::ONE_KEY, skip: 0 },
     }
 }
@@ -318,6 +339,22 @@ fn delete(mut words: &[u8]) -> Line<'_> {
     }
 }
 
+/// `flush key [noreply]`
+fn flush(mut words: &[u8]) -> Line<'_> {
+    let Some(name) = next_word(&mut words) else {
+        return ERROR;
+    };
+    let noreply = match next_word(&mut words) {
+        None => false,
+        Some(word) if is_noreply(word) && next_word(&mut words).is_none() => true,
+        Some(_) => return ERROR,
+    };
+    match key(name) {
+        Ok(key) => Line::Command(Command::Flush { key, noreply }),
+        Err(reply) => Line::Refused { reply, skip: 0 },
+    }
+}
+
 /// `flush_all [0] [noreply]`
 fn flush_all(mut words: &[u8]) -> Line<'_> {
     let (delay, noreply) = match (next_word(&mut words), next_word(&mut words)) {
@@ -403,9 +440,12 @@ fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
     }
 }
 
-/// A queue name of a get, with its timeout if it has one.
-fn key_and_timeout(word: &[u8]) -> Result<(Key<'_>, Option<Timeout>), &'static [u8]> {
+/// A queue name of a get, with its option if it has one.
+fn key_and_option(word: &[u8]) -> Result<(Key<'_>, Option<GetOption>), &'static [u8]> {
     let (key, options) = split_options(word)?;
+    if options == PEEK {
+        return Ok((key, Some(GetOption::Peek)));
+    }
     let Some(rest) = options.strip_prefix(b"/") else {
         return Ok((key, None));
     };
@@ -413,7 +453,7 @@ fn key_and_timeout(word: &[u8]) -> Result<(Key<'_>, Option<Timeout>), &'static [
         return Err(reply::UNKNOWN_OPTION);
     }
     // A second timeout is no digit of the first.
-    Timeout::parse(options).map(|timeout| (key, Some(timeout))).ok_or(reply::BAD_FORMAT)
+    Timeout::parse(options).map(|timeout| (key, Some(GetOption::Timeout(timeout)))).ok_or(reply::BAD_FORMAT)
 }
 
 /// A valid name, and what follows it from the first `/` on.
@@ -573,6 +613,32 @@ mod tests {
         }
         assert_eq!(parse(b"set q/t=1 0 0 5"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 7 });
         assert_eq!(parse(b"delete q/t=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+    }
+
+    #[test]
+    fn peek_stands_behind_a_single_key() {
+        let key = Key { name: b"q" };
+        assert_eq!(parse(b"get q/peek"), Line::Command(Command::Peek { key, cas: false }));
+        assert_eq!(parse(b"gets q/peek "), Line::Command(Command::Peek { key, cas: true }));
+        for line in [&b"get q/PEEK"[..], b"get q/peek/", b"get q/peek/t=1", b"get q/t=1/peek", b"delete q/peek"] {
+            assert_eq!(parse(line), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 }, "{line:?}");
+        }
+        for line in [&b"get a/peek b"[..], b"get a b/peek", b"get a/t=1 a/peek"] {
+            assert_eq!(parse(line), Line::Refused { reply: reply::ONE_KEY, skip: 0 }, "{line:?}");
+        }
+        assert_eq!(parse(b"get /peek"), BAD_FORMAT);
+    }
+
+    #[test]
+    fn flush_takes_one_queue() {
+        let key = Key { name: b"q" };
+        assert_eq!(parse(b"flush q"), Line::Command(Command::Flush { key, noreply: false }));
+        assert_eq!(parse(b"FLUSH q NoReply"), Line::Command(Command::Flush { key, noreply: true }));
+        for line in [&b"flush"[..], b"flush a b", b"flush a noreply b", b"flush_queue a"] {
+            assert_eq!(parse(line), ERROR, "{line:?}");
+        }
+        assert_eq!(parse(b"flush q/t=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+        assert_eq!(parse(b"flush a\tb"), BAD_FORMAT);
     }
 
     #[test]

@@ -292,7 +292,9 @@ fn large_bodies_and_more_than_the_bound_go_by_the_journal() {
 
 #[test]
 fn a_deleted_or_flushed_queue_takes_with_it_what_is_in_passing() {
-    for (command, done, counts) in [("delete q\r\n", "DELETED\r\n", ""), ("flush_all\r\n", "OK\r\n", "2/2")] {
+    for (command, done, counts) in
+        [("delete q\r\n", "DELETED\r\n", ""), ("flush q\r\n", "END\r\n", "2/2"), ("flush_all\r\n", "OK\r\n", "2/2")]
+    {
         let (mut world, putter, [consumer]) = meeting();
         let other = world.connect();
         said(&mut world, putter, &put("q", "a"));
@@ -308,6 +310,21 @@ fn a_deleted_or_flushed_queue_takes_with_it_what_is_in_passing() {
         assert_eq!(said(&mut world, putter, "get q\r\n"), "END\r\n");
         assert_eq!(counts_of(&said(&mut world, putter, "stats queue q\r\n")), counts);
     }
+}
+
+#[test]
+fn a_flush_of_another_queue_leaves_alone_what_is_in_passing() {
+    let (mut world, putter, [consumer]) = meeting();
+    let other = world.connect();
+    said(&mut world, putter, &put("q", "a"));
+    assert_eq!(said(&mut world, other, "flush nosuch\r\nget q/peek\r\n"), "END\r\nEND\r\n");
+    assert_eq!(take(&mut world, putter), "", "nothing is known of it yet");
+    world.reset(consumer);
+    turns(&mut world);
+    world.apply(0, usize::MAX);
+    turns(&mut world);
+    assert_eq!(take(&mut world, putter), "STORED\r\n");
+    assert_eq!(said(&mut world, other, "get q/peek\r\n"), value("q/peek", "a"));
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! do the bytes that each queue was said to have.
 //!
 //! What the server sends arrives in pieces and as late as the seed likes, so messages that go straight to a waiting get are in every state
-//! when a client hangs up or the power goes. A crash may take such a message from the counters only if it was delivered; an order is broken
+//! when a client hangs up or the power goes. Some clients look at a message without taking it: what they see was put there, durably. In some
+//! histories they empty queues: what was asked for before the answer may go then, and nothing else; the counters say how much went. A crash may take such a message from the counters only if it was delivered; an order is broken
 //! only by messages that such a client gave back.
 //!
 //! Replay one history with `RINGQ_SEED=n cargo test --test it random`.
@@ -44,6 +45,8 @@ enum Asked {
     Put { body: (usize, u64) },
     Get { queues: Vec<usize> },
     WaitingGet { queue: usize },
+    Peek { queue: usize },
+    Flush { queue: usize },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +83,11 @@ pub struct History {
     pub hang_ups: bool,
     /// Gets with a timeout are asked for.
     waits: bool,
+    /// Queues are emptied.
+    flushes: bool,
+    /// Messages that may have gone with the rest of their queue, and queues of which any may have.
+    flushed: HashSet<(usize, u64)>,
+    flushed_queues: HashSet<usize>,
     /// Per queue, messages that waiting gets got in this life of the server: a crash may take them from both counters.
     handed: BTreeMap<usize, usize>,
     /// The same, of lives that a crash ended.
@@ -112,6 +120,9 @@ impl History {
             crashes: rng.below(3),
             hang_ups: rng.below(2) == 0,
             waits: rng.below(4) > 0,
+            flushes: rng.below(4) == 0,
+            flushed: HashSet::new(),
+            flushed_queues: HashSet::new(),
             handed: BTreeMap::new(),
             uncounted: BTreeMap::new(),
             returned: BTreeMap::new(),
@@ -180,6 +191,16 @@ impl History {
             match self.rng.below(20) {
                 0..12 => self.ask_put(driver, &mut bytes),
                 17.. if self.waits => self.ask_waiting_get(driver, &mut bytes),
+                12 => {
+                    let queue = self.rng.below(self.queues);
+                    bytes.extend_from_slice(format!("get q{queue}/peek\r\n").as_bytes());
+                    self.drivers[driver].asked.push_back(Asked::Peek { queue });
+                }
+                13 if self.flushes && self.rng.below(10) == 0 => {
+                    let queue = self.rng.below(self.queues);
+                    bytes.extend_from_slice(format!("flush q{queue}\r\n").as_bytes());
+                    self.drivers[driver].asked.push_back(Asked::Flush { queue });
+                }
                 _ => self.ask_get(driver, &mut bytes),
             }
         }
@@ -259,6 +280,24 @@ impl History {
                 *self.handed.entry(queue).or_default() += values.len();
                 Some(len)
             }
+            Asked::Peek { queue } => {
+                let (values, len) = parse_values(received)?;
+                self.check_keys(&[*queue], &values);
+                for (queue, body) in values {
+                    assert_eq!(self.fates[&body].0, queue, "a message is seen in the queue it went into");
+                    // What nobody had acknowledged may have survived a crash.
+                    let is_stored = self.crashed || self.world.is_durable(&text(body, self.body_size));
+                    assert!(is_stored, "{body:?} was seen and is not stored");
+                }
+                Some(len)
+            }
+            Asked::Flush { queue } => {
+                let reply = received.get(..5)?;
+                assert_eq!(reply, b"END\r\n", "to a flush");
+                let of_queue = self.fates.iter().filter(|(_, (home, _))| home == queue);
+                self.flushed.extend(of_queue.map(|(body, _)| *body));
+                Some(5)
+            }
             Asked::Get { queues } => {
                 let (values, len) = parse_values(received)?;
                 let queues = queues.clone();
@@ -297,7 +336,8 @@ impl History {
     fn forget(&mut self, driver: usize) {
         for asked in std::mem::take(&mut self.drivers[driver].asked) {
             match asked {
-                Asked::Put { .. } => {}
+                Asked::Put { .. } | Asked::Peek { .. } => {}
+                Asked::Flush { queue } => drop(self.flushed_queues.insert(queue)),
                 Asked::Get { queues } => {
                     queues.iter().for_each(|queue| *self.stray_gets.entry(*queue).or_default() += 1);
                 }
@@ -391,9 +431,10 @@ impl History {
             assert_eq!(self.bytes(client, queue), 0, "queue {queue} is empty");
             self.check_counters(client, queue);
         }
-        for queue in 0..self.queues {
+        for queue in (0..self.queues).filter(|queue| !self.flushed_queues.contains(queue)) {
             let gone = |(body, (home, fate)): (&(usize, u64), &(usize, Fate))| {
-                (*home == queue && *fate == Fate::Acknowledged).then_some(*body)
+                let is_lost = *home == queue && *fate == Fate::Acknowledged && !self.flushed.contains(body);
+                is_lost.then_some(*body)
             };
             let lost: Vec<_> = self.fates.iter().filter_map(gone).collect();
             let stray = self.stray_gets.get(&queue).copied().unwrap_or(0);
@@ -409,8 +450,9 @@ impl History {
 
     /// Of a queue that was emptied.
     fn check_counters(&mut self, client: usize, queue: usize) {
-        let (puts, gets) = parse_counters(&self.world.ask(client, &format!("stats queue q{queue}\r\n")));
-        assert_eq!(puts, gets, "queue {queue} is empty");
+        let (puts, gets, deleted) = parse_counters(&self.world.ask(client, &format!("stats queue q{queue}\r\n")));
+        assert_eq!(puts, gets + deleted, "queue {queue} is empty");
+        assert!(deleted == 0 || self.flushes);
         let fates = || self.fates.values().filter(|(home, _)| *home == queue);
         let uncounted = self.uncounted.get(&queue).copied().unwrap_or(0);
         let stored = fates().filter(|(_, fate)| *fate != Fate::Unknown).count().saturating_sub(uncounted);
@@ -424,10 +466,12 @@ fn text(body: (usize, u64), size: usize) -> String {
     format!("{:<size$}", format!("{} {}", body.0, body.1))
 }
 
-/// Puts and gets in a line of `stats queue`; of a queue that never was, none.
-fn parse_counters(reply: &str) -> (usize, usize) {
-    let counters = reply.lines().find_map(|line| line.strip_prefix("STAT ")?.split_once(' ')?.1.split_once('/'));
-    counters.map_or((0, 0), |(puts, gets)| (puts.parse().unwrap(), gets.parse().unwrap()))
+/// Puts, gets and messages that went with the rest of their queue; of a queue that never was, none.
+fn parse_counters(reply: &str) -> (usize, usize, usize) {
+    let number = |name: &str| reply.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name));
+    let [puts, gets, deleted] =
+        ["puts ", "gets ", "deleted "].map(|name| number(name).map_or(0, |n| n.parse().unwrap()));
+    (puts, gets, deleted)
 }
 
 /// The hits of a get's reply, with its length; `None` until it is whole.

@@ -1,4 +1,4 @@
-//! The operator's tool against a real server: each subcommand, each exit status.
+//! The operator's tool against a real server: each subcommand but `top` and those of ctl_queues.rs, each exit status.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -257,17 +257,17 @@ fn messages_that_cannot_be_written_are_not_taken_in_vain() {
 }
 
 /// `ringqctl` in an environment that tells it nothing.
-fn ringqctl() -> Command {
+pub fn ringqctl() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringqctl"));
     command.env_remove("RINGQ_SERVER").stdin(Stdio::null());
     command
 }
 
-fn run(server: &Server, args: &[&str]) -> Output {
+pub fn run(server: &Server, args: &[&str]) -> Output {
     ringqctl().env("RINGQ_SERVER", server.addr().to_string()).args(args).output().expect("run ringqctl")
 }
 
-fn run_with_input(server: &Server, args: &[&str], input: &[u8]) -> Output {
+pub fn run_with_input(server: &Server, args: &[&str], input: &[u8]) -> Output {
     let mut child = ringqctl()
         .env("RINGQ_SERVER", server.addr().to_string())
         .args(args)
@@ -282,16 +282,16 @@ fn run_with_input(server: &Server, args: &[&str], input: &[u8]) -> Output {
 
 /// The output of a run that succeeded and complained about nothing.
 #[track_caller]
-fn done(output: &Output) -> String {
+pub fn done(output: &Output) -> String {
     assert_eq!((output.status.code(), &*said(output)), (Some(0), ""));
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
 #[track_caller]
-fn parsed(output: &Output) -> Value {
+pub fn parsed(output: &Output) -> Value {
     serde_json::from_str(&done(output)).expect("JSON")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

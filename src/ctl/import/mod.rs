@@ -13,27 +13,21 @@ use std::ffi::OsString;
 use std::net::ToSocketAddrs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use crate::client::{Address, Client, Error};
 
 use super::Context;
-use super::exit::{BAD_USAGE, FAILED, Failure, Outcome, REFUSED};
+use super::exit::{BAD_USAGE, FAILED, Failure, Outcome, REFUSED, interrupts};
 use super::output::{line, print, shown, table};
 
 use listing::{Listed, Listing};
 use report::Report;
 use spool::Spool;
 use transfer::{End, Transfer};
-
-/// What the shell reports for a program that SIGINT has ended; a second signal ends at once.
-const ENDED_BY_SIGNAL: i32 = 130;
 
 impl From<spool::Error> for Failure {
     fn from(error: spool::Error) -> Failure {
@@ -105,13 +99,7 @@ impl Memcacheq {
     }
 
     fn import(&self, context: &Context) -> Result<Outcome, Failure> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal must not find the flag set by itself.
-            flag::register_conditional_shutdown(signal, ENDED_BY_SIGNAL, stop.clone())
-                .and_then(|_| flag::register(signal, stop.clone()))
-                .map_err(|error| Failure::new(FAILED, format!("cannot watch for signals: {error}")))?;
-        }
+        let stop = interrupts(&[SIGINT, SIGTERM])?;
         let destination = context.connect()?;
         let spool = Spool::open(&self.spool)?;
         let mut transfer = Transfer::new(destination, context.server.to_string(), spool, self.batch.into(), stop);

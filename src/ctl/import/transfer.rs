@@ -97,7 +97,7 @@ impl Transfer {
     /// # Errors
     /// The destination's and the spool's.
     pub(super) fn prepare(&mut self) -> Result<(), Failure> {
-        match self.destination.settings() {
+        match self.destination.stats_of("settings") {
             Ok(settings) => {
                 let setting = settings.iter().find(|setting| setting.name == b"item_size_max");
                 self.body_size_max = setting.and_then(|setting| setting.value.parse().ok());
