@@ -44,7 +44,8 @@ def main():
             low, high = interval(ratios)
             lines.append(f"| {name} | {statistics.median(ratios):.3f} | {low:.3f} to {high:.3f} | {statistics.median(rates):,.0f} |")
             print(lines[-1], flush=True)
-    lines += ["", *(f"- {name}: {fact}" for name, fact in machine.facts([], {}, Path.cwd()).items())]
+    facts = machine.facts([], {}, Path.cwd()) | {"command": " ".join(sys.argv)}
+    lines += ["", *(f"- {name}: {fact}" for name, fact in facts.items() if fact)]
     path = Path("perf/results") / f"{datetime.datetime.now():%Y-%m-%d-%H%M}-overhead.md"
     path.write_text("\n".join(lines) + "\n")
     print(path)
