@@ -89,7 +89,7 @@ impl Engine {
     /// How much more may be said to a client besides its margin, bytes; `held` are bytes of an answer that is being put together.
     pub(super) fn reply_room(&mut self, conn: ConnId, held: usize) -> usize {
         let Some(session) = self.session(conn) else { return 0 };
-        let Some(bound) = session.reply_size_max else { return usize::MAX };
+        let Some(bound) = session.reply_size_max.as_deref().copied() else { return usize::MAX };
         let said = usize::try_from(session.replies.end()).expect("what a datagram is told is small");
         bound.saturating_sub(said + held + UDP_REPLY_MARGIN)
     }

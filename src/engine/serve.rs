@@ -49,6 +49,7 @@ impl Engine {
     }
 
     pub(super) fn open(&mut self, conn: ConnId, reply_size_max: Option<usize>) {
+        let reply_size_max = reply_size_max.map(Box::new);
         let index = conn.index as usize;
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
@@ -415,7 +416,7 @@ impl Engine {
         let mut here = Parts::new();
         let mut here_size = 0;
         let session = self.session(conn).expect("it is being served");
-        let mut open = session.multi_get.take();
+        let mut open = session.multi_get.take().map(|open| *open);
         let start = open.map_or(0, |m| m.keys_done);
         for (index, key) in keys.enumerate().skip(start) {
             let (size, awaited) = match open {
@@ -432,7 +433,8 @@ impl Engine {
             let room = if must_wait { Err(Wait::Replies) } else { self.room_for_key(conn, key.name) };
             if let Err(wait) = room {
                 let slot = self.open_get(conn, open, &mut here);
-                self.session(conn).expect("it is being served").multi_get = Some(MultiGet { slot, keys_done: index });
+                self.session(conn).expect("it is being served").multi_get =
+                    Some(Box::new(MultiGet { slot, keys_done: index }));
                 return Err(wait);
             }
             let mut answer = Answer::default();

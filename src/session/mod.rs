@@ -91,10 +91,10 @@ pub struct Session {
     pub active_ms: u64,
     /// A listing under way.
     pub listing: Option<Listing>,
-    /// A multi-get under way, the request at the front of the input.
-    pub multi_get: Option<MultiGet>,
+    /// A multi-get under way, the request at the front of the input. Seldom, so an idle session does not have room for it.
+    pub multi_get: Option<Box<MultiGet>>,
     /// A datagram's session: how large all its replies together may be, bytes.
-    pub reply_size_max: Option<usize>,
+    pub reply_size_max: Option<Box<usize>>,
 }
 
 /// A message that is on its way from its putter to this client, without the journal.

@@ -29,7 +29,7 @@ pub struct Replies {
     awaited: usize,
     held_size: usize,
     /// Bytes of complete replies behind a slot that waits, in order.
-    held: HeldBytes,
+    held: Option<Box<HeldBytes>>,
     /// When those in order began whose bytes were not taken.
     due: Due,
 }
@@ -172,9 +172,10 @@ impl Replies {
             self.mark(durable, seq, hits);
             self.note_began(timings, began);
         } else {
-            let start = self.held.bytes.len();
-            write(&mut self.held.bytes);
-            let size = self.held.bytes.len() - start;
+            let held = &mut self.held.get_or_insert_default().bytes;
+            let start = held.len();
+            write(held);
+            let size = held.len() - start;
             self.held_size += size;
             self.slots.push_back(Slot::Held { size, seq, hits: hits.into(), began });
         }
@@ -290,7 +291,7 @@ impl Replies {
             newest = newest.max(match self.slots.pop_front().expect("just seen") {
                 Slot::Held { size, seq, hits, began } => {
                     self.held_size -= size;
-                    self.out.extend_from_slice(self.held.take(size));
+                    self.out.extend_from_slice(self.held.as_mut().expect("something is held").take(size));
                     self.mark(durable, seq, &hits);
                     self.note_began(timings, began);
                     seq
@@ -303,7 +304,7 @@ impl Replies {
                 }
             });
         }
-        self.held.forget_taken();
+        self.held.iter_mut().for_each(|held| held.forget_taken());
         newest
     }
 
