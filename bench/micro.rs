@@ -19,7 +19,7 @@ use ringq::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use ringq::journal::record::{self, Header};
 use ringq::journal::{BLOCK_SIZE, PageBuffer};
 use ringq::limits::BODY_SIZE_DEFAULT;
-use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put, checksum};
+use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put};
 use ringq::queue::{Entry, Head, Memory, Queue};
 use ringq::session::frame::{Frame, frame};
 use ringq::store::Taken;
@@ -60,7 +60,7 @@ const SALT: Salt = Salt([7; 16]);
 
 fn put(message: u64, body: &[u8]) -> Put<'_> {
     let message = MessageId(message);
-    Put { queue: QUEUE, message, put_ms: 1, flags: 0, crc32c: checksum(QUEUE, message, 1, 0, body), body }
+    Put { queue: QUEUE, message, put_ms: 1, flags: 0, expires_ms: 0, crc32c: 0, body }.sealed()
 }
 
 fn parse(criterion: &mut Criterion) {

@@ -90,7 +90,7 @@ pub fn run(config: &Config) -> Result<()> {
     replay_journals(&mut store, &mut ballast, directory.path())?;
     let journals = begin_journals(config, &mut store, &mut ballast, directory.path())?;
     let recovered = store.recover()?;
-    let stored: u64 = recovered.queues.iter().map(|q| q.counters.ready()).sum();
+    let stored: u64 = recovered.queues.iter().map(|q| q.counters.present()).sum();
     tracing::info!("{} queues with {stored} messages in {}", recovered.queues.len(), directory.path().display());
 
     let mailboxes: std::io::Result<Vec<_>> = (0..config.shards).map(|_| Mailbox::new()).collect();

@@ -7,7 +7,7 @@ use super::datagram::Form;
 use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
 use crate::latency::Metric;
-use crate::mutation::{Mutation, Put, checksum};
+use crate::mutation::{Mutation, Put};
 use crate::proto::reply;
 use crate::queue::{Entry, Head, Queue};
 use crate::session::replies::Answer;
@@ -85,8 +85,7 @@ impl Engine {
         let message = MessageId(self.next_id());
         let queue = self.shelf(index).queue.id;
         let put_ms = self.now.wall_ms;
-        let crc32c = checksum(queue, message, put_ms, flags, body);
-        Put { queue, message, put_ms, flags, crc32c, body }
+        Put { queue, message, put_ms, flags, expires_ms: 0, crc32c: 0, body }.sealed()
     }
 
     fn create(&mut self, name: &[u8]) -> u32 {

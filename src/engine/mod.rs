@@ -341,7 +341,7 @@ impl Engine {
         };
         for row in queues {
             assert_eq!(engine.owner(&row.name), engine.config.shard, "each queue is given to its shard");
-            engine.stats.curr_items += row.counters.ready();
+            engine.stats.curr_items += row.counters.present();
             engine.shelve(Queue::stored(row.queue, &row.name, row.counters, row.bytes));
         }
         engine

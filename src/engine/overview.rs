@@ -277,7 +277,8 @@ impl Engine {
         let Some(index) = self.find(name) else { return };
         let oldest_put_ms = self.oldest_put_ms(index);
         let view = self.view_queue(index, oldest_put_ms);
-        let Counters { puts, gets, gets_unsent, deleted, corrupt } = view.counters;
+        let Counters { puts, gets, gets_unsent, deleted, corrupt, expired, discarded, dead_lettered, skipped } =
+            view.counters;
         reply::stat_queue(out, name, puts, gets);
         reply::stat(out, "ready", view.ready);
         reply::stat(out, "bytes", view.bytes);
@@ -286,6 +287,10 @@ impl Engine {
         reply::stat(out, "gets_unsent", gets_unsent);
         reply::stat(out, "deleted", deleted);
         reply::stat(out, "corrupt", corrupt);
+        reply::stat(out, "expired", expired);
+        reply::stat(out, "discarded", discarded);
+        reply::stat(out, "dead_lettered", dead_lettered);
+        reply::stat(out, "skipped", skipped);
         reply::stat(out, "put_rate", format!("{:.1}", view.put_rate));
         reply::stat(out, "get_rate", format!("{:.1}", view.get_rate));
         if let Some(age_ms) = view.oldest_ms {

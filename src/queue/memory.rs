@@ -11,7 +11,7 @@
 
 use crate::ids::{MessageId, QueueId};
 use crate::limits::SEGMENT_SIZE;
-use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put};
+use crate::mutation::{Decoder, Mutation, Put};
 use std::collections::VecDeque;
 
 /// Where a message is in memory.
@@ -72,7 +72,7 @@ impl Memory {
 
     /// Appends a message; it counts as live until [`Memory::release`].
     pub fn append(&mut self, put: &Put<'_>) -> Place {
-        let size = PUT_HEADER_SIZE + put.body.len();
+        let size = put.encoded_size();
         let segment = match self.open {
             Some(open) if self.has_room(open, size) => open,
             _ => self.open_next(size),
@@ -123,7 +123,7 @@ impl Memory {
 
     /// The encoded form of the message at a place, as it goes into a batch.
     pub fn encoded(&self, place: Place) -> &[u8] {
-        let size = PUT_HEADER_SIZE + self.message(place).body.len();
+        let size = self.message(place).encoded_size();
         &self.segments[place.segment as usize].bytes[place.offset as usize..][..size]
     }
 
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     fn put(message: u64, body: &[u8]) -> Put<'_> {
-        Put { queue: QueueId(1), message: MessageId(message), put_ms: 0, flags: 0, crc32c: 0, body }
+        Put { queue: QueueId(1), message: MessageId(message), put_ms: 0, flags: 0, expires_ms: 0, crc32c: 0, body }
     }
 
     #[test]

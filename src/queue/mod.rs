@@ -8,8 +8,10 @@ pub mod memory;
 pub mod meter;
 #[allow(clippy::module_inception)]
 pub mod queue;
+pub mod settings;
 
 pub use counters::Counters;
 pub use memory::Memory;
 pub use meter::Meter;
 pub use queue::{Entry, Head, Queue};
+pub use settings::Settings;

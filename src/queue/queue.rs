@@ -9,7 +9,7 @@
 //! from then on puts go to the tail. Gets take from the head; loads refill it from the middle.
 //!
 //! Invariants: ids rise through head, middle and tail; the tail is empty when the middle is; everything in the middle is
-//! in the store; `head.len() + middle + tail.len() == counters.ready()`; `bytes` is the sum of the bodies of all three.
+//! in the store; `head.len() + middle + tail.len() == counters.present()`; `bytes` is the sum of the bodies of all three.
 //!
 //! Does not know where bytes are kept ([`super::memory`]) and asks nobody to load: it says when its head is not in memory.
 
@@ -71,10 +71,10 @@ impl Queue {
             name: name.into(),
             counters,
             head: VecDeque::new(),
-            middle: counters.ready(),
+            middle: counters.present(),
             tail: VecDeque::new(),
             // Damage can hide from the store how large messages were that left.
-            bytes: if counters.ready() > 0 { bytes } else { 0 },
+            bytes: if counters.present() > 0 { bytes } else { 0 },
             head_end: MessageId(0),
             loading: None,
             loaded_len: 0,
@@ -221,7 +221,7 @@ impl Queue {
     /// The bookkeeping of the three ranges holds. `size` says how large a body in memory is, bytes.
     pub fn assert_consistent(&self, size: impl Fn(Place) -> usize) {
         assert!(self.middle > 0 || self.tail.is_empty(), "the tail is empty when the middle is");
-        assert_eq!(self.len(), self.counters.ready(), "the law of conservation");
+        assert_eq!(self.len(), self.counters.present(), "the law of conservation");
         let in_memory: u64 = self.head.iter().chain(&self.tail).map(|e| size(e.place) as u64).sum();
         assert!(in_memory == self.bytes || self.middle > 0 && in_memory < self.bytes, "the bytes of all bodies");
         let ids: Vec<MessageId> = self.head.iter().chain(&self.tail).map(|e| e.message).collect();

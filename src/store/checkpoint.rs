@@ -207,21 +207,14 @@ impl Backlog {
 mod tests {
     use super::*;
     use crate::ids::{MessageId, Position, QueueId};
-    use crate::mutation::{Put, checksum};
+    use crate::mutation::Put;
     use crate::store::memory::MemoryStore;
 
     const QUEUE: QueueId = QueueId(1);
 
     fn put(queue: QueueId, message: u64) -> Mutation<'static> {
         let message = MessageId(message);
-        Mutation::Put(Put {
-            queue,
-            message,
-            put_ms: 1,
-            flags: 0,
-            crc32c: checksum(queue, message, 1, 0, b""),
-            body: b"",
-        })
+        Mutation::Put(Put { queue, message, put_ms: 1, flags: 0, expires_ms: 0, crc32c: 0, body: b"" }.sealed())
     }
 
     fn take(message: u64) -> Mutation<'static> {
@@ -323,7 +316,7 @@ mod tests {
             replay(&mut store, &mut Ballast::none(), after, 1).unwrap();
             let recovered = store.recover().unwrap();
             assert_eq!(store.message_ids(QUEUE), [MessageId(4)], "crash after {crash_after}");
-            assert_eq!(recovered.queues[0].counters.ready(), 1);
+            assert_eq!(recovered.queues[0].counters.present(), 1);
             assert_eq!(recovered.journals[0].position, batches[2].end);
         }
     }

@@ -10,7 +10,7 @@ use super::lmdb::{Lmdb, LmdbConfig};
 use super::memory::MemoryStore;
 use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
-use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put, checksum};
+use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put};
 use crate::queue::Counters;
 
 mod histories;
@@ -205,8 +205,7 @@ fn create(queue: QueueId, name: &[u8]) -> Mutation<'_> {
 
 fn put(queue: QueueId, message: u64, body: &[u8]) -> Mutation<'_> {
     let (message, put_ms, flags) = (MessageId(message), 1000 + message, message as u32);
-    let crc32c = checksum(queue, message, put_ms, flags, body);
-    Mutation::Put(Put { queue, message, put_ms, flags, crc32c, body })
+    Mutation::Put(Put { queue, message, put_ms, flags, expires_ms: 0, crc32c: 0, body }.sealed())
 }
 
 fn take(queue: QueueId, message: u64) -> Mutation<'static> {
@@ -256,10 +255,11 @@ fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
     apply(&mut store, &mutations);
     for _ in 0..2 {
         let loaded = load(&mut store, ONE, 0, LAST, 1000);
-        let expected = Loaded { messages: encode(&mutations[1..]), corrupt: vec![], reached: MessageId(12) };
+        let expected = Loaded { messages: encode(&mutations[1..]), reached: MessageId(12), ..Loaded::default() };
         assert_eq!(loaded, expected);
         let counters = Counters { puts: 3, ..Counters::default() };
-        let row = QueueRow { name: b"one".to_vec(), queue: ONE, created_ms: 101, counters, bytes: 4 };
+        let row =
+            QueueRow { name: b"one".to_vec(), queue: ONE, created_ms: 101, counters, bytes: 4, ..QueueRow::default() };
         let recovered = store.recover().unwrap();
         assert_eq!((recovered.queues, recovered.ids_end), (vec![row], 0));
         drop(store);
@@ -337,7 +337,7 @@ fn a_generation_of_journals_ends_the_one_before(subject: &impl Subject) {
         store = subject.open();
     }
     apply(&mut store, &[take(ONE, 1)]);
-    assert_eq!(counters(&mut store, ONE).ready(), 0);
+    assert_eq!(counters(&mut store, ONE).present(), 0);
     // Keys of shards sort as numbers.
     let salts: Vec<Salt> = (0..300u16).map(|shard| Salt([shard as u8; 16])).collect();
     store.begin_journals(&salts).unwrap();
@@ -352,7 +352,7 @@ fn a_message_set_aside_without_a_row_is_only_counted(subject: &impl Subject) {
     let mut store = begun(subject);
     apply(&mut store, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b")]);
     apply(&mut store, &[Mutation::Corrupt { queue: ONE, message: MessageId(9) }, take(ONE, 8)]);
-    assert_eq!(counters(&mut store, ONE).ready(), 0);
+    assert_eq!(counters(&mut store, ONE).present(), 0);
     assert_eq!(ids(&mut store, ONE), [1, 2]);
 }
 
@@ -420,7 +420,7 @@ fn a_purge_hides_messages_at_once_and_for_good(subject: &impl Subject) {
     assert_eq!(ids(&mut store, ONE), [6]);
     assert_eq!(ids(&mut store, TWO), [5]);
     apply(&mut store, &[take(ONE, 6)]);
-    assert_eq!(counters(&mut store, ONE).ready(), 0);
+    assert_eq!(counters(&mut store, ONE).present(), 0);
 }
 
 fn a_purge_counts_messages_that_were_never_written(subject: &impl Subject) {
@@ -508,7 +508,7 @@ fn a_damaged_message_is_reported_and_set_aside<S: Subject>(subject: &S) {
     assert_eq!((message_ids(&loaded), loaded.corrupt), (vec![1, 3], vec![]));
     let counters = counters(&mut store, ONE);
     assert_eq!(counters, Counters { puts: 3, corrupt: 1, ..Counters::default() });
-    assert_eq!(counters.ready(), 2);
+    assert_eq!(counters.present(), 2);
     apply(&mut store, &[Mutation::Delete { queue: ONE }]);
     tidy(&mut store);
 }
@@ -537,7 +537,7 @@ fn ten_thousand_queues_are_recovered(subject: &impl Subject) {
     for (row, queue) in recovered.queues.iter().zip(1..) {
         assert_eq!(row.queue, QueueId(queue));
         assert_eq!(row.name, format!("queue-{queue}").as_bytes());
-        assert_eq!(row.counters.ready(), 1);
+        assert_eq!(row.counters.present(), 1);
     }
     assert_eq!(ids(&mut store, QueueId(7777)), [27_777]);
 }

@@ -85,7 +85,7 @@ pub(super) fn decode_record(queue: QueueId, message: MessageId, record: &[u8]) -
     let put_ms = u64::from_le_bytes(header[1..9].try_into().ok()?);
     let flags = u32::from_le_bytes(header[9..13].try_into().ok()?);
     let crc32c = u32::from_le_bytes(header[13..17].try_into().ok()?);
-    Some(Put { queue, message, put_ms, flags, crc32c, body })
+    Some(Put { queue, message, put_ms, flags, expires_ms: 0, crc32c, body })
 }
 
 /// A queue's row in `queues`, with its key.
@@ -160,15 +160,14 @@ impl Row {
 
 /// Whether no more messages left the queue than came; without it [`Counters::ready`] means nothing.
 fn is_conserved(counters: &Counters) -> bool {
-    let left = counters.gets.checked_add(counters.deleted).and_then(|sum| sum.checked_add(counters.corrupt));
-    left.is_some_and(|left| left <= counters.puts)
+    counters.left().is_some_and(|left| left <= counters.puts)
 }
 
 /// Counts the mutation, which changes that queue; an error when no honest shard could have asked for it.
 pub(super) fn count(counters: &mut Counters, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
     let is_possible = match mutation {
-        Mutation::Purge { count, .. } => *count <= counters.ready(),
-        Mutation::Take { .. } | Mutation::Corrupt { .. } => counters.ready() > 0,
+        Mutation::Purge { count, .. } => *count <= counters.present(),
+        Mutation::Take { .. } | Mutation::Corrupt { .. } => counters.present() > 0,
         _ => true,
     };
     if !is_possible {
@@ -252,7 +251,7 @@ mod tests {
     use super::*;
 
     fn row() -> Row {
-        let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1 };
+        let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1, ..Counters::default() };
         let (purged_below, head, newest) = (MessageId(7), MessageId(8), MessageId(9));
         Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below, head, newest, bytes: 10, counters }
     }
@@ -287,7 +286,15 @@ mod tests {
 
     #[test]
     fn a_record_is_stored_as_the_table_says() {
-        let put = Put { queue: QueueId(1), message: MessageId(2), put_ms: 3, flags: 4, crc32c: 5, body: b"xy" };
+        let put = Put {
+            queue: QueueId(1),
+            message: MessageId(2),
+            put_ms: 3,
+            flags: 4,
+            expires_ms: 0,
+            crc32c: 5,
+            body: b"xy",
+        };
         let mut record = record_header(&put).to_vec();
         record.extend_from_slice(put.body);
         assert_eq!(record, [1, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, b'x', b'y']);

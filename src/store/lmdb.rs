@@ -353,7 +353,7 @@ impl Store for Lmdb {
     fn recover(&mut self) -> Result<Recovered, Error> {
         let mut queues: Vec<QueueRow> = self.rows.values().map(queue_row).collect();
         queues.sort_unstable_by_key(|row| row.queue);
-        Ok(Recovered { queues, ids_end: self.ids_end, journals: self.journals.clone() })
+        Ok(Recovered { queues, ids_end: self.ids_end, journals: self.journals.clone(), ..Recovered::default() })
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -409,6 +409,9 @@ fn queue_row(row: &Row) -> QueueRow {
         created_ms: row.created_ms,
         counters: row.counters,
         bytes: row.bytes,
+        of: QueueId(0),
+        low: MessageId(0),
+        freed: 0,
     }
 }
 

@@ -173,7 +173,12 @@ impl Store for MemoryStore {
     fn recover(&mut self) -> Result<Recovered, Error> {
         let inner = self.inner();
         let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(row.queue), ..row.clone() });
-        Ok(Recovered { queues: queues.collect(), ids_end: inner.ids_end, journals: inner.journals.clone() })
+        Ok(Recovered {
+            queues: queues.collect(),
+            ids_end: inner.ids_end,
+            journals: inner.journals.clone(),
+            ..Recovered::default()
+        })
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -188,7 +193,7 @@ impl Store for MemoryStore {
 impl Record {
     fn put(&self, queue: QueueId, message: MessageId) -> Put<'_> {
         let Record { put_ms, flags, crc32c, ref body } = *self;
-        Put { queue, message, put_ms, flags, crc32c, body }
+        Put { queue, message, put_ms, flags, expires_ms: 0, crc32c, body }
     }
 }
 
@@ -225,7 +230,7 @@ impl Inner {
                 if taken.contains(put.message) {
                     return Ok(());
                 }
-                let Put { queue, message, put_ms, flags, crc32c, body } = put;
+                let Put { queue, message, put_ms, flags, crc32c, body, .. } = put;
                 match self.set_message((queue, message), Some(Record { put_ms, flags, crc32c, body: body.to_vec() })) {
                     false => Ok(()),
                     true => Err(damaged(queue, &format!("message {message} was put twice"))),
@@ -257,6 +262,7 @@ impl Inner {
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
+            _ => unimplemented!(),
         }
     }
 
@@ -264,7 +270,16 @@ impl Inner {
         if self.queues.values().any(|row| row.name == name) {
             return Err(damaged(queue, "there is another of its name"));
         }
-        let row = QueueRow { name: name.to_vec(), queue, created_ms, counters: Counters::default(), bytes: 0 };
+        let row = QueueRow {
+            name: name.to_vec(),
+            queue,
+            created_ms,
+            counters: Counters::default(),
+            bytes: 0,
+            of: QueueId(0),
+            low: MessageId(0),
+            freed: 0,
+        };
         match self.set_queue(queue, Some(row)) {
             false => Ok(()),
             true => Err(damaged(queue, "it was created twice")),
@@ -331,7 +346,6 @@ fn damaged(queue: QueueId, what: &str) -> Error {
 mod tests {
     use super::*;
     use crate::ids::{Position, Seq, ShardId};
-    use crate::mutation::checksum;
 
     const QUEUE: QueueId = QueueId(1);
 
@@ -351,8 +365,9 @@ mod tests {
         store.begin_journals(&[Salt::default()]).unwrap();
         let put = |message| {
             let message = MessageId(message);
-            let crc32c = checksum(QUEUE, message, 1, 2, b"x");
-            Mutation::Put(Put { queue: QUEUE, message, put_ms: 1, flags: 2, crc32c, body: b"x" })
+            Mutation::Put(
+                Put { queue: QUEUE, message, put_ms: 1, flags: 2, expires_ms: 0, crc32c: 0, body: b"x" }.sealed(),
+            )
         };
         let create = Mutation::Create { queue: QUEUE, created_ms: 1, name: b"q" };
         store.apply(&[batch(1, &[create, put(1), put(2)])], &Taken::none()).unwrap();

@@ -116,6 +116,8 @@ pub struct Loaded {
     pub messages: Vec<u8>,
     /// Ids whose checksum failed, with the sizes of their bodies in bytes. The bodies were not returned.
     pub corrupt: Vec<(MessageId, u64)>,
+    /// Those of the messages that were delivered and returned before, and how often.
+    pub deliveries: Vec<(MessageId, u32)>,
     /// The last id that was looked at; the next load goes on after it.
     pub reached: MessageId,
 }
@@ -129,6 +131,11 @@ pub struct Recovered {
     pub ids_end: u64,
     /// The journals that belong to this store, by shard, and how far they are in it.
     pub journals: Vec<JournalRow>,
+    /// Settings by name, as [`crate::queue::Settings`] encodes them.
+    pub settings: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The newest transfers that were accepted. What was under way at the last end was either accepted, and has left its source, or is there
+    /// as if it had never gone.
+    pub accepted: Vec<Accepted>,
 }
 
 /// A shard's journal as the store knows it.
@@ -143,7 +150,7 @@ pub struct JournalRow {
 }
 
 /// A queue as the store knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueRow {
     /// Its name, 1 to 250 bytes.
     pub name: Vec<u8>,
@@ -151,10 +158,27 @@ pub struct QueueRow {
     pub queue: QueueId,
     /// When its life began: wall clock, milliseconds since the epoch.
     pub created_ms: u64,
-    /// Its counters; `counters.ready()` messages are stored.
+    /// Its counters; `counters.present()` messages are stored.
     pub counters: Counters,
     /// The bodies of its stored messages, bytes. Too much only where damage hides how large the removed messages of a run were.
     pub bytes: u64,
+    /// The queue it is a group of; 0: it is none.
+    pub of: QueueId,
+    /// Of a group, and of a queue with groups: all messages below are passed, and of those above as many as `counters` say.
+    pub low: MessageId,
+    /// Of a queue with groups: messages that all have passed, and that are gone.
+    pub freed: u64,
+}
+
+/// A transfer that a queue has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The queue or group that it came from.
+    pub source: QueueId,
+    /// The name of the queue that it went to.
+    pub target: Vec<u8>,
+    /// The highest number that came so.
+    pub number: u64,
 }
 
 /// Why the store could not do what was asked.

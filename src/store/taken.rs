@@ -151,15 +151,14 @@ fn is_set(bits: &[u64], bit: usize) -> bool {
 mod tests {
     use super::*;
     use crate::ids::{Position, Seq, ShardId};
-    use crate::mutation::{Put, checksum};
+    use crate::mutation::Put;
 
     const QUEUE: QueueId = QueueId(1);
     const OTHER: QueueId = QueueId(2);
 
     fn put(queue: QueueId, message: u64) -> Mutation<'static> {
         let (message, body) = (MessageId(message), &b""[..]);
-        let crc32c = checksum(queue, message, 1, 0, body);
-        Mutation::Put(Put { queue, message, put_ms: 1, flags: 0, crc32c, body })
+        Mutation::Put(Put { queue, message, put_ms: 1, flags: 0, expires_ms: 0, crc32c: 0, body }.sealed())
     }
 
     fn take(message: u64) -> Mutation<'static> {

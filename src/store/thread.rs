@@ -401,7 +401,7 @@ mod tests {
 
     use super::*;
     use crate::ids::{MessageId, Position, QueueId, Salt, Seq};
-    use crate::mutation::{Mutation, Put, checksum};
+    use crate::mutation::{Mutation, Put};
     use crate::store::memory::MemoryStore;
     use crate::store::{Batch, Loaded, Recovered, Taken};
 
@@ -436,8 +436,9 @@ mod tests {
 
     fn put(message: u64, body: &[u8]) -> Vec<u8> {
         let message = MessageId(message);
-        let crc32c = checksum(QUEUE, message, 1, 2, body);
-        encoded(&[Mutation::Put(Put { queue: QUEUE, message, put_ms: 1, flags: 2, crc32c, body })])
+        encoded(&[Mutation::Put(
+            Put { queue: QUEUE, message, put_ms: 1, flags: 2, expires_ms: 0, crc32c: 0, body }.sealed(),
+        )])
     }
 
     fn take(message: u64) -> Vec<u8> {
@@ -543,7 +544,7 @@ mod tests {
         let thread = bench.start(NEVER_AGAIN);
         assert_eq!(bench.checkpointed(), (0, 1, 1));
         assert_eq!(bench.store.message_ids(QUEUE), []);
-        assert_eq!(bench.store.recover().unwrap().queues[0].counters.ready(), 1);
+        assert_eq!(bench.store.recover().unwrap().queues[0].counters.present(), 1);
         bench.finish(thread).unwrap();
         assert_eq!(bench.applies(), [1, 1, 1]);
         assert_eq!(bench.store.message_ids(QUEUE), [MessageId(2)]);

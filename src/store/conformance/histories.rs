@@ -93,7 +93,7 @@ impl Model {
         if self.queues.values().all(|(row, _)| row.name != name) {
             let queue = QueueId(self.id());
             create(queue, &name).encode(out);
-            let row = QueueRow { name, queue, created_ms: 100 + queue.0, counters: Counters::default(), bytes: 0 };
+            let row = QueueRow { name, queue, created_ms: 100 + queue.0, ..QueueRow::default() };
             self.queues.insert(queue, (row, BTreeMap::new()));
         }
     }
@@ -139,7 +139,7 @@ impl Model {
         let recovered = store.recover().unwrap();
         assert_eq!((recovered.queues, recovered.ids_end), (queues, self.ids_end));
         for (row, messages) in self.queues.values() {
-            assert_eq!(row.counters.ready(), messages.len() as u64);
+            assert_eq!(row.counters.present(), messages.len() as u64);
             let size_max = random.below(5000) as usize;
             let (mut after, mut found, mut corrupt) = (0, Vec::new(), Vec::new());
             loop {

@@ -156,7 +156,7 @@ pub(super) fn a_purge_ends_among_messages_that_came_together(subject: &impl Subj
             tidy(&mut store);
         }
         store = assert_left(subject, store, left.iter().copied());
-        assert_eq!(counters(&mut store, ONE).ready(), left.len() as u64);
+        assert_eq!(counters(&mut store, ONE).present(), left.len() as u64);
         apply(&mut store, &[put(ONE, 1000, b"x")]);
         take_all(&mut store, left.iter().copied().take(100));
         tidy(&mut store);
@@ -216,7 +216,7 @@ pub(super) fn a_late_message_is_not_hidden_by_a_purge_before(subject: &impl Subj
         store = assert_left(subject, store, [15, 55, 70]);
         tidy(&mut store);
         store = assert_left(subject, store, [15, 55, 70]);
-        assert_eq!(counters(&mut store, ONE).ready(), 3);
+        assert_eq!(counters(&mut store, ONE).present(), 3);
         apply(&mut store, &[purge(56, 2), take(ONE, 70), put(ONE, 80, b"g")]);
         assert_left(subject, store, [80]);
     }
@@ -232,7 +232,7 @@ pub(super) fn a_late_message_leaves_like_others<S: Subject>(subject: &S) {
     take_all(&mut store, [10, 15, 20]);
     apply(&mut store, &[Mutation::Corrupt { queue: ONE, message: MessageId(25) }]);
     store = assert_left(subject, store, [30, 35, 40]);
-    assert_eq!(counters(&mut store, ONE).ready(), 3);
+    assert_eq!(counters(&mut store, ONE).present(), 3);
     let batches = [batch(0, reached(&mut store, 0), &[put(ONE, 33, b"late"), take(ONE, 35), take(ONE, 33)])];
     apply_all(&mut store, &batches, &Taken::of(&batches).unwrap());
     assert_left(subject, store, [30, 40]);

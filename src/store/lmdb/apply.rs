@@ -248,6 +248,7 @@ impl Apply<'_> {
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
+            _ => unimplemented!(),
         }
     }
 

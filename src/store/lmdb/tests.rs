@@ -6,7 +6,7 @@ use super::super::ballast::Ballast;
 use super::super::run::RUN_SIZE_MAX;
 use super::*;
 use crate::ids::{Position, Seq, ShardId};
-use crate::mutation::{Decoder, Mutation, Put, checksum};
+use crate::mutation::{Decoder, Mutation, Put};
 
 const QUEUE: QueueId = QueueId(1);
 
@@ -44,8 +44,7 @@ fn apply(store: &mut Lmdb, mutations: &[Mutation<'_>]) {
 
 fn put(message: u64, body: &[u8]) -> Mutation<'_> {
     let message = MessageId(message);
-    let crc32c = checksum(QUEUE, message, 3, 4, body);
-    Mutation::Put(Put { queue: QUEUE, message, put_ms: 3, flags: 4, crc32c, body })
+    Mutation::Put(Put { queue: QUEUE, message, put_ms: 3, flags: 4, expires_ms: 0, crc32c: 0, body }.sealed())
 }
 
 fn create() -> Mutation<'static> {
@@ -503,7 +502,7 @@ fn after_a_full_file_system_the_same_store_goes_on() {
     drop(store);
     let mut store = open(small.0.path()).unwrap();
     assert_eq!(load_all(&mut store).reached, MessageId(message + 1));
-    assert_eq!(store.recover().unwrap().queues[0].counters.ready(), message + 1);
+    assert_eq!(store.recover().unwrap().queues[0].counters.present(), message + 1);
     apply(&mut store, &[Mutation::Delete { queue: QUEUE }]);
     while store.tidy().unwrap() {}
     assert_eq!(len(&store, store.databases.messages), 0);
