@@ -22,6 +22,12 @@ pub enum Metric {
     GetMiss,
     /// A get that was willing to wait, with its wait.
     GetWait,
+    /// A get that opens a message, with its wait and with the close before it.
+    Open,
+    /// A confirmation: `q/close` alone, or by the message's id.
+    Close,
+    /// `q/abort`.
+    Abort,
     /// `delete`.
     Delete,
     /// `flush` and `flush_all`.
@@ -50,11 +56,14 @@ pub enum Metric {
 
 impl Metric {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Metric; 16] = [
+    pub const ALL: [Metric; 19] = [
         Metric::Put,
         Metric::GetHit,
         Metric::GetMiss,
         Metric::GetWait,
+        Metric::Open,
+        Metric::Close,
+        Metric::Abort,
         Metric::Delete,
         Metric::Flush,
         Metric::Sync,
@@ -76,6 +85,9 @@ impl Metric {
             Metric::GetHit => "get_hit",
             Metric::GetMiss => "get_miss",
             Metric::GetWait => "get_wait",
+            Metric::Open => "open",
+            Metric::Close => "close",
+            Metric::Abort => "abort",
             Metric::Delete => "delete",
             Metric::Flush => "flush",
             Metric::Sync => "checkpoint_command",

@@ -6,6 +6,12 @@
 /// Longest queue name, bytes: memcache's key limit, which every client library enforces.
 pub const NAME_LEN_MAX: usize = 250;
 
+/// Longest name of a group, bytes: the name of a queue and that of its group together are a name in the store.
+pub const GROUP_LEN_MAX: usize = 64;
+
+/// All options behind a queue name together, bytes: each of them once, with the longest numbers.
+pub const OPTIONS_LEN_MAX: usize = 160;
+
 /// Longest command line without its line end, bytes. A `get` of 32 names of the longest kind fits; a client that sends
 /// more without a line end is not speaking this protocol.
 pub const LINE_LEN_MAX: usize = 8192;
@@ -133,6 +139,9 @@ pub const PASSED_QUEUES_MAX: usize = 1024;
 
 /// Default `--max-wait`, seconds: a client that is gone without a word does not hold its connection's wait for longer.
 pub const WAIT_S_DEFAULT: u32 = 3600;
+
+/// Default `--max-open-reads`: far more than a worker has in hands, and small enough that what a client that never confirms can hold back is seen.
+pub const OPEN_READS_DEFAULT: u32 = 1024;
 
 /// Default `-B`, bytes.
 pub const BODY_SIZE_DEFAULT: usize = 1 << 20;

@@ -335,6 +335,7 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
         queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
         wait_ms_max: config.wait_ms_max,
         idle_ms_max: config.idle_ms_max,
+        open_reads_max: config.open_reads_max,
         flush_all: config.flush_all,
         shutdown: config.shutdown,
         settings: settings(config, facts).into(),
@@ -342,7 +343,8 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
 }
 
 fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: engine::Changes) -> engine::Config {
-    let engine::Changes { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings } = changes;
+    let engine::Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, flush_all, shutdown, settings } =
+        changes;
     engine::Config {
         shard,
         shards: config.shards,
@@ -350,6 +352,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: e
         body_size_max: config.body_size_max,
         wait_ms_max,
         idle_ms_max,
+        open_reads_max,
         queues_max,
         hash_seed: RandomState::new().hash_one(shard),
         flush_all,
@@ -450,6 +453,7 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("min_free", &config.free_size_min);
     stat("verbosity", &config.verbosity);
     stat("max_wait", &(config.wait_ms_max / 1000));
+    stat("max_open_reads", &config.open_reads_max);
     stat("idle_timeout", &(config.idle_ms_max / 1000));
     stat("stop_timeout", &config.stop_timeout.as_secs());
     stat("checkpoint_every", &(config.checkpoint_every_ms / 1000));

@@ -660,6 +660,9 @@ impl Shard {
             Notice::Message { queue, message, fate, batch } => {
                 let what = match fate {
                     Fate::Put => "was put",
+                    Fate::Opened => "is in an open read",
+                    Fate::Confirmed => "was confirmed",
+                    Fate::GivenBack => "has returned",
                     Fate::HandedOver => "goes straight to a waiting client",
                     Fate::Delivered => "has reached the waiting client",
                     Fate::Returned => "goes the ordinary way after all",

@@ -41,6 +41,8 @@ pub struct ShardStats {
     pub journal_writes: u64,
     pub unstored_bytes: u64,
     pub checkpoints: u64,
+    pub open_reads: u64,
+    pub returned_reads: u64,
 }
 
 /// What a shard's durability counts since the start, and where it stands.
@@ -93,7 +95,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 29;
+    const LEN: usize = 31;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -128,6 +130,8 @@ impl ShardStats {
             &mut self.journal_writes,
             &mut self.unstored_bytes,
             &mut self.checkpoints,
+            &mut self.open_reads,
+            &mut self.returned_reads,
         ]
     }
 
@@ -172,6 +176,7 @@ impl ShardStats {
         self.mutations = 0;
         self.udp_dropped = 0;
         self.idle_kicks = 0;
+        self.returned_reads = 0;
         self.accept_pauses = 0;
     }
 }
@@ -221,6 +226,8 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "idle_kicks", all.idle_kicks);
     stat(out, "curr_queues", all.queues);
     stat(out, "waiters", all.waiters);
+    stat(out, "open_reads", all.open_reads);
+    stat(out, "returned_reads", all.returned_reads);
     stat(out, "corrupt_items", all.corrupt);
     stat(out, "store_loads", all.loads);
     stat(out, "store_batches", all.batches);

@@ -291,6 +291,7 @@ mod tests {
             name: name.into(),
             counters: Counters { puts: ready, ..Counters::default() },
             ready,
+            open: 0,
             bytes: 100 - ready,
             put_rate: 0.0,
             get_rate: ready as f64,

@@ -203,7 +203,7 @@ fn shards(text: &mut Text, seen: &Seen) {
         ("ringq_shard_up", "1 if the shard answers; 0: its other numbers are old.", &|at| is_up(at) as f64),
         ("ringq_shard_connections", "Open connections.", &|at| stats(at).curr_connections as f64),
         ("ringq_shard_queues", "Queues.", &|at| stats(at).queues as f64),
-        ("ringq_shard_messages_ready", "Messages that a get can take.", &|at| stats(at).curr_items as f64),
+        ("ringq_shard_messages_ready", "Messages, ready and in open reads.", &|at| stats(at).curr_items as f64),
         ("ringq_shard_journal_used_bytes", "Journal that holds what the store does not have.", &|at| {
             stats(at).journal_used as f64
         }),
@@ -220,7 +220,7 @@ fn shards(text: &mut Text, seen: &Seen) {
 }
 
 fn durations(text: &mut Text, latencies: &Snapshot) {
-    let is_long = |metric: &Metric| matches!(metric, Metric::GetWait | Metric::Queued);
+    let is_long = |metric: &Metric| matches!(metric, Metric::GetWait | Metric::Open | Metric::Queued);
     let short = || Metric::ALL.into_iter().filter(|metric| !is_long(metric));
     let commands = "ringq_command_duration_seconds";
     text.family(commands, "histogram", "From a request's arrival to the hand-over of its reply to the kernel.");
@@ -236,6 +236,7 @@ fn durations(text: &mut Text, latencies: &Snapshot) {
     }
     for (name, help, metric) in [
         ("ringq_get_wait_seconds", "Gets that were willing to wait, with their wait.", Metric::GetWait),
+        ("ringq_open_seconds", "Gets that open a message, with their wait.", Metric::Open),
         ("ringq_queued_seconds", "How long messages that were taken had been in their queue.", Metric::Queued),
     ] {
         text.family(name, "histogram", help);

@@ -137,6 +137,11 @@ pub(super) struct Options {
           value_parser = number::<u32>(0, 86_400), help_heading = SERVICE)]
     pub max_wait: u32,
 
+    /// Most messages that one connection may have open and not confirmed.
+    #[arg(long, value_name = "N", default_value_t = limits::OPEN_READS_DEFAULT, env = "RINGQ_MAX_OPEN_READS",
+          value_parser = number::<u32>(1, 1_000_000), help_heading = SERVICE)]
+    pub max_open_reads: u32,
+
     /// Let clients empty all queues with flush_all.
     #[arg(long, env = "RINGQ_ENABLE_FLUSH_ALL", help_heading = SERVICE)]
     pub enable_flush_all: bool,

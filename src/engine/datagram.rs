@@ -11,9 +11,9 @@
 //! Does not know how a datagram looks: that is `udp`.
 
 use super::Engine;
+use super::reads::Reader;
 use crate::ids::{ConnId, Seq};
 use crate::limits::UDP_REPLY_MARGIN;
-use crate::proto::command::PEEK;
 use crate::proto::reply::{self, VALUE_OVERHEAD_MAX};
 use crate::queue::Entry;
 use crate::session::Wait;
@@ -30,6 +30,8 @@ pub(super) struct Form {
     pub cas: bool,
     /// The message stays where it is.
     pub peek: bool,
+    /// The message is opened for this reader, not taken.
+    pub open: Option<Reader>,
     /// Only if its `VALUE` block has at most this size, bytes.
     pub size_max: u32,
 }
@@ -41,11 +43,6 @@ impl Form {
     /// Whether the client is a datagram's.
     pub fn is_bounded(self) -> bool {
         self.size_max != Self::ANY_SIZE
-    }
-
-    /// The options of its key, as the client wrote them, unless they are a timeout.
-    pub fn options(self) -> &'static [u8] {
-        if self.peek { PEEK } else { b"" }
     }
 }
 
@@ -96,7 +93,12 @@ impl Engine {
 
     /// How the message for a get may look that has put together `held` bytes.
     pub(super) fn form(&mut self, conn: ConnId, cas: bool, held: usize) -> Form {
-        Form { cas, peek: false, size_max: u32::try_from(self.reply_room(conn, held)).unwrap_or(Form::ANY_SIZE) }
+        Form {
+            cas,
+            peek: false,
+            open: None,
+            size_max: u32::try_from(self.reply_room(conn, held)).unwrap_or(Form::ANY_SIZE),
+        }
     }
 
     /// Whether a message may be taken by a get of this form, asked for with a key of `key_size` bytes.

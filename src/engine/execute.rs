@@ -4,12 +4,14 @@
 //! request that is refused.
 
 use super::datagram::Form;
+use super::reads::answer_of;
 use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
 use crate::latency::Metric;
-use crate::mutation::{Mutation, Put};
+use crate::mutation::{Mutation, Put, Why};
 use crate::proto::reply;
 use crate::queue::{Entry, Head, Queue};
+use crate::session::reads::Opened;
 use crate::session::replies::Answer;
 use crate::store::{self, Load, Loaded};
 use std::collections::VecDeque;
@@ -31,14 +33,25 @@ pub(super) enum PutResult {
 /// What became of a get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum GetResult {
-    /// A message was written, and taken from this queue; or it was only looked at.
-    Hit(Option<QueueId>),
+    /// A message was written.
+    Hit(Given),
     /// Nothing to take.
     Miss,
     /// The message is larger than the get may take.
     TooLarge,
     /// The head must be loaded first.
     MustWait(u32),
+}
+
+/// How a message was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Given {
+    /// For good, from this queue.
+    Taken(QueueId),
+    /// To be confirmed.
+    Opened(Opened),
+    /// It is still there.
+    Shown,
 }
 
 impl Engine {
@@ -94,7 +107,7 @@ impl Engine {
         self.shelve(Queue::new(queue, name))
     }
 
-    /// Takes the message at the head of a queue of this shard, or only looks at it, and writes its `VALUE` block, the key's options
+    /// Takes the message at the head of a queue of this shard, opens it, or only looks at it, and writes its `VALUE` block, the key's options
     /// echoed, to `out`.
     pub(super) fn get(&mut self, name: &[u8], options: &[u8], form: Form, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
@@ -121,48 +134,61 @@ impl Engine {
     /// A get waits for the head of its queue to be loaded.
     pub(super) fn wait_for_load(&mut self, index: u32, waiter: Waiter) {
         let shelf = self.shelf(index);
+        let origin = waiter.origin;
         shelf.waiters.push_back(waiter);
-        if let Origin::Remote { shard, token } = waiter.origin {
+        if let Origin::Remote { shard, token } = origin {
             let queue = shelf.queue.id;
             self.remote_waiters.insert((shard, token), queue);
         }
     }
 
-    /// Writes the head, which is `entry`, and removes it unless it is only to be looked at. Returns the queue if so.
-    fn give(&mut self, index: u32, entry: Entry, options: &[u8], form: Form, out: &mut Vec<u8>) -> Option<QueueId> {
-        if !form.peek {
-            self.take(index, entry, options, form.cas, out);
-            return Some(self.shelf(index).queue.id);
+    /// Writes the head, which is `entry`, as a get of this form wants it: takes it, opens it, or only shows it.
+    pub(super) fn give(&mut self, index: u32, entry: Entry, options: &[u8], form: Form, out: &mut Vec<u8>) -> Given {
+        if let Some(reader) = form.open {
+            return self.open_head(index, entry, options, form, reader, out);
         }
         let put = self.memory.message(entry.place);
-        let name = &self.shelves[index as usize].as_ref().expect("the caller found it").queue.name;
-        reply::value(out, name, options, put.flags, form.cas.then_some(entry.message), put.body);
-        None
+        let cas = form.cas.then_some(entry.message);
+        let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
+        reply::value(out, shelf.client_name(), options, put.flags, cas, put.body);
+        if form.peek {
+            return Given::Shown;
+        }
+        self.take(index, entry);
+        Given::Taken(self.shelf(index).queue.id)
     }
 
     /// Removes the head, which is `entry`, for good.
-    pub(super) fn take(&mut self, index: u32, entry: Entry, options: &[u8], cas: bool, out: &mut Vec<u8>) {
+    fn take(&mut self, index: u32, entry: Entry) {
         let put = self.memory.message(entry.place);
-        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
-        let cas = cas.then_some(entry.message);
-        reply::value(out, &shelf.queue.name, options, put.flags, cas, put.body);
-        let mutation = Mutation::Take { queue: shelf.queue.id, message: entry.message };
-        shelf.meter.roll(self.now.mono_ms, &shelf.queue.counters);
-        shelf.queue.pop(put.body.len());
-        shelf.queue.counters.apply(&mutation);
-        mutation.encode(&mut self.batch);
-        self.stats.mutations += 1;
-        let queued_ms = self.now.wall_ms.saturating_sub(put.put_ms);
+        let (size, queued_ms) = (put.body.len(), self.now.wall_ms.saturating_sub(put.put_ms));
+        self.shelf(index).queue.pop(size);
         self.memory.release(entry.place);
+        self.depart(index, entry.message, Why::Got);
         self.latency.record(Metric::Queued, queued_ms * 1000, 1);
         self.stats.get_hits += 1;
-        self.stats.curr_items -= 1;
         self.trace_message(index, entry.message, Fate::Taken);
         self.load_ahead(index);
     }
 
+    /// A message that is neither ready nor open any more has left its queue for good.
+    pub(super) fn depart(&mut self, index: u32, message: MessageId, why: Why) {
+        let now_ms = self.now.mono_ms;
+        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        let queue = shelf.queue.id;
+        let mutation = match why {
+            Why::Got => Mutation::Take { queue, message },
+            _ => Mutation::Leave { queue, message, why },
+        };
+        shelf.meter.roll(now_ms, &shelf.queue.counters);
+        shelf.queue.counters.apply(&mutation);
+        mutation.encode(&mut self.batch);
+        self.stats.mutations += 1;
+        self.stats.curr_items -= 1;
+    }
+
     /// Asks for more of the queue's middle if its head runs low.
-    fn load_ahead(&mut self, index: u32) {
+    pub(super) fn load_ahead(&mut self, index: u32) {
         let stored_below = self.stored_below;
         let (shard, size_max) = (self.config.shard, self.load_size());
         let shelf = self.shelf(index);
@@ -214,6 +240,7 @@ impl Engine {
         let failed = match result {
             Ok(loaded) => !self.shelve_loaded(index, loaded),
             Err(error) => {
+                self.shelf(index).queue.fail_load();
                 let queue = self.shelf(index).queue.name.to_vec();
                 self.effects.notices.push(Notice::Unreadable { queue, reason: error.to_string() });
                 true
@@ -233,16 +260,21 @@ impl Engine {
         if !loaded.messages.is_empty() {
             self.memory.load(loaded.messages, |message, place| entries.push(Entry { message, place }));
         }
-        let corrupt = (loaded.corrupt.len() as u64, loaded.corrupt.iter().map(|(_, size)| size).sum());
-        let found = !entries.is_empty() || !loaded.corrupt.is_empty();
-        if !found || !shelf.queue.append_loaded(&entries, corrupt, loaded.reached) {
+        for (message, deliveries) in loaded.deliveries {
+            shelf.queue.set_deliveries(message, deliveries);
+        }
+        let mut unwanted = Vec::new();
+        let taken_in =
+            shelf.queue.take_loaded(&entries, &loaded.corrupt, loaded.reached, |entry| unwanted.push(entry.place));
+        let Some(lost) = taken_in else {
             entries.iter().for_each(|e| self.memory.release(e.place));
             let queue = shelf.queue.name.to_vec();
             let reason = format!("counters and stored messages disagree after message {}", loaded.reached);
             self.effects.notices.push(Notice::Unreadable { queue, reason });
             return false;
-        }
-        for (message, _) in loaded.corrupt {
+        };
+        unwanted.into_iter().for_each(|place| self.memory.release(place));
+        for message in lost {
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
             mutation.encode(&mut self.batch);
@@ -258,21 +290,20 @@ impl Engine {
     fn serve_waiters(&mut self, index: u32) {
         while let Some(waiter) = self.next_waiter(index) {
             let shelf = self.shelf(index);
-            let mut answer = Answer::default();
-            match shelf.queue.head() {
+            let answer = match shelf.queue.head() {
                 Head::Ready(entry) => {
                     let key_size = shelf.queue.name.len() + waiter.options().len();
                     if self.fits(entry, key_size, waiter.form) {
-                        let taken = self.give(index, entry, waiter.options(), waiter.form, &mut answer.bytes);
-                        answer.hits.extend(taken);
-                        answer.seq = self.newest();
+                        let mut bytes = Vec::new();
+                        let given = self.give(index, entry, waiter.options(), waiter.form, &mut bytes);
+                        answer_of(given, bytes, self.newest())
                     } else {
-                        answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
+                        Answer { failure: Some(reply::TOO_LARGE_FOR_UDP), ..Answer::default() }
                     }
                 }
                 Head::Empty => {
                     let name = shelf.queue.name.clone();
-                    self.forget_waiter(waiter);
+                    self.forget_waiter(waiter.origin);
                     self.miss(&name, waiter);
                     continue;
                 }
@@ -280,8 +311,8 @@ impl Engine {
                     shelf.waiters.push_front(waiter);
                     return self.load_ahead(index);
                 }
-            }
-            self.forget_waiter(waiter);
+            };
+            self.forget_waiter(waiter.origin);
             self.answer(waiter.origin, answer);
         }
     }
@@ -297,15 +328,15 @@ impl Engine {
         }
     }
 
-    fn forget_waiter(&mut self, waiter: Waiter) {
-        if let Origin::Remote { shard, token } = waiter.origin {
+    fn forget_waiter(&mut self, origin: Origin) {
+        if let Origin::Remote { shard, token } = origin {
             self.remote_waiters.remove(&(shard, token));
         }
     }
 
     fn fail_waiters(&mut self, index: u32) {
         while let Some(waiter) = self.next_waiter(index) {
-            self.forget_waiter(waiter);
+            self.forget_waiter(waiter.origin);
             self.answer(waiter.origin, Answer { failure: Some(reply::STORAGE_UNREADABLE), ..Answer::default() });
         }
     }
@@ -313,7 +344,7 @@ impl Engine {
     /// The queue is gone or emptied: who waited for its head missed it.
     pub(super) fn dismiss_waiters(&mut self, name: &[u8], waiters: VecDeque<Waiter>) {
         for waiter in waiters {
-            self.forget_waiter(waiter);
+            self.forget_waiter(waiter.origin);
             self.miss(name, waiter);
         }
     }
@@ -326,7 +357,7 @@ impl Engine {
         let waiters = &mut self.shelf(index).waiters;
         if let Some(at) = waiters.iter().position(|w| w.origin == origin) {
             let waiter = waiters.remove(at).expect("just found");
-            self.forget_waiter(waiter);
+            self.forget_waiter(waiter.origin);
             self.answer(origin, Answer::default());
         }
     }
@@ -336,11 +367,14 @@ impl Engine {
         let Some(index) = self.find(name) else {
             return false;
         };
+        self.drop_reads(index);
         let Shelf { mut queue, waiters, .. } = self.unshelve(index);
         self.record(&Mutation::Delete { queue: queue.id });
         self.drop_passing(queue.id);
         let newest = MessageId(self.ids.next - 1);
-        self.stats.curr_items -= queue.clear(newest, |entry| self.memory.release(entry.place));
+        let (ready, open) = queue.clear(newest, |place| self.memory.release(place));
+        self.stats.curr_items -= ready + open;
+        self.stats.open_reads -= open;
         self.dismiss_waiters(&queue.name, waiters);
         true
     }
@@ -364,11 +398,15 @@ impl Engine {
     /// Drops the messages of a queue, if it has any. Nothing of it is in passing.
     pub(super) fn purge(&mut self, index: usize) {
         let below = MessageId(self.ids.next);
-        let Some(shelf) = self.shelves[index].as_mut().filter(|s| !s.queue.is_empty()) else {
+        if self.shelves[index].as_ref().is_none_or(|shelf| shelf.queue.counters.present() == 0) {
             return;
-        };
+        }
+        self.drop_reads(index as u32);
+        let shelf = self.shelves[index].as_mut().expect("just seen");
         let newest = MessageId(below.0 - 1);
-        let count = shelf.queue.clear(newest, |entry| self.memory.release(entry.place));
+        let (ready, open) = shelf.queue.clear(newest, |place| self.memory.release(place));
+        let count = ready + open;
+        self.stats.open_reads -= open;
         let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
         shelf.queue.counters.apply(&mutation);
         mutation.encode(&mut self.batch);

@@ -11,13 +11,16 @@
 //! Step 4 and step 8 of a message's path, for queues of other shards.
 
 use super::datagram::Form;
-use super::execute::{GetResult, PutResult};
+use super::execute::{GetResult, Given, PutResult};
+use super::reads::{Ending, Reader, ending_reply};
 use super::{Awaiting, Engine, Origin, Waiter};
-use crate::ids::{ConnId, QueueId, Seq, ShardId};
+use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{Report, SetLine, Timeout};
+use crate::proto::command::{Report, SetLine};
+use crate::proto::options::GetOptions;
 use crate::proto::reply;
+use crate::session::reads::Opened;
 use crate::session::replies::{Answer, Piece, Replies, SlotId};
 use crate::session::{Listed, Wait};
 use smallvec::smallvec;
@@ -99,14 +102,42 @@ pub(super) enum Request<'a> {
         name: &'a [u8],
         body: &'a [u8],
     },
+    /// A get without options.
     Get {
         name: &'a [u8],
         form: Form,
     },
-    WaitingGet {
+    /// A get with options. Before that it may confirm an open read.
+    GetWith {
         name: &'a [u8],
-        timeout: Timeout,
+        options: GetOptions,
         form: Form,
+        closing: Option<Opened>,
+    },
+    /// Ends an open read as its reader wants it.
+    End {
+        opened: Opened,
+        confirms: bool,
+    },
+    /// Confirms an open read, whoever has it.
+    Confirm {
+        name: &'a [u8],
+        message: MessageId,
+    },
+    Touch {
+        name: &'a [u8],
+        message: MessageId,
+        seconds: u32,
+    },
+    /// The reader is gone.
+    Return {
+        opened: Opened,
+    },
+    /// A read of this connection was confirmed.
+    Forget {
+        conn: ConnId,
+        message: MessageId,
+        read: u64,
     },
     Delete {
         name: &'a [u8],
@@ -189,16 +220,19 @@ impl Engine {
         self.forward(owner, &Request::Get { name, form }, Expected::Part { conn, at });
     }
 
-    pub(super) fn forward_waiting_get(
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn forward_get_with(
         &mut self,
-        conn: ConnId,
         owner: ShardId,
+        conn: ConnId,
         at: SlotId,
         name: &[u8],
-        timeout: Timeout,
+        options: &GetOptions,
         form: Form,
+        closing: Option<Opened>,
     ) {
-        self.forward(owner, &Request::WaitingGet { name, timeout, form }, Expected::Part { conn, at });
+        let request = Request::GetWith { name, options: *options, form, closing };
+        self.forward(owner, &request, Expected::Part { conn, at });
     }
 
     pub(super) fn forward_delete(
@@ -243,7 +277,7 @@ impl Engine {
         lane.outbox.extend_from_slice(&[0; 4]);
         encode(request, &mut lane.outbox);
         let size = lane.outbox.len() - start;
-        let size = if matches!(request, Request::WaitingGet { .. }) { 0 } else { size };
+        let size = if matches!(request, Request::GetWith { options, .. } if options.waits()) { 0 } else { size };
         lane.under_way += size;
         let at_us = self.now.mono_us;
         let token = self.pending.insert(Pending { shard: to, size, what, at_us, is_cancelled: false });
@@ -251,7 +285,7 @@ impl Engine {
     }
 
     /// A request that has no answer and so no credit: small and bounded by what it refers to.
-    fn tell(&mut self, to: ShardId, request: &Request<'_>) {
+    pub(super) fn tell(&mut self, to: ShardId, request: &Request<'_>) {
         let outbox = &mut self.lanes[usize::from(to.0)].outbox;
         outbox.extend_from_slice(&NO_TOKEN.to_le_bytes());
         encode(request, outbox);
@@ -330,7 +364,7 @@ impl Engine {
         while let Some(bytes) = self.lanes[lane].inbound.pop_front() {
             let mut done = std::mem::take(&mut self.lanes[lane].inbound_done);
             while done < bytes.len() {
-                let mut reader = Reader { rest: &bytes[done..] };
+                let mut reader = Bytes { rest: &bytes[done..] };
                 let token = reader.u32();
                 let request = decode(&mut reader);
                 let stalled = self.is_batch_full()
@@ -371,20 +405,48 @@ impl Engine {
                     return false;
                 }
             },
-            Request::Get { name, form } => match self.get(name, form.options(), form, &mut answer.bytes) {
-                GetResult::Hit(queue) => {
-                    answer.hits.extend(queue);
+            Request::Get { name, form } => match self.get(name, b"", form, &mut answer.bytes) {
+                GetResult::Hit(given) => {
+                    if let Given::Taken(queue) = given {
+                        answer.hits.push(queue);
+                    }
                     answer.seq = self.newest();
                 }
                 GetResult::Miss => {}
                 GetResult::TooLarge => answer.failure = Some(reply::TOO_LARGE_FOR_UDP),
                 GetResult::MustWait(index) => {
-                    self.wait_for_load(index, Waiter { origin, form, patience: None });
+                    self.wait_for_load(index, Waiter::plain(origin, form));
                     return false;
                 }
             },
-            Request::WaitingGet { name, timeout, form } => {
-                self.get_or_wait(name, timeout, form, origin);
+            Request::GetWith { name, options, form, closing } => {
+                let ending = closing.map(|opened| self.end_read(opened, true));
+                if ending == Some(Ending::Expired) {
+                    answer.failure = Some(reply::READ_EXPIRED);
+                    return true;
+                }
+                self.get_or_wait(name, &options, form, origin);
+                return false;
+            }
+            Request::End { opened, confirms } => {
+                let (text, seq) = ending_reply(self.end_read(opened, confirms));
+                answer.bytes.extend_from_slice(text);
+                answer.seq = seq;
+            }
+            Request::Confirm { name, message } => {
+                let (text, seq) = self.confirm_by_id(name, message);
+                answer.bytes.extend_from_slice(text);
+                answer.seq = seq;
+            }
+            Request::Touch { name, message, seconds } => {
+                answer.bytes.extend_from_slice(self.touch(name, message, seconds));
+            }
+            Request::Return { opened } => {
+                self.take_back(opened);
+                return false;
+            }
+            Request::Forget { conn, message, read } => {
+                self.forget_read(conn, message, read);
                 return false;
             }
             Request::Delete { name } => {
@@ -451,11 +513,12 @@ impl Engine {
     }
 
     fn take_answers(&mut self, from: ShardId, bytes: &[u8]) {
-        let mut reader = Reader { rest: bytes };
+        let mut reader = Bytes { rest: bytes };
         while !reader.rest.is_empty() {
             let (token, queue, answer) = decode_answer(&mut reader);
             let hits = queue.as_slice();
             let answer = Piece { hits, ..answer };
+            let opened = answer.opened;
             let pending = self.pending.remove(token);
             assert_eq!(pending.shard, from, "an answer comes from where the request went");
             self.lanes[usize::from(from.0)].under_way -= pending.size;
@@ -464,8 +527,14 @@ impl Engine {
                 self.latency.record(Metric::Forward, self.now.mono_us.saturating_sub(pending.at_us), 1);
             }
             match pending.what {
-                Expected::Part { conn, at } if self.session(conn).is_some() => self.answer_part(conn, at, answer),
+                Expected::Part { conn, at } if self.session(conn).is_some() => {
+                    self.note_opened(conn, at, from, opened);
+                    self.answer_part(conn, at, answer);
+                }
                 Expected::Part { .. } => {
+                    if let Some(opened) = opened.filter(|opened| !opened.is_detached) {
+                        self.tell(from, &Request::Return { opened });
+                    }
                     hits.iter().for_each(|queue| self.tell(from, &Request::Unsent { queue: *queue }));
                 }
                 Expected::Nothing => {}
@@ -493,13 +562,7 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(body);
         }
         Request::Get { name, form } => {
-            let kind = match (form.peek, form.cas) {
-                (false, false) => 2,
-                (false, true) => 3,
-                (true, false) => 17,
-                (true, true) => 18,
-            };
-            name_to(out, kind, name);
+            name_to(out, if form.cas { 3 } else { 2 }, name);
             out.extend_from_slice(&form.size_max.to_le_bytes());
         }
         Request::Delete { name } => name_to(out, 4, name),
@@ -522,17 +585,50 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.push(12);
             out.extend_from_slice(&queue.0.to_le_bytes());
         }
-        Request::WaitingGet { name, timeout, form } => {
-            name_to(out, if form.cas { 14 } else { 13 }, name);
-            out.extend_from_slice(&form.size_max.to_le_bytes());
-            let option = timeout.as_written();
-            out.push(option.len() as u8);
-            out.extend_from_slice(option);
+        Request::GetWith { name, options, form, closing } => {
+            let Form { cas, peek, open, size_max } = form;
+            name_to(out, 13, name);
+            let text = options.as_written();
+            out.push(text.len() as u8);
+            out.extend_from_slice(text);
+            out.push(
+                u8::from(cas) | u8::from(peek) << 1 | u8::from(open.is_some()) << 2 | u8::from(closing.is_some()) << 3,
+            );
+            out.extend_from_slice(&size_max.to_le_bytes());
+            if let Some(Reader { shard, conn, ttr_s }) = open {
+                out.extend_from_slice(&shard.0.to_le_bytes());
+                [conn.index, conn.generation, ttr_s].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            }
+            if let Some(opened) = closing {
+                encode_opened(opened, out);
+            }
+        }
+        Request::End { opened, confirms } => {
+            out.push(if confirms { 14 } else { 20 });
+            encode_opened(opened, out);
+        }
+        Request::Confirm { name, message } => {
+            name_to(out, 21, name);
+            out.extend_from_slice(&message.0.to_le_bytes());
+        }
+        Request::Touch { name, message, seconds } => {
+            name_to(out, 22, name);
+            out.extend_from_slice(&message.0.to_le_bytes());
+            out.extend_from_slice(&seconds.to_le_bytes());
+        }
+        Request::Return { opened } => {
+            out.push(23);
+            encode_opened(opened, out);
+        }
+        Request::Forget { conn, message, read } => {
+            out.push(24);
+            [conn.index, conn.generation].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            [message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
         }
     }
 }
 
-fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
+fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
     match reader.u8() {
         1 => {
             let name = reader.name();
@@ -540,9 +636,9 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
             let size = reader.u32() as usize;
             Request::Put { flags, name, body: reader.take(size) }
         }
-        kind @ (2 | 3 | 17 | 18) => {
+        kind @ (2 | 3) => {
             let name = reader.name();
-            let form = Form { cas: matches!(kind, 3 | 18), peek: kind >= 17, size_max: reader.u32() };
+            let form = Form { cas: kind == 3, peek: false, open: None, size_max: reader.u32() };
             Request::Get { name, form }
         }
         19 => Request::FlushQueue { name: reader.name() },
@@ -557,20 +653,41 @@ fn decode<'a>(reader: &mut Reader<'a>) -> Request<'a> {
         10 => Request::StatQueue { name: reader.name() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
-        kind @ (13 | 14) => {
+        13 => {
             let name = reader.name();
-            let form = Form { cas: kind == 14, peek: false, size_max: reader.u32() };
-            let timeout = Timeout::parse(reader.name()).expect("it was parsed before it was sent");
-            Request::WaitingGet { name, timeout, form }
+            let options = GetOptions::parse(reader.name()).expect("they were parsed before they were sent");
+            let flags = reader.u8();
+            let size_max = reader.u32();
+            let reader_of = |reader: &mut Bytes<'_>| Reader {
+                shard: ShardId(reader.u16()),
+                conn: reader.conn(),
+                ttr_s: reader.u32(),
+            };
+            let open = (flags & 4 != 0).then(|| reader_of(reader));
+            let closing = (flags & 8 != 0).then(|| reader.opened());
+            let form = Form { cas: flags & 1 != 0, peek: flags & 2 != 0, open, size_max };
+            Request::GetWith { name, options, form, closing }
         }
+        kind @ (14 | 20) => Request::End { opened: reader.opened(), confirms: kind == 14 },
+        21 => Request::Confirm { name: reader.name(), message: MessageId(reader.u64()) },
+        22 => Request::Touch { name: reader.name(), message: MessageId(reader.u64()), seconds: reader.u32() },
+        23 => Request::Return { opened: reader.opened() },
+        24 => Request::Forget { conn: reader.conn(), message: MessageId(reader.u64()), read: reader.u64() },
         kind => unreachable!("no request of kind {kind}"),
     }
 }
 
 /// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
-const FAILURES: [&[u8]; 2] = [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP];
+const FAILURES: [&[u8]; 3] = [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED];
 
-/// token u32 · failure u8 (0: none) · queue u64 (0: no message in it) · size u32 · bytes
+fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
+    let Opened { queue, message, read, is_detached } = opened;
+    [queue.0, message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+    out.push(u8::from(is_detached));
+}
+
+/// token u32 · failure u8 (0: none) · queue u64 of a message that was taken (0: none) · opened u8 (0: none) · what was opened · size
+/// u32 · bytes
 fn encode_answer(token: u32, answer: Piece<'_>, out: &mut Vec<u8>) {
     assert!(answer.hits.len() <= 1, "a forwarded get names one queue");
     out.extend_from_slice(&token.to_le_bytes());
@@ -579,24 +696,29 @@ fn encode_answer(token: u32, answer: Piece<'_>, out: &mut Vec<u8>) {
     });
     out.push(failure as u8);
     out.extend_from_slice(&answer.hits.first().map_or(0, |q| q.0).to_le_bytes());
+    out.push(u8::from(answer.opened.is_some()));
+    if let Some(opened) = answer.opened {
+        encode_opened(opened, out);
+    }
     out.extend_from_slice(&(answer.bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(answer.bytes);
 }
 
 /// Token, the queue of the message in it if there is one, and all else.
-fn decode_answer<'a>(reader: &mut Reader<'a>) -> (u32, Option<QueueId>, Piece<'a>) {
+fn decode_answer<'a>(reader: &mut Bytes<'a>) -> (u32, Option<QueueId>, Piece<'a>) {
     let token = reader.u32();
     let failure = usize::from(reader.u8()).checked_sub(1).map(|number| FAILURES[number]);
     let queue = Some(QueueId(reader.u64())).filter(|queue| queue.0 != 0);
+    let opened = (reader.u8() != 0).then(|| reader.opened());
     let size = reader.u32() as usize;
-    (token, queue, Piece { bytes: reader.take(size), seq: Seq(0), hits: &[], failure })
+    (token, queue, Piece { bytes: reader.take(size), seq: Seq(0), hits: &[], opened, failure })
 }
 
-struct Reader<'a> {
+struct Bytes<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Bytes<'a> {
     fn take(&mut self, size: usize) -> &'a [u8] {
         let (head, rest) = self.rest.split_at(size);
         self.rest = rest;
@@ -615,6 +737,19 @@ impl<'a> Reader<'a> {
         u64::from_le_bytes(self.take(8).try_into().expect("eight bytes"))
     }
 
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take(2).try_into().expect("two bytes"))
+    }
+
+    fn conn(&mut self) -> ConnId {
+        ConnId { index: self.u32(), generation: self.u32() }
+    }
+
+    fn opened(&mut self) -> Opened {
+        let (queue, message, read) = (QueueId(self.u64()), MessageId(self.u64()), self.u64());
+        Opened { queue, message, read, is_detached: self.u8() != 0 }
+    }
+
     fn name(&mut self) -> &'a [u8] {
         let len = self.u8() as usize;
         self.take(len)
@@ -627,13 +762,15 @@ mod tests {
 
     #[test]
     fn requests_cross_unchanged() {
-        const ANY: Form = Form { cas: true, peek: false, size_max: Form::ANY_SIZE };
+        const ANY: Form = Form { cas: true, peek: false, open: None, size_max: Form::ANY_SIZE };
+        let opened = Opened { queue: QueueId(1), message: MessageId(2), read: 3, is_detached: true };
+        let conn = ConnId { index: 4, generation: 5 };
+        let open = Some(Reader { shard: ShardId(6), conn, ttr_s: 7 });
+        let options = |text: &[u8]| GetOptions::parse(text).unwrap();
         let requests = [
             Request::Put { flags: 7, name: b"q", body: b"body" },
             Request::Get { name: b"q", form: ANY },
             Request::Get { name: b"q", form: Form { size_max: 0, ..ANY } },
-            Request::Get { name: b"q", form: Form { peek: true, ..ANY } },
-            Request::Get { name: b"q", form: Form { peek: true, cas: false, size_max: 1 } },
             Request::Delete { name: b"q" },
             Request::FlushQueue { name: b"q" },
             Request::Flush,
@@ -646,16 +783,34 @@ mod tests {
             Request::StatQueue { name: b"q" },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },
-            Request::WaitingGet {
+            Request::GetWith {
                 name: b"q",
-                timeout: Timeout::parse(b"/t=05").unwrap(),
-                form: Form { cas: false, peek: false, size_max: 9 },
+                options: options(b"/t=05"),
+                form: Form { cas: false, size_max: 9, ..ANY },
+                closing: None,
             },
-            Request::WaitingGet { name: b"q", timeout: Timeout::parse(b"/t=18446744073709551615").unwrap(), form: ANY },
+            Request::GetWith {
+                name: b"q",
+                options: options(b"/close/open/t=18446744073709551615"),
+                form: Form { open, ..ANY },
+                closing: Some(opened),
+            },
+            Request::GetWith {
+                name: b"q",
+                options: options(b"/peek"),
+                form: Form { peek: true, ..ANY },
+                closing: None,
+            },
+            Request::End { opened, confirms: true },
+            Request::End { opened, confirms: false },
+            Request::Confirm { name: b"q", message: MessageId(8) },
+            Request::Touch { name: b"q", message: MessageId(8), seconds: 9 },
+            Request::Return { opened },
+            Request::Forget { conn, message: MessageId(8), read: 10 },
         ];
         let mut bytes = Vec::new();
         requests.iter().for_each(|r| encode(r, &mut bytes));
-        let mut reader = Reader { rest: &bytes };
+        let mut reader = Bytes { rest: &bytes };
         for request in requests {
             assert_eq!(decode(&mut reader), request);
         }
@@ -664,11 +819,12 @@ mod tests {
 
     #[test]
     fn answers_cross_without_the_senders_batch_number() {
-        for failure in [None, Some(reply::STORAGE_UNREADABLE), Some(reply::TOO_LARGE_FOR_UDP)] {
-            let answer = Piece { bytes: b"x", seq: Seq(4), hits: &[QueueId(2)], failure };
+        let opened = Opened { queue: QueueId(1), message: MessageId(2), read: 3, is_detached: false };
+        for (failure, opened) in FAILURES.into_iter().map(|text| (Some(text), None)).chain([(None, Some(opened))]) {
+            let answer = Piece { bytes: b"x", seq: Seq(4), hits: &[QueueId(2)], opened, failure };
             let mut bytes = Vec::new();
             encode_answer(8, answer, &mut bytes);
-            let there = decode_answer(&mut Reader { rest: &bytes });
+            let there = decode_answer(&mut Bytes { rest: &bytes });
             assert_eq!(there, (8, Some(QueueId(2)), Piece { seq: Seq(0), hits: &[], ..answer }));
         }
     }

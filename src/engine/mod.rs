@@ -13,19 +13,22 @@
 //! Invariant: a reply that reports a mutation leaves only after `on_durable` covered the batch that holds it. A message that
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
-//! Files: [`serve`] runs sessions, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
 //! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
 mod datagram;
+mod ending;
 mod execute;
 mod forward;
 mod idle;
+mod multi_get;
 mod observe;
 mod overview;
 mod passing;
+mod reads;
 mod room;
 mod serve;
 mod trace;
@@ -40,7 +43,8 @@ use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
 use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
-use crate::queue::{Memory, Meter, Queue};
+use crate::proto::options::GetOptions;
+use crate::queue::{Memory, Meter, Queue, Settings};
 use crate::session::replies::{Answer, Piece, SlotId};
 use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
@@ -69,6 +73,8 @@ pub struct Config {
     pub wait_ms_max: u64,
     /// `--idle-timeout`, ms; 0: never.
     pub idle_ms_max: u64,
+    /// `--max-open-reads`.
+    pub open_reads_max: usize,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -86,6 +92,7 @@ pub struct Changes {
     pub queues_max: usize,
     pub wait_ms_max: u64,
     pub idle_ms_max: u64,
+    pub open_reads_max: usize,
     pub flush_all: bool,
     pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
@@ -194,12 +201,14 @@ enum Origin {
 }
 
 /// A get that waits: until its queue's head is loaded, or in a line for a message.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Waiter {
     origin: Origin,
     form: datagram::Form,
-    /// Of a get that may wait for a message.
-    patience: Option<waiting::Patience>,
+    /// What stands behind its key; nothing if it is a plain get.
+    options: Option<Box<GetOptions>>,
+    /// When it is answered without a message, monotonic ms. 0: it does not wait for one to come.
+    deadline_ms: u64,
 }
 
 /// A queue of this shard and the gets that wait for its head.
@@ -211,6 +220,20 @@ struct Shelf {
     /// Settled hand-overs that no batch counts yet.
     passed: u64,
     meter: Meter,
+    /// What the queue does besides; nothing for most.
+    settings: Option<Box<Settings>>,
+}
+
+impl Shelf {
+    /// The queue as clients name it.
+    fn client_name(&self) -> &[u8] {
+        &self.queue.name
+    }
+
+    /// When open reads end by themselves, s; 0: never.
+    fn visibility_timeout_s(&self) -> u64 {
+        self.settings.as_ref().map_or(0, |settings| settings.visibility_timeout_s)
+    }
 }
 
 /// Whose replies wait for a batch.
@@ -246,6 +269,7 @@ pub struct Engine {
     remote_waiters: HashMap<(ShardId, u32), QueueId>,
     waits: waiting::Waits,
     passing: passing::Passing,
+    due: reads::Due,
     refusing_puts: bool,
     puts_wait: bool,
 
@@ -312,6 +336,7 @@ impl Engine {
             remote_waiters: HashMap::new(),
             waits: waiting::Waits::default(),
             passing: passing::Passing::default(),
+            due: reads::Due::default(),
             refusing_puts: false,
             puts_wait: false,
             ids,
@@ -377,12 +402,13 @@ impl Engine {
 
     /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
     pub fn change(&mut self, changes: Changes) {
-        let Changes { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings } = changes;
+        let Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, flush_all, shutdown, settings } = changes;
         if idle_ms_max != self.config.idle_ms_max {
             self.idle = idle::Look::new(idle_ms_max);
         }
         let before = self.config.clone();
-        self.config = Config { queues_max, wait_ms_max, idle_ms_max, flush_all, shutdown, settings, ..before };
+        self.config =
+            Config { queues_max, wait_ms_max, idle_ms_max, open_reads_max, flush_all, shutdown, settings, ..before };
     }
 
     /// Whether to give a notice of every command and every reply.
@@ -535,7 +561,12 @@ impl Engine {
     /// When [`Engine::run`] must be called even if nothing happens, monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
         let sessions = self.deadlines.peek().map(|std::cmp::Reverse((at, ..))| *at);
-        let others = [self.waits.next_deadline(), self.passing.next_deadline(), self.idle.next_deadline()];
+        let others = [
+            self.waits.next_deadline(),
+            self.passing.next_deadline(),
+            self.due.next_deadline(),
+            self.idle.next_deadline(),
+        ];
         sessions.into_iter().chain(others.into_iter().flatten()).min()
     }
 
@@ -582,9 +613,11 @@ impl Engine {
         match origin {
             Origin::Local { conn, at } => {
                 let durable = self.durable;
-                let Some(session) = alive(&mut self.sessions, conn) else {
-                    return self.count_unsent(&answer);
-                };
+                if self.session(conn).is_none() {
+                    return self.undo_answer(&answer);
+                }
+                self.note_opened(conn, at, self.config.shard, answer.opened);
+                let session = alive(&mut self.sessions, conn).expect("just seen");
                 let seq = session.replies.fill(&mut self.timings, durable, at, answer);
                 self.note_answer(conn, at, seq);
             }
@@ -717,7 +750,7 @@ impl Engine {
         let id = queue.id;
         let line = self.line_of(&queue.name);
         let meter = Meter::new(self.now.mono_ms, &queue.counters);
-        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0, meter });
+        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0, meter, settings: None });
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;
@@ -752,12 +785,13 @@ impl Engine {
         for shelf in self.shelves.iter().flatten() {
             shelf.queue.assert_consistent(|place| self.memory.message(place).body.len());
         }
-        let ready: u64 = self.shelves.iter().flatten().map(|s| s.queue.len()).sum();
-        assert_eq!(ready, self.stats.curr_items, "curr_items is what all queues hold");
+        let present: u64 = self.shelves.iter().flatten().map(|s| s.queue.counters.present()).sum();
+        assert_eq!(present, self.stats.curr_items, "curr_items is what all queues hold");
         let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();
         assert_eq!(reserved, self.bodies_reserved, "the body budget is what sessions reserved");
         self.assert_waits_consistent();
         self.assert_passing_consistent();
+        self.assert_reads_consistent();
     }
 }
 

@@ -41,7 +41,9 @@ pub struct QueueView {
     pub counters: Counters,
     /// Messages that a get can take.
     pub ready: u64,
-    /// Their bodies, bytes.
+    /// Messages that were read and are neither confirmed nor given back.
+    pub open: u64,
+    /// The bodies of both, bytes.
     pub bytes: u64,
     /// Puts a second, lately.
     pub put_rate: f64,
@@ -281,6 +283,7 @@ impl Engine {
             view.counters;
         reply::stat_queue(out, name, puts, gets);
         reply::stat(out, "ready", view.ready);
+        reply::stat(out, "open", view.open);
         reply::stat(out, "bytes", view.bytes);
         reply::stat(out, "puts", puts);
         reply::stat(out, "gets", gets);
@@ -310,6 +313,7 @@ impl Engine {
             name: shelf.queue.name.clone(),
             counters: shelf.queue.counters,
             ready: shelf.queue.len(),
+            open: shelf.queue.open_len(),
             bytes: shelf.queue.bytes(),
             put_rate,
             get_rate,

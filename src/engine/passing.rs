@@ -107,7 +107,7 @@ impl Engine {
 
     /// Takes the first of a line out of it if it is a client of this shard and everything before its reply may be sent.
     fn step_forward(&mut self, index: u32) -> Option<(ConnId, Waiter)> {
-        let (place, origin) = self.first_in_line(index)?;
+        let (place, origin) = self.first_taker_in_line(index)?;
         let Origin::Local { conn, at } = origin else {
             return None;
         };

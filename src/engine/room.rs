@@ -56,6 +56,11 @@ impl Engine {
             }
             if let Some(&index) = self.by_id.get(&queue) {
                 let shelf = self.shelves[index as usize].as_mut().expect("listed");
+                // What is open, or has come back, is in no range.
+                if let Some(place) = shelf.queue.evict(message) {
+                    self.memory.release(place);
+                    continue;
+                }
                 shelf.queue.spill(message, self.stored_below, |entry| self.memory.release(entry.place));
             }
         }

@@ -9,21 +9,21 @@
 //! Step 2 to 4 of a message's path.
 
 use super::datagram::Form;
-use super::execute::{GetResult, PutResult};
+use super::execute::{GetResult, Given, PutResult};
 use super::{Engine, Notice, Origin, Waiter, alive};
-use crate::ids::{ConnId, QueueId, Seq};
+use crate::ids::{ConnId, Seq};
 use crate::latency::Metric;
 use crate::limits::{
-    AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, LINGER_MS_MAX, MULTI_GET_SIZE_MAX,
-    OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX, REQUESTS_PER_TURN,
+    AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX,
+    REQUESTS_PER_TURN,
 };
 use crate::proto::command::{Command, Keys, Line, SetLine};
+use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
-use crate::session::replies::{Answer, Parts, SlotId};
-use crate::session::{Listed, MultiGet, Phase, Session, Wait};
+use crate::session::replies::{Parts, SlotId};
+use crate::session::{Listed, Phase, Session, Wait};
 use smallvec::smallvec;
-use std::cmp::Reverse;
 
 /// What a look at the front of the input led to.
 enum Step {
@@ -157,6 +157,7 @@ impl Engine {
     pub fn run(&mut self) {
         self.expire_deadlines();
         self.expire_waits();
+        self.expire_reads();
         self.expire_passing();
         self.close_idle();
         self.run_inbound();
@@ -300,12 +301,14 @@ impl Engine {
         self.began.metric = metric_of(&command);
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
-            Command::WaitingGet { key, timeout, cas } => return self.serve_waiting_get(conn, key.name, timeout, cas),
-            Command::Peek { key, cas } => {
-                let form = Form { peek: true, ..self.form(conn, cas, 0) };
-                return self.serve_one_get(conn, key.name, form);
+            Command::GetWith { key, options, cas } => return self.serve_get_with(conn, key.name, &options, cas),
+            Command::Confirm { key, message, noreply, .. } => {
+                return self.serve_confirm(conn, key.name, message, noreply);
             }
-            Command::Delete { key, noreply } => return self.serve_delete(conn, key.name, noreply),
+            Command::Touch { key, message, seconds, noreply, .. } => {
+                return self.serve_touch(conn, key.name, message, seconds, noreply);
+            }
+            Command::Delete { key, noreply, .. } => return self.serve_delete(conn, key.name, noreply),
             Command::Flush { key, noreply } => return self.serve_flush_queue(conn, key.name, noreply),
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
                 return self.serve_flush(conn, noreply);
@@ -354,7 +357,6 @@ impl Engine {
         self.serve_one_get(conn, first.name, form)
     }
 
-    /// A message of this shard that is in memory is written straight into the reply. Everything else is put together from pieces.
     fn serve_one_get(&mut self, conn: ConnId, name: &[u8], form: Form) -> Result<(), Wait> {
         self.room_to_await(conn)?;
         let owner = self.owner(name);
@@ -364,27 +366,58 @@ impl Engine {
             self.forward_get(conn, owner, at, name, form);
             return Ok(());
         }
+        self.serve_local_get(conn, name, b"", form)
+    }
+
+    /// A message of this shard that is in memory is written straight into the reply. Everything else is put together from pieces.
+    pub(super) fn serve_local_get(
+        &mut self,
+        conn: ConnId,
+        name: &[u8],
+        options: &[u8],
+        form: Form,
+    ) -> Result<(), Wait> {
         let mut block = std::mem::take(&mut self.scratch);
-        match self.get(name, form.options(), form, &mut block) {
-            GetResult::Hit(queue) => {
+        match self.get(name, options, form, &mut block) {
+            GetResult::Hit(given) => {
                 let seq = self.newest();
-                self.reply(conn, seq, queue.as_slice(), |out| {
+                let taken = match given {
+                    Given::Taken(queue) => Some(queue),
+                    Given::Opened(opened) => {
+                        let shard = self.config.shard;
+                        let reads = &mut self.session(conn).expect("it is being served").reads;
+                        reads.get_or_insert_default().add(name, shard, opened);
+                        None
+                    }
+                    Given::Shown => None,
+                };
+                self.reply(conn, seq, taken.as_slice(), |out| {
                     out.extend_from_slice(&block);
                     out.extend_from_slice(reply::END);
                 });
             }
             GetResult::Miss => {
-                if !form.peek {
+                if self.began.metric == Metric::GetHit {
                     self.began.metric = Metric::GetMiss;
                 }
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END));
+                // A read may have been confirmed before.
+                let seq = if form.open.is_some() { self.newest() } else { Seq(0) };
+                self.reply(conn, seq, &[], |out| out.extend_from_slice(reply::END));
             }
             GetResult::TooLarge => {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_LARGE_FOR_UDP));
             }
             GetResult::MustWait(index) => {
                 let at = self.await_message(conn);
-                self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, form, patience: None });
+                let mut waiter = Waiter::plain(Origin::Local { conn, at }, form);
+                if !options.is_empty() {
+                    waiter.options = Some(Box::new(GetOptions::parse(options).expect("they were parsed before")));
+                }
+                if form.open.is_some() {
+                    let reads = &mut self.session(conn).expect("it is being served").reads;
+                    reads.get_or_insert_default().begin(at, name);
+                }
+                self.wait_for_load(index, waiter);
             }
         }
         self.keep_scratch(block);
@@ -406,115 +439,6 @@ impl Engine {
         let awaited_max = (OUTPUT_SIZE_MAX / self.config.body_size_max).clamp(AWAITED_GETS_MIN, AWAITED_GETS_MAX);
         let session = self.session(conn).expect("it is being served");
         if session.replies.awaited() >= awaited_max { Err(Wait::Replies) } else { Ok(()) }
-    }
-
-    /// Takes one message per key, in key order. One whose keys are all here and in memory is answered at once. Otherwise the
-    /// reply stays open and is added to, as far as room allows, each time the session is looked at; the request stays at the
-    /// front of the input until all its keys were dealt with.
-    fn serve_multi_get(&mut self, conn: ConnId, keys: Keys<'_>, cas: bool) -> Result<(), Wait> {
-        let size_max = MULTI_GET_SIZE_MAX.max(self.config.body_size_max);
-        let mut here = Parts::new();
-        let mut here_size = 0;
-        let session = self.session(conn).expect("it is being served");
-        let mut open = session.multi_get.take().map(|open| *open);
-        let start = open.map_or(0, |m| m.keys_done);
-        for (index, key) in keys.enumerate().skip(start) {
-            let (size, awaited) = match open {
-                Some(m) => self.session(conn).expect("it is being served").replies.progress(m.slot),
-                None => (here_size, 0),
-            };
-            if size >= size_max {
-                break;
-            }
-            let form = self.form(conn, cas, size);
-            // What is awaited may fill the rest of the bound.
-            let must_wait =
-                awaited > 0 && (form.is_bounded() || size + awaited * self.config.body_size_max >= size_max);
-            let room = if must_wait { Err(Wait::Replies) } else { self.room_for_key(conn, key.name) };
-            if let Err(wait) = room {
-                let slot = self.open_get(conn, open, &mut here);
-                self.session(conn).expect("it is being served").multi_get =
-                    Some(Box::new(MultiGet { slot, keys_done: index }));
-                return Err(wait);
-            }
-            let mut answer = Answer::default();
-            let elsewhere = if self.owner(key.name) != self.config.shard {
-                Some(None)
-            } else {
-                match self.get(key.name, b"", form, &mut answer.bytes) {
-                    GetResult::Hit(queue) => {
-                        answer.hits.extend(queue);
-                        answer.seq = self.newest();
-                        None
-                    }
-                    GetResult::Miss => continue,
-                    GetResult::TooLarge => {
-                        answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
-                        None
-                    }
-                    GetResult::MustWait(index) => Some(Some(index)),
-                }
-            };
-            let Some(elsewhere) = elsewhere else {
-                match open {
-                    Some(m) => {
-                        let session = self.session(conn).expect("it is being served");
-                        session.replies.add_part(m.slot, Some(answer));
-                    }
-                    None => {
-                        here_size += answer.bytes.len();
-                        here.push(Some(answer));
-                    }
-                }
-                continue;
-            };
-            let slot = self.open_get(conn, open, &mut here);
-            open = Some(MultiGet { slot, keys_done: 0 });
-            let at = self.session(conn).expect("it is being served").replies.add_part(slot, None);
-            match elsewhere {
-                Some(index) => {
-                    self.wait_for_load(index, Waiter { origin: Origin::Local { conn, at }, form, patience: None });
-                }
-                None => self.forward_get(conn, self.owner(key.name), at, key.name, form),
-            }
-        }
-        match open {
-            None => self.reply_parts(conn, &here),
-            Some(m) => {
-                let durable = self.durable;
-                let session = alive(&mut self.sessions, conn).expect("it is being served");
-                let seq = session.replies.close(&mut self.timings, durable, m.slot);
-                self.note_reply(conn, seq);
-            }
-        }
-        Ok(())
-    }
-
-    /// The open reply of a multi-get, which begins with what was found so far.
-    fn open_get(&mut self, conn: ConnId, open: Option<MultiGet>, here: &mut Parts) -> u64 {
-        let began = Some(self.began);
-        let replies = &mut self.session(conn).expect("it is being served").replies;
-        open.map_or_else(|| replies.push_get(std::mem::take(here), reply::END, began), |m| m.slot)
-    }
-
-    /// Whether one more key of a multi-get can be looked at now.
-    fn room_for_key(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
-        self.room_to_await(conn)?;
-        let owner = self.owner(name);
-        if owner != self.config.shard { self.room_to_forward(conn, owner, name.len()) } else { Ok(()) }
-    }
-
-    fn reply_parts(&mut self, conn: ConnId, parts: &[Option<Answer>]) {
-        let hits: Vec<QueueId> = parts.iter().flatten().flat_map(|a| a.hits.iter().copied()).collect();
-        let seq = parts.iter().flatten().map(|a| a.seq).max().unwrap_or_default();
-        if hits.is_empty() {
-            self.began.metric = Metric::GetMiss;
-        }
-        let ending = parts.iter().flatten().filter_map(|a| a.failure).next_back().unwrap_or(reply::END);
-        self.reply(conn, seq, &hits, |out| {
-            parts.iter().flatten().for_each(|a| out.extend_from_slice(&a.bytes));
-            out.extend_from_slice(ending);
-        });
     }
 
     fn serve_delete(&mut self, conn: ConnId, name: &[u8], noreply: bool) -> Result<(), Wait> {
@@ -650,117 +574,15 @@ impl Engine {
             self.effects.pauses.push((conn, pause));
         }
     }
-
-    // --- ending ---
-
-    /// No more requests are served; the connection closes when its replies are sent.
-    pub(super) fn finish(&mut self, conn: ConnId) {
-        let session = self.session(conn).expect("the caller has it");
-        session.phase = Phase::Finishing;
-        session.input = Vec::new();
-        self.free_body(conn);
-        self.make_runnable(conn);
-    }
-
-    /// Moves a session on that has nothing left to do but end.
-    fn finish_if_done(&mut self, conn: ConnId) {
-        let Some(session) = self.session(conn) else {
-            return;
-        };
-        let said_all = session.replies.is_empty() && !session.sending && session.listing.is_none();
-        let idle = said_all && !session.runnable && session.wait.is_none();
-        match session.phase {
-            Phase::Draining if idle => {
-                self.count_incomplete(conn);
-                self.close(conn);
-            }
-            Phase::Finishing if said_all => {
-                session.phase = Phase::Lingering;
-                let at_once = session.eof;
-                if at_once || self.stopping {
-                    self.close(conn);
-                } else {
-                    self.effects.shutdowns.push(conn);
-                    self.set_deadline(conn, LINGER_MS_MAX);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Ends the session and asks the ring to close the connection.
-    pub(super) fn close(&mut self, conn: ConnId) {
-        self.free_body(conn);
-        let session = self.session(conn).expect("the caller has it");
-        session.phase = Phase::Closed;
-        session.input = Vec::new();
-        let waiting = session.waiting.take();
-        let mut replies = std::mem::take(&mut session.replies);
-        let waited = replies.waiting() > 0 || session.listing.is_some();
-        let mut lost = Vec::new();
-        replies.abandon(&mut self.timings, |queue, hits| lost.push((queue, hits)));
-        for (queue, hits) in lost {
-            (0..hits).for_each(|_| self.unsent(queue));
-        }
-        self.gathers.remove(&conn.index);
-        if let Some(place) = waiting {
-            self.leave_line(place);
-        }
-        self.cancels_due |= waited;
-        self.give_back_unsent(conn);
-        self.effects.closes.push(conn);
-    }
-
-    // --- time ---
-
-    fn set_deadline(&mut self, conn: ConnId, after_ms: u64) {
-        let at = self.now.mono_ms + after_ms;
-        let session = self.session(conn).expect("the caller has it");
-        session.deadline_ms = at;
-        if !session.timed {
-            session.timed = true;
-            self.deadlines.push(Reverse((at, conn.index, conn.generation)));
-        }
-    }
-
-    /// Deadlines move without touching the heap: an entry that comes up early is entered again.
-    fn expire_deadlines(&mut self) {
-        let now = self.now.mono_ms;
-        while let Some(Reverse((at, index, generation))) = self.deadlines.peek().copied()
-            && at <= now
-        {
-            self.deadlines.pop();
-            let conn = ConnId { index, generation };
-            let Some(session) = self.session(conn) else {
-                continue;
-            };
-            session.timed = false;
-            match session.deadline_ms {
-                0 => {}
-                due if due > now => self.set_deadline(conn, due - now),
-                _ => self.give_up(conn),
-            }
-        }
-    }
-
-    fn give_up(&mut self, conn: ConnId) {
-        let session = self.session(conn).expect("the caller has it");
-        match session.phase {
-            Phase::Lingering => self.close(conn),
-            Phase::Open | Phase::Draining if session.reserved > 0 && session.wait.is_none() => {
-                self.effects.notices.push(Notice::BodyStalled(conn));
-                self.close(conn);
-            }
-            _ => session.deadline_ms = 0,
-        }
-    }
 }
 
 /// What a command is measured as. A get is taken for one that finds something until it is known.
 fn metric_of(command: &Command<'_>) -> Metric {
     match command {
         Command::Get { .. } => Metric::GetHit,
-        Command::WaitingGet { .. } => Metric::GetWait,
+        // What it is depends on its options.
+        Command::GetWith { .. } => Metric::GetHit,
+        Command::Confirm { .. } => Metric::Close,
         Command::Delete { .. } => Metric::Delete,
         Command::Flush { .. } | Command::FlushAll { .. } => Metric::Flush,
         Command::Checkpoint => Metric::Sync,
@@ -771,7 +593,7 @@ fn metric_of(command: &Command<'_>) -> Metric {
         | Command::StatsQueues
         | Command::StatsConnections
         | Command::StatsQueue { .. } => Metric::Stats,
-        Command::Peek { .. } | Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => {
+        Command::Touch { .. } | Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => {
             Metric::Other
         }
     }

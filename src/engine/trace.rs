@@ -57,6 +57,12 @@ impl Engine {
 /// What can become of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
+    /// A read of it was opened.
+    Opened,
+    /// That read was confirmed.
+    Confirmed,
+    /// That read ended otherwise.
+    GivenBack,
     /// It was put.
     Put,
     /// It was put and goes straight to a waiting client, without a batch.

@@ -11,31 +11,32 @@
 
 use super::datagram::Form;
 use super::execute::GetResult;
+use super::reads::answer_of;
 use super::{Engine, Origin, Waiter};
-use crate::ids::{ConnId, ShardId};
-use crate::proto::command::Timeout;
+use crate::ids::{ConnId, Seq, ShardId};
+use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::queue::Head;
 use crate::session::Wait;
 use crate::session::replies::Answer;
 use hashbrown::{HashMap, HashTable};
-use smallvec::smallvec;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 
-/// How long a get waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// What the client wrote.
-    timeout: Timeout,
-    /// When it is answered without a message, monotonic ms.
-    deadline_ms: u64,
-}
-
 impl Waiter {
+    /// A get of a form that does not wait for a message to come.
+    pub(super) fn plain(origin: Origin, form: Form) -> Waiter {
+        Waiter { origin, form, options: None, deadline_ms: 0 }
+    }
+
     /// The options of its key, as the client wrote them.
     pub(super) fn options(&self) -> &[u8] {
-        self.patience.as_ref().map_or(self.form.options(), |patience| patience.timeout.as_written())
+        self.options.as_ref().map_or(b"", |options| options.as_written())
+    }
+
+    /// What to answer when there is no message. A get that confirmed a read before says so only when that is durable.
+    fn nothing(&self, newest: Seq) -> Answer {
+        Answer { seq: if self.form.open.is_some() { newest } else { Seq(0) }, ..Answer::default() }
     }
 }
 
@@ -97,7 +98,7 @@ impl Waits {
 
     /// Appends to a line. Returns the place.
     fn join(&mut self, line: u32, waiter: Waiter, deadline_ms: u64) -> u32 {
-        let before = self.line(line).last;
+        let (before, origin) = (self.line(line).last, waiter.origin);
         let place = insert(
             &mut self.places,
             &mut self.free_places,
@@ -110,7 +111,7 @@ impl Waits {
         self.line(line).last = Some(place);
         self.line(line).len += 1;
         self.due.insert((deadline_ms, place));
-        if let Origin::Remote { shard, token } = waiter.origin {
+        if let Origin::Remote { shard, token } = origin {
             self.remote.insert((shard, token), place);
         }
         place
@@ -152,70 +153,40 @@ fn insert<T>(slots: &mut Vec<Option<T>>, free: &mut Vec<u32>, value: T) -> u32 {
 }
 
 impl Engine {
-    /// `get q/t=ms`: later requests of the connection wait until it is answered. A datagram's takes what there is.
-    pub(super) fn serve_waiting_get(
-        &mut self,
-        conn: ConnId,
-        name: &[u8],
-        timeout: Timeout,
-        cas: bool,
-    ) -> Result<(), Wait> {
-        self.room_to_await(conn)?;
-        let owner = self.owner(name);
-        if owner != self.config.shard {
-            self.room_to_forward(conn, owner, name.len())?;
-        }
-        let at = self.await_message(conn);
-        let form = self.form(conn, cas, 0);
-        if !form.is_bounded() {
-            self.session(conn).expect("it is being served").wait = Some(Wait::Message(at.slot));
-        }
-        if owner == self.config.shard {
-            self.get_or_wait(name, timeout, form, Origin::Local { conn, at });
-        } else {
-            self.forward_waiting_get(conn, owner, at, name, timeout, form);
-        }
-        if self.session(conn).is_some_and(|session| session.eof) {
-            self.end_wait_of(conn);
-        }
-        Ok(())
-    }
-
-    /// Takes a message of this shard for a get with a timeout, or lets it wait.
-    pub(super) fn get_or_wait(&mut self, name: &[u8], timeout: Timeout, form: Form, origin: Origin) {
-        let wait_ms = if form.is_bounded() { 0 } else { timeout.wait_ms.min(self.config.wait_ms_max) };
+    /// Takes, opens or shows a message of this shard for a get with options, or lets it wait.
+    pub(super) fn get_or_wait(&mut self, name: &[u8], options: &GetOptions, form: Form, origin: Origin) {
+        let asked_ms = options.wait_ms.unwrap_or(0);
+        let wait_ms = if form.is_bounded() { 0 } else { asked_ms.min(self.config.wait_ms_max) };
         let deadline_ms = self.now.mono_ms + wait_ms;
-        let waiter = Waiter { origin, form, patience: Some(Patience { timeout, deadline_ms }) };
-        let mut answer = Answer::default();
-        match self.get(name, timeout.as_written(), form, &mut answer.bytes) {
-            GetResult::Hit(queue) => {
-                answer.hits.extend(queue);
-                answer.seq = self.newest();
-                self.answer(origin, answer);
+        let mut bytes = Vec::new();
+        let waiter = || Waiter { origin, form, options: Some(Box::new(*options)), deadline_ms };
+        match self.get(name, options.as_written(), form, &mut bytes) {
+            GetResult::Hit(given) => {
+                let seq = self.newest();
+                self.answer(origin, answer_of(given, bytes, seq));
             }
-            GetResult::Miss => self.miss(name, waiter),
+            GetResult::Miss => self.miss(name, waiter()),
             GetResult::TooLarge => {
-                answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
-                self.answer(origin, answer);
+                self.answer(origin, Answer { failure: Some(reply::TOO_LARGE_FOR_UDP), ..Answer::default() });
             }
-            GetResult::MustWait(index) => self.wait_for_load(index, waiter),
+            GetResult::MustWait(index) => self.wait_for_load(index, waiter()),
         }
     }
 
     /// There is no message for a get: it is told so, or waits for one.
     pub(super) fn miss(&mut self, name: &[u8], waiter: Waiter) {
-        let deadline_ms = waiter.patience.map_or(0, |patience| patience.deadline_ms);
+        let (origin, deadline_ms) = (waiter.origin, waiter.deadline_ms);
         if deadline_ms <= self.now.mono_ms || self.stopping {
-            return self.answer(waiter.origin, Answer::default());
+            return self.answer(origin, waiter.nothing(self.newest()));
         }
-        if let Origin::Local { conn, .. } = waiter.origin
+        if let Origin::Local { conn, .. } = origin
             && self.session(conn).is_none()
         {
             return;
         }
         let line = self.line_of(name).unwrap_or_else(|| self.begin_line(name));
         let place = self.waits.join(line, waiter, deadline_ms);
-        if let Origin::Local { conn, .. } = waiter.origin {
+        if let Origin::Local { conn, .. } = origin {
             self.session(conn).expect("just seen").waiting = Some(place);
         }
     }
@@ -267,23 +238,28 @@ impl Engine {
         waiter
     }
 
-    /// Who is first in the line of a queue, and where it stands.
-    pub(super) fn first_in_line(&mut self, index: u32) -> Option<(u32, Origin)> {
-        let line = self.shelf(index).line?;
-        let place = self.waits.line(line).first.expect("no line is empty");
-        Some((place, self.waits.at(place).waiter.origin))
+    /// Who is first in the line of a queue, and where it stands, if it takes what it gets for good.
+    pub(super) fn first_taker_in_line(&mut self, index: u32) -> Option<(u32, Origin)> {
+        let place = self.first_in_line(index)?;
+        let Waiter { origin, form, .. } = self.waits.at(place).waiter;
+        (form.open.is_none() && !form.peek).then_some((place, origin))
     }
 
-    /// A message has come to a queue that has a line: its first takes it, the ordinary way.
+    fn first_in_line(&mut self, index: u32) -> Option<u32> {
+        let line = self.shelf(index).line?;
+        Some(self.waits.line(line).first.expect("no line is empty"))
+    }
+
+    /// A message has come to a queue that has a line: its first gets it, the ordinary way. Who only looks leaves it to the next.
     pub(super) fn serve_line(&mut self, index: u32) {
         while let Head::Ready(entry) = self.shelf(index).queue.head()
-            && let Some((first, _)) = self.first_in_line(index)
+            && let Some(first) = self.first_in_line(index)
         {
             let waiter = self.leave_line(first);
-            let mut answer = Answer { hits: smallvec![self.shelf(index).queue.id], ..Answer::default() };
-            self.take(index, entry, waiter.options(), waiter.form.cas, &mut answer.bytes);
-            answer.seq = self.current();
-            self.answer(waiter.origin, answer);
+            let mut bytes = Vec::new();
+            let given = self.give(index, entry, waiter.options(), waiter.form, &mut bytes);
+            let seq = self.newest();
+            self.answer(waiter.origin, answer_of(given, bytes, seq));
         }
     }
 
@@ -322,7 +298,7 @@ impl Engine {
 
     fn turn_away(&mut self, place: u32) {
         let waiter = self.leave_line(place);
-        self.answer(waiter.origin, Answer::default());
+        self.answer(waiter.origin, waiter.nothing(self.newest()));
     }
 
     /// Checks lines and places against each other, and that nobody waits for what is there. For tests.

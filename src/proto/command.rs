@@ -3,8 +3,10 @@
 //! Invariant: whatever a refused line says about a body, that body is skipped, never read as commands; where its length
 //! cannot be known the connection is closed. Nothing here allocates.
 
+use super::options::{GetOptions, group_name_len, number, split};
 use super::reply;
-use crate::limits::{BODY_ANNOUNCED_MAX, NAME_LEN_MAX};
+use crate::ids::MessageId;
+use crate::limits::{BODY_ANNOUNCED_MAX, GROUP_LEN_MAX, NAME_LEN_MAX};
 
 /// What a line turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,19 +50,31 @@ pub enum Command<'a> {
         keys: Keys<'a>,
         cas: bool,
     },
-    /// A get of one key that may wait for a message.
-    WaitingGet {
+    /// A get of one key with options.
+    GetWith {
         key: Key<'a>,
-        timeout: Timeout,
+        options: GetOptions,
         cas: bool,
     },
-    /// A get that leaves the message where it is.
-    Peek {
-        key: Key<'a>,
-        cas: bool,
-    },
+    /// Ends a queue's life, or a group's.
     Delete {
         key: Key<'a>,
+        group: Option<&'a [u8]>,
+        noreply: bool,
+    },
+    /// Confirms the open read of one message.
+    Confirm {
+        key: Key<'a>,
+        group: Option<&'a [u8]>,
+        message: MessageId,
+        noreply: bool,
+    },
+    /// Sets when the open read of one message ends by itself: so many seconds from now.
+    Touch {
+        key: Key<'a>,
+        group: Option<&'a [u8]>,
+        message: MessageId,
+        seconds: u32,
         noreply: bool,
     },
     /// Empties one queue.
@@ -120,44 +134,6 @@ pub struct Key<'a> {
     pub name: &'a [u8],
 }
 
-/// `/t=MS` behind a queue name: how long a get waits for a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeout {
-    /// As the client wrote it, for the echo.
-    text: [u8; Timeout::LEN_MAX],
-    len: u8,
-    /// What it asks for, milliseconds.
-    pub wait_ms: u64,
-}
-
-impl Timeout {
-    const PREFIX: &'static [u8] = b"/t=";
-    /// Longest form, bytes: the digits of the largest u64.
-    const LEN_MAX: usize = Self::PREFIX.len() + 20;
-
-    /// Reads an option with its slash. `None`: it is not a number of milliseconds.
-    pub fn parse(option: &[u8]) -> Option<Timeout> {
-        let wait_ms = number(option.strip_prefix(Self::PREFIX)?)?;
-        let mut text = [0; Self::LEN_MAX];
-        text.get_mut(..option.len())?.copy_from_slice(option);
-        Some(Timeout { text, len: option.len() as u8, wait_ms })
-    }
-
-    /// The option with its slash, as the client wrote it.
-    pub fn as_written(&self) -> &[u8] {
-        &self.text[..usize::from(self.len)]
-    }
-}
-
-/// `/peek` behind a queue name, as it is echoed.
-pub const PEEK: &[u8] = b"/peek";
-
-/// What may stand behind the only queue name of a get.
-enum GetOption {
-    Timeout(Timeout),
-    Peek,
-}
-
 /// The keys of a get, all of them valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'a> {
@@ -208,7 +184,8 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
         // ms k datalen flags*
         b"ms" => meta_set(words),
         // They mean nothing to a queue either, and have no body.
-        b"incr" | b"decr" | b"touch" => refused_line(words),
+        b"incr" | b"decr" => refused_line(words),
+        b"touch" => touch(words),
         b"delete" => delete(words),
         b"flush" => flush(words),
         b"flush_all" => flush_all(words),
@@ -225,14 +202,14 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
 const ERROR: Line<'static> = Line::Refused { reply: reply::ERROR, skip: 0 };
 const BAD_FORMAT: Line<'static> = Line::Refused { reply: reply::BAD_FORMAT, skip: 0 };
 
-/// `get key+` | `get key/t=ms` | `get key/peek`, and the same with `gets`
+/// `get key+` | `get key/options`, and the same with `gets`
 fn get(words: &[u8], cas: bool) -> Line<'_> {
     let mut rest = words;
     let mut count = 0;
     let mut single = None;
     while let Some(word) = next_word(&mut rest) {
-        match key_and_option(word) {
-            Ok((key, Some(option))) => single = Some((key, option)),
+        match key_and_options(word) {
+            Ok((key, Some(options))) => single = Some((key, options)),
             Ok((_, None)) => {}
             Err(refusal) => return Line::Refused { reply: refusal, skip: 0 },
         }
@@ -241,8 +218,7 @@ fn get(words: &[u8], cas: bool) -> Line<'_> {
     match (single, count) {
         (_, 0) => ERROR,
         (None, _) => Line::Command(Command::Get { keys: Keys { words }, cas }),
-        (Some((key, GetOption::Timeout(timeout))), 1) => Line::Command(Command::WaitingGet { key, timeout, cas }),
-        (Some((key, GetOption::Peek)), 1) => Line::Command(Command::Peek { key, cas }),
+        (Some((key, options)), 1) => Line::Command(Command::GetWith { key, options, cas }),
         (Some(_), _) => Line::Refused { reply: reply::ONE_KEY, skip: 0 },
     }
 }
@@ -333,8 +309,29 @@ fn delete(mut words: &[u8]) -> Line<'_> {
         (Some(_), Some(word)) if is_noreply(word) && next_word(&mut words).is_none() => true,
         _ => return ERROR,
     };
-    match key(name) {
-        Ok(key) => Line::Command(Command::Delete { key, noreply }),
+    match key_and_id(name) {
+        Ok((key, group, None)) => Line::Command(Command::Delete { key, group, noreply }),
+        Ok((key, group, Some(message))) => Line::Command(Command::Confirm { key, group, message, noreply }),
+        Err(reply) => Line::Refused { reply, skip: 0 },
+    }
+}
+
+/// `touch key/id=ID seconds [noreply]`. Without an id it means nothing to a queue.
+fn touch(words: &[u8]) -> Line<'_> {
+    let mut rest = words;
+    let (name, seconds) = (next_word(&mut rest), next_word(&mut rest));
+    let noreply = match next_word(&mut rest) {
+        None => false,
+        Some(word) if is_noreply(word) && next_word(&mut rest).is_none() => true,
+        Some(_) => return ERROR,
+    };
+    let (Some(name), Some(seconds)) = (name, seconds) else { return refused_line(words) };
+    match key_and_id(name) {
+        Ok((key, group, Some(message))) => match number(seconds).and_then(|s| u32::try_from(s).ok()) {
+            Some(seconds) => Line::Command(Command::Touch { key, group, message, seconds, noreply }),
+            None => BAD_FORMAT,
+        },
+        Ok((_, _, None)) => refused_line(words),
         Err(reply) => Line::Refused { reply, skip: 0 },
     }
 }
@@ -434,65 +431,51 @@ fn bare<'a>(mut words: &'a [u8], command: Command<'a>) -> Line<'a> {
 
 /// A queue name where no option has a meaning, or the reply that says what is wrong with it.
 fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
-    match split_options(word)? {
-        (key, b"") => Ok(key),
+    match split(word)? {
+        (name, b"") => Ok(Key { name }),
         _ => Err(reply::UNKNOWN_OPTION),
     }
 }
 
-/// A queue name of a get, with its option if it has one.
-fn key_and_option(word: &[u8]) -> Result<(Key<'_>, Option<GetOption>), &'static [u8]> {
-    let (key, options) = split_options(word)?;
-    if options == PEEK {
-        return Ok((key, Some(GetOption::Peek)));
+/// A queue name of a get, with its options if it has some.
+fn key_and_options(word: &[u8]) -> Result<(Key<'_>, Option<GetOptions>), &'static [u8]> {
+    let (name, text) = split(word)?;
+    if text.is_empty() {
+        return Ok((Key { name }, None));
     }
-    let Some(rest) = options.strip_prefix(b"/") else {
-        return Ok((key, None));
-    };
-    if !rest.split(|b| *b == b'/').all(|option| option.starts_with(b"t=")) {
-        return Err(reply::UNKNOWN_OPTION);
-    }
-    // A second timeout is no digit of the first.
-    Timeout::parse(options).map(|timeout| (key, Some(GetOption::Timeout(timeout)))).ok_or(reply::BAD_FORMAT)
+    let options = GetOptions::parse(text)?;
+    check_group(name, options.group())?;
+    Ok((Key { name }, Some(options)))
 }
 
-/// A valid name, and what follows it from the first `/` on.
-fn split_options(word: &[u8]) -> Result<(Key<'_>, &[u8]), &'static [u8]> {
-    let mut name_len = word.len();
-    for (i, &byte) in word.iter().enumerate() {
-        if byte < 0x20 || byte == 0x7f {
-            return Err(reply::BAD_FORMAT);
-        }
-        if byte == b'/' && name_len == word.len() {
-            name_len = i;
+/// `key/id=ID` of `delete` and `touch`, with a group before or behind the id or without one.
+fn key_and_id(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>, Option<MessageId>), &'static [u8]> {
+    let (name, text) = split(word)?;
+    let (mut group, mut id) = (None, None);
+    for option in text.split(|b| *b == b'/').skip(1) {
+        if let Some(name) = option.strip_prefix(b"group=") {
+            let is_valid = !name.is_empty() && name.len() <= GROUP_LEN_MAX && group.is_none();
+            group = Some(is_valid.then_some(name).ok_or(reply::BAD_FORMAT)?);
+        } else if let Some(digits) = option.strip_prefix(b"id=") {
+            let number = number(digits).filter(|_| id.is_none()).ok_or(reply::BAD_FORMAT)?;
+            id = Some(MessageId(number));
+        } else {
+            return Err(reply::UNKNOWN_OPTION);
         }
     }
-    if name_len == 0 || name_len > NAME_LEN_MAX {
-        return Err(reply::BAD_FORMAT);
-    }
-    let (name, options) = word.split_at(name_len);
-    Ok((Key { name }, options))
+    check_group(name, group)?;
+    Ok((Key { name }, group, id))
+}
+
+/// A queue's name and that of its group have to fit one name together.
+fn check_group(name: &[u8], group: Option<&[u8]>) -> Result<(), &'static [u8]> {
+    let is_short = group.is_none_or(|group| group_name_len(name, group) <= NAME_LEN_MAX);
+    is_short.then_some(()).ok_or(reply::BAD_FORMAT)
 }
 
 /// A body's length: digits that fit what can be skipped.
 fn body_size(word: &[u8]) -> Option<u64> {
     number(word).filter(|size| *size <= BODY_ANNOUNCED_MAX)
-}
-
-/// Decimal digits and nothing else, within u64.
-fn number(word: &[u8]) -> Option<u64> {
-    if word.is_empty() {
-        return None;
-    }
-    let mut value = 0u64;
-    for &byte in word {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
-    }
-    Some(value)
 }
 
 /// An exptime is any signed 64-bit integer; it is ignored.
@@ -573,7 +556,7 @@ mod tests {
         assert_eq!(keys.map(|k| k.name.to_vec()).collect::<Vec<_>>(), [b"a", b"b", b"c"]);
         let long = [b"get a ".to_vec(), vec![b'k'; 251]].concat();
         assert_eq!(parse(&long), BAD_FORMAT);
-        assert_eq!(parse(b"get a b/open"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+        assert_eq!(parse(b"get a b/opens"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
         assert_eq!(parse(b"get /open"), BAD_FORMAT);
         assert_eq!(parse(b"get a\tb"), BAD_FORMAT);
         assert_eq!(parse(b"get"), ERROR);
@@ -581,52 +564,58 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_digits_behind_a_single_key() {
-        let waiting = |line| match parse(line) {
-            Line::Command(Command::WaitingGet { key, timeout, cas }) => {
-                (key.name.to_vec(), timeout.as_written().to_vec(), timeout.wait_ms, cas)
+    fn options_stand_behind_a_single_key() {
+        let with = |line| match parse(line) {
+            Line::Command(Command::GetWith { key, options, cas }) => {
+                (key.name.to_vec(), options.as_written().to_vec(), options.wait_ms, cas)
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!(waiting(b"get q/t=500"), (b"q".to_vec(), b"/t=500".to_vec(), 500, false));
-        assert_eq!(waiting(b" GETS q/t=0007 "), (b"q".to_vec(), b"/t=0007".to_vec(), 7, true));
-        let most = waiting(b"get q/t=18446744073709551615");
-        assert_eq!((most.1.len(), most.2), (Timeout::LEN_MAX, u64::MAX));
-        for line in [
-            &b"get q/t="[..],
-            b"get q/t=x",
-            b"get q/t=-1",
-            b"get q/t=+1",
-            b"get q/t=18446744073709551616",
-            b"get q/t=000000000000000000001",
-            b"get q/t=1/t=2",
-            b"get /t=1",
-        ] {
+        assert_eq!(with(b"get q/t=500"), (b"q".to_vec(), b"/t=500".to_vec(), Some(500), false));
+        assert_eq!(with(b" GETS q/t=0007 "), (b"q".to_vec(), b"/t=0007".to_vec(), Some(7), true));
+        assert_eq!(with(b"gets q/close/open"), (b"q".to_vec(), b"/close/open".to_vec(), None, true));
+        for line in [&b"get q/t="[..], b"get q/t=x", b"get q/t=-1", b"get q/t=1/t=2", b"get /t=1", b"get /peek"] {
             assert_eq!(parse(line), BAD_FORMAT, "{line:?}");
         }
-        for line in [&b"get q/T=1"[..], b"get q/t", b"get q/t=1/open", b"get q/open/t=1", b"get q/t=1/", b"get q//t=1"]
-        {
+        for line in [&b"get q/T=1"[..], b"get q/t", b"get q/OPEN", b"get q/t=1/", b"get q//t=1", b"delete q/peek"] {
             assert_eq!(parse(line), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 }, "{line:?}");
         }
-        for line in [&b"get a/t=1 b"[..], b"get a b/t=1", b"gets a/t=1 b/t=1"] {
+        for line in [&b"get a/t=1 b"[..], b"get a b/open", b"gets a/t=1 b/peek", b"get a/close b"] {
             assert_eq!(parse(line), Line::Refused { reply: reply::ONE_KEY, skip: 0 }, "{line:?}");
         }
         assert_eq!(parse(b"set q/t=1 0 0 5"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 7 });
-        assert_eq!(parse(b"delete q/t=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+        let longest = format!("get {}/group={}", "q".repeat(NAME_LEN_MAX - 8), "g");
+        assert!(matches!(parse(longest.as_bytes()), Line::Command(Command::GetWith { .. })));
+        assert_eq!(parse(format!("{longest}g").as_bytes()), BAD_FORMAT, "together they are a name");
     }
 
     #[test]
-    fn peek_stands_behind_a_single_key() {
-        let key = Key { name: b"q" };
-        assert_eq!(parse(b"get q/peek"), Line::Command(Command::Peek { key, cas: false }));
-        assert_eq!(parse(b"gets q/peek "), Line::Command(Command::Peek { key, cas: true }));
-        for line in [&b"get q/PEEK"[..], b"get q/peek/", b"get q/peek/t=1", b"get q/t=1/peek", b"delete q/peek"] {
-            assert_eq!(parse(line), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 }, "{line:?}");
+    fn a_message_is_addressed_by_its_id() {
+        let (key, message) = (Key { name: b"q" }, MessageId(7));
+        let confirm = |group, noreply| Line::Command(Command::Confirm { key, group, message, noreply });
+        assert_eq!(parse(b"delete q/id=7"), confirm(None, false));
+        assert_eq!(parse(b"delete q/id=07 0 noreply"), confirm(None, true));
+        assert_eq!(parse(b"delete q/group=g/id=7"), confirm(Some(b"g"), false));
+        assert_eq!(parse(b"delete q/id=7/group=g"), confirm(Some(b"g"), false));
+        let touch = |seconds, noreply| Line::Command(Command::Touch { key, group: None, message, seconds, noreply });
+        assert_eq!(parse(b"touch q/id=7 30"), touch(30, false));
+        assert_eq!(parse(b"TOUCH q/id=7 0 noreply"), touch(0, true));
+        let group = Some(&b"g"[..]);
+        assert_eq!(parse(b"delete q/group=g"), Line::Command(Command::Delete { key, group, noreply: false }));
+        for line in [
+            &b"delete q/id="[..],
+            b"delete q/id=x",
+            b"delete q/id=1/id=2",
+            b"delete q/group=",
+            b"touch q/id=7 -1",
+            b"touch q/id=7 4294967296",
+        ] {
+            assert_eq!(parse(line), BAD_FORMAT, "{line:?}");
         }
-        for line in [&b"get a/peek b"[..], b"get a b/peek", b"get a/t=1 a/peek"] {
-            assert_eq!(parse(line), Line::Refused { reply: reply::ONE_KEY, skip: 0 }, "{line:?}");
+        for line in [&b"touch q 30"[..], b"touch q/id=7", b"touch q/id=7 1 2", b"touch"] {
+            assert_eq!(parse(line), ERROR, "{line:?}");
         }
-        assert_eq!(parse(b"get /peek"), BAD_FORMAT);
+        assert_eq!(parse(b"touch q 30 noreply"), Line::Refused { reply: b"", skip: 0 });
     }
 
     #[test]
@@ -668,7 +657,7 @@ mod tests {
             (b"delete q noreply", true),
             (b"delete q 0 noreply", true),
         ] {
-            assert_eq!(parse(line), Line::Command(Command::Delete { key: Key { name: b"q" }, noreply }));
+            assert_eq!(parse(line), Line::Command(Command::Delete { key: Key { name: b"q" }, group: None, noreply }));
         }
         assert_eq!(parse(b"delete q 0 0"), ERROR);
         assert_eq!(parse(b"delete q 0 noreply 0"), ERROR);

@@ -4,6 +4,7 @@
 //! Step 3 of a message's path.
 
 pub mod command;
+pub mod options;
 pub mod reply;
 
 pub use command::{Command, Key, Line, SetLine, parse_line};

@@ -23,6 +23,11 @@ mod text {
     pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
     pub const ONE_KEY: &[u8] = b"CLIENT_ERROR option needs a single key\r\n";
     pub const UNKNOWN_OPTION: &[u8] = b"CLIENT_ERROR unknown option\r\n";
+    pub const CONTRADICTING_OPTIONS: &[u8] = b"CLIENT_ERROR options contradict each other\r\n";
+    pub const OPTIONS_TOO_LONG: &[u8] = b"CLIENT_ERROR options too long\r\n";
+    pub const READ_EXPIRED: &[u8] = b"CLIENT_ERROR read expired\r\n";
+    pub const TOO_MANY_OPEN_READS: &[u8] = b"SERVER_ERROR too many open reads\r\n";
+    pub const TOUCHED: &[u8] = b"TOUCHED\r\n";
     pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
     pub const OUT_OF_STORAGE: &[u8] = b"SERVER_ERROR out of storage\r\n";
     pub const TOO_MANY_CONNECTIONS: &[u8] = b"SERVER_ERROR too many open connections\r\n";

@@ -13,5 +13,5 @@ pub mod settings;
 pub use counters::Counters;
 pub use memory::Memory;
 pub use meter::Meter;
-pub use queue::{Entry, Head, Queue};
+pub use queue::{Entry, Head, Open, Queue};
 pub use settings::Settings;

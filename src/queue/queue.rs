@@ -1,22 +1,27 @@
-//! One queue: its order, as three ranges.
+//! One queue: its order, as ranges; and what was read from it and not yet confirmed.
 //!
 //! ```text
-//!   head (memory)  │  middle (store only)  │  tail (memory)
-//!   oldest ────────┼───────────────────────┼────────── newest
+//!   returned │ head (memory)  │  middle (store only)  │  tail (memory)
+//!            │ oldest ────────┼───────────────────────┼────────── newest
 //! ```
 //!
 //! A queue that fits in memory is all head. When memory is short the stored end of the head is spilled and a middle appears;
-//! from then on puts go to the tail. Gets take from the head; loads refill it from the middle.
+//! from then on puts go to the tail. Gets take from the head; loads refill it from the middle. A message that is read without being
+//! taken is *open*. If it comes back it is among the returned, which keep their places: whichever is older, the first of them or the head, is
+//! next. What is open or returned may have left memory, if the store has it.
 //!
-//! Invariants: ids rise through head, middle and tail; the tail is empty when the middle is; everything in the middle is
-//! in the store; `head.len() + middle + tail.len() == counters.present()`; `bytes` is the sum of the bodies of all three.
+//! Invariants: ids rise through head, middle and tail; the tail is empty when the middle is; everything in the middle, and what
+//! is open or returned without a place in memory, is in the store; no message that ever was in the head is in the middle again once a younger one
+//! was taken or opened; `len() + open_len() == counters.present()`; `bytes` is the sum of the bodies of all.
 //!
-//! Does not know where bytes are kept ([`super::memory`]) and asks nobody to load: it says when its head is not in memory.
+//! Does not know where bytes are kept ([`super::memory`]) and asks nobody to load: it says when its head is not in memory. Does not
+//! know who has read what: that is the engine's.
 
 use super::counters::Counters;
 use super::memory::Place;
-use crate::ids::{MessageId, QueueId};
-use std::collections::VecDeque;
+use crate::ids::{ConnId, MessageId, QueueId, ShardId};
+use hashbrown::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A message that is in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +43,44 @@ pub enum Head {
     Empty,
 }
 
+/// A message that was read and is neither confirmed nor given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Open {
+    /// Which reading of it: a later one of the same message has another number.
+    pub read: u64,
+    /// Whose.
+    pub shard: ShardId,
+    /// Of that shard.
+    pub conn: ConnId,
+    /// It does not end with its connection.
+    pub is_detached: bool,
+    /// When it returns, monotonic ms; 0: never.
+    pub deadline_ms: u64,
+    /// Its bytes, unless they are only in the store.
+    pub place: Option<Place>,
+    /// Bytes of its body.
+    pub size: u64,
+}
+
+/// A message that came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Returned {
+    place: Option<Place>,
+    size: u64,
+}
+
+/// A load that was asked for and not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Loading {
+    /// Of the middle, to go on after this id.
+    Middle(MessageId),
+    /// Of returned messages, from this one on.
+    Returned(MessageId),
+}
+
+/// Returned messages that one load is asked for at most.
+const RETURNED_LOAD_LEN_MAX: usize = 1024;
+
 /// A queue's life.
 pub struct Queue {
     /// Its id.
@@ -46,14 +89,19 @@ pub struct Queue {
     pub name: Box<[u8]>,
     /// What has happened to its messages.
     pub counters: Counters,
+    returned: BTreeMap<MessageId, Returned>,
     head: VecDeque<Entry>,
     middle: u64,
     tail: VecDeque<Entry>,
+    open: HashMap<MessageId, Open>,
+    /// How often messages were delivered that came back. Those that never did are not in it.
+    deliveries: HashMap<MessageId, u32>,
     bytes: u64,
     /// No message at or below this id is in the middle or the tail.
     head_end: MessageId,
-    /// A load was asked for, to go on after this id, and has not been answered.
-    loading: Option<MessageId>,
+    /// Messages below were dropped all at once.
+    cleared_below: MessageId,
+    loading: Option<Loading>,
     /// How many messages the last load brought, for deciding when to ask for the next.
     loaded_len: usize,
 }
@@ -70,12 +118,16 @@ impl Queue {
             id,
             name: name.into(),
             counters,
+            returned: BTreeMap::new(),
             head: VecDeque::new(),
             middle: counters.present(),
             tail: VecDeque::new(),
+            open: HashMap::new(),
+            deliveries: HashMap::new(),
             // Damage can hide from the store how large messages were that left.
             bytes: if counters.present() > 0 { bytes } else { 0 },
             head_end: MessageId(0),
+            cleared_below: MessageId(0),
             loading: None,
             loaded_len: 0,
         }
@@ -83,10 +135,15 @@ impl Queue {
 
     /// Messages that a get can take.
     pub fn len(&self) -> u64 {
-        self.head.len() as u64 + self.middle + self.tail.len() as u64
+        self.returned.len() as u64 + self.head.len() as u64 + self.middle + self.tail.len() as u64
     }
 
-    /// The bodies of these messages, bytes.
+    /// Messages that were read and are neither confirmed nor given back.
+    pub fn open_len(&self) -> u64 {
+        self.open.len() as u64
+    }
+
+    /// The bodies of all its messages, open ones too, bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -108,23 +165,19 @@ impl Queue {
         }
     }
 
-    /// Puts a message that left without being taken back to its place. It is in memory, and newer than what the store ends with.
-    /// Its body has `size` bytes.
+    /// Puts a message that left without being taken, or was never among the others, to its place. It is in memory. Its body has `size`
+    /// bytes.
     pub fn put_back(&mut self, entry: Entry, size: usize) {
         self.bytes += size as u64;
-        let range = if self.middle > 0 {
-            assert!(entry.message > self.head_end, "what is in the store only is older");
-            &mut self.tail
-        } else {
-            self.head_end = self.head_end.max(entry.message);
-            &mut self.head
-        };
-        let at = range.partition_point(|e| e.message < entry.message);
-        range.insert(at, entry);
+        let returned = Returned { place: Some(entry.place), size: size as u64 };
+        assert!(self.returned.insert(entry.message, returned).is_none(), "what comes back was gone");
     }
 
     /// Looks at the head.
     pub fn head(&self) -> Head {
+        if let Some((message, returned)) = self.first_returned() {
+            return returned.place.map_or(Head::Stored, |place| Head::Ready(Entry { message, place }));
+        }
         match self.head.front() {
             Some(entry) => Head::Ready(*entry),
             None if self.middle > 0 => Head::Stored,
@@ -132,41 +185,208 @@ impl Queue {
         }
     }
 
-    /// Removes the head, which [`Queue::head`] said is ready, with its body of `size` bytes.
+    /// The first returned message, if it is older than all in the ranges.
+    fn first_returned(&self) -> Option<(MessageId, Returned)> {
+        if self.returned.is_empty() {
+            return None;
+        }
+        let (&message, &returned) = self.returned.first_key_value()?;
+        let is_first = match self.head.front() {
+            Some(entry) => message < entry.message,
+            None => self.middle == 0 || message <= self.head_end,
+        };
+        is_first.then_some((message, returned))
+    }
+
+    /// Removes the head, which [`Queue::head`] said is ready, for good. Its body has `size` bytes.
     pub fn pop(&mut self, size: usize) -> Entry {
         self.lose(size as u64);
+        let entry = self.pop_ready();
+        self.forget(entry.message);
+        entry
+    }
+
+    fn pop_ready(&mut self) -> Entry {
+        if let Some((message, returned)) = self.first_returned() {
+            self.returned.remove(&message);
+            return Entry { message, place: returned.place.expect("the caller saw a ready head") };
+        }
         self.head.pop_front().expect("the caller saw a ready head")
     }
 
-    /// Whether it is time to load more of the middle: the head runs low.
+    // --- open reads ---
+
+    /// Opens the head, which [`Queue::head`] said is ready.
+    pub fn open(&mut self, mut open: Open) -> MessageId {
+        let entry = self.pop_ready();
+        open.place = Some(entry.place);
+        self.open.insert(entry.message, open);
+        entry.message
+    }
+
+    /// The open read of a message, if there is one.
+    pub fn opened(&mut self, message: MessageId) -> Option<&mut Open> {
+        self.open.get_mut(&message)
+    }
+
+    /// Ends an open read whose message leaves for good. It holds its place in memory no more.
+    pub fn confirm(&mut self, message: MessageId) -> Open {
+        let open = self.open.remove(&message).expect("the caller saw that it is open");
+        self.lose(open.size);
+        self.forget(message);
+        open
+    }
+
+    /// Ends an open read: its message is ready again, in its place. Returns how often it was delivered by now.
+    pub fn give_back(&mut self, message: MessageId) -> u32 {
+        let Open { place, size, .. } = self.open.remove(&message).expect("the caller saw that it is open");
+        self.returned.insert(message, Returned { place, size });
+        let deliveries = self.deliveries.entry(message).or_insert(0);
+        *deliveries = deliveries.saturating_add(1);
+        *deliveries
+    }
+
+    /// How often a message was delivered and came back.
+    pub fn deliveries(&self, message: MessageId) -> u32 {
+        self.deliveries.get(&message).copied().unwrap_or(0)
+    }
+
+    /// The store says how often a message was delivered and came back.
+    pub fn set_deliveries(&mut self, message: MessageId, deliveries: u32) {
+        self.deliveries.insert(message, deliveries);
+    }
+
+    /// Whether a message was dropped together with all others that were there.
+    pub fn was_cleared(&self, message: MessageId) -> bool {
+        message < self.cleared_below
+    }
+
+    /// All open reads, in no order.
+    pub fn opens(&self) -> impl Iterator<Item = (MessageId, &Open)> {
+        self.open.iter().map(|(message, open)| (*message, open))
+    }
+
+    /// A message that is open or has returned leaves memory: the store has it. Returns where it was, if it was there.
+    pub fn evict(&mut self, message: MessageId) -> Option<Place> {
+        if let Some(open) = self.open.get_mut(&message) {
+            return open.place.take();
+        }
+        self.returned.get_mut(&message)?.place.take()
+    }
+
+    fn forget(&mut self, message: MessageId) {
+        if !self.deliveries.is_empty() {
+            self.deliveries.remove(&message);
+        }
+    }
+
+    // --- loads ---
+
+    /// Whether it is time to load more: the head runs low, or is a returned message that is not in memory.
     pub fn wants_load(&self) -> bool {
-        self.middle > 0 && self.loading.is_none() && self.head.len() <= self.loaded_len
+        if self.loading.is_some() {
+            return false;
+        }
+        let is_low = self.middle > 0 && self.head.len() <= self.loaded_len;
+        is_low || self.first_returned().is_some_and(|(_, returned)| returned.place.is_none())
     }
 
     /// Begins a load and returns what it must cover: ids above the first and below the second. `stored_below` is where the
     /// store ends.
     pub fn begin_load(&mut self, stored_below: MessageId) -> (MessageId, MessageId) {
+        if let Some((first, returned)) = self.first_returned()
+            && returned.place.is_none()
+        {
+            self.loading = Some(Loading::Returned(first));
+            let absent = self.returned.iter().take(RETURNED_LOAD_LEN_MAX).take_while(|(_, it)| it.place.is_none());
+            let last = absent.last().map_or(first, |(message, _)| *message);
+            return (MessageId(first.0 - 1), MessageId(last.0 + 1));
+        }
         let below = self.tail.front().map_or(stored_below, |e| e.message.min(stored_below));
-        self.loading = Some(self.head_end);
+        self.loading = Some(Loading::Middle(self.head_end));
         (self.head_end, below)
     }
 
     /// Ends a load. `false`: messages were spilled or dropped meanwhile, and what it brought has no place any more.
     #[must_use]
     pub fn end_load(&mut self) -> bool {
-        self.loading.take() == Some(self.head_end)
+        match self.loading {
+            Some(Loading::Middle(after)) if after == self.head_end => true,
+            // Emptied meanwhile, it has forgotten that it ever asked.
+            Some(Loading::Returned(_)) => true,
+            _ => {
+                self.loading = None;
+                false
+            }
+        }
     }
 
-    /// Puts loaded messages at the end of the head. `corrupt` messages, and the bytes of their bodies, were set aside and leave the
-    /// middle too. Returns `false`, changing nothing, when the middle never had that many.
+    /// Takes in what a load brought: messages of the middle go to the end of the head, returned ones to their places. `corrupt` ones,
+    /// each with the bytes of its body, were set aside and leave the queue; `reached` is the last id that was looked at. Calls `unwanted` for
+    /// what has no place here. Returns which of the corrupt ones were this queue's; `None`, changing nothing, when that
+    /// cannot be what the store has of it.
     #[must_use]
-    pub fn append_loaded(&mut self, entries: &[Entry], corrupt: (u64, u64), reached: MessageId) -> bool {
-        let len = entries.len() as u64 + corrupt.0;
-        if len > self.middle {
-            return false;
+    pub fn take_loaded(
+        &mut self,
+        entries: &[Entry],
+        corrupt: &[(MessageId, u64)],
+        reached: MessageId,
+        unwanted: impl FnMut(Entry),
+    ) -> Option<Vec<MessageId>> {
+        match self.loading.take() {
+            Some(Loading::Returned(first)) => self.fill_returned(first, entries, corrupt, unwanted),
+            _ => self.append_loaded(entries, corrupt, reached),
+        }
+    }
+
+    /// A load brought nothing that could be used.
+    pub fn fail_load(&mut self) {
+        self.loading = None;
+    }
+
+    fn fill_returned(
+        &mut self,
+        first: MessageId,
+        entries: &[Entry],
+        corrupt: &[(MessageId, u64)],
+        mut unwanted: impl FnMut(Entry),
+    ) -> Option<Vec<MessageId>> {
+        let is_there = entries.iter().any(|e| e.message == first) || corrupt.iter().any(|(id, _)| *id == first);
+        if !is_there {
+            return None;
+        }
+        for entry in entries {
+            match self.returned.get_mut(&entry.message).filter(|it| it.place.is_none()) {
+                Some(it) => it.place = Some(entry.place),
+                None => unwanted(*entry),
+            }
+        }
+        let mut lost = Vec::new();
+        for (message, _) in corrupt {
+            if let Some(it) = self.returned.remove(message) {
+                self.lose(it.size);
+                self.forget(*message);
+                lost.push(*message);
+            }
+        }
+        Some(lost)
+    }
+
+    fn append_loaded(
+        &mut self,
+        entries: &[Entry],
+        corrupt: &[(MessageId, u64)],
+        reached: MessageId,
+    ) -> Option<Vec<MessageId>> {
+        let len = (entries.len() + corrupt.len()) as u64;
+        if len == 0 || len > self.middle {
+            return None;
         }
         self.middle -= len;
-        self.lose(corrupt.1);
+        for (message, size) in corrupt {
+            self.lose(*size);
+            self.forget(*message);
+        }
         self.head.extend(entries);
         self.head_end = self.head_end.max(reached);
         self.loaded_len = entries.len();
@@ -177,7 +397,7 @@ impl Queue {
             self.head.append(&mut self.tail);
             self.tail.shrink_to(1024);
         }
-        true
+        Some(corrupt.iter().map(|(message, _)| *message).collect())
     }
 
     /// Moves what the store has (ids below `stored_below`) out of memory: of the head everything from `from` on, and the
@@ -202,14 +422,24 @@ impl Queue {
         }
     }
 
-    /// Drops every message, calling `each` for those in memory. Returns how many there were.
-    pub fn clear(&mut self, newest: MessageId, mut each: impl FnMut(Entry)) -> u64 {
-        let len = self.len();
-        self.head.drain(..).chain(self.tail.drain(..)).for_each(&mut each);
+    /// Drops every message, open ones too, calling `each` for those in memory. `newest` is the newest id there is. Returns how many of
+    /// them were ready and how many open.
+    pub fn clear(&mut self, newest: MessageId, mut each: impl FnMut(Place)) -> (u64, u64) {
+        let counts = (self.len(), self.open_len());
+        let ranges = self.head.drain(..).chain(self.tail.drain(..)).map(|entry| entry.place);
+        let returned = std::mem::take(&mut self.returned).into_values().filter_map(|it| it.place);
+        let open = self.open.drain().filter_map(|(_, open)| open.place);
+        ranges.chain(returned).chain(open).for_each(&mut each);
+        self.deliveries.clear();
         self.middle = 0;
         self.bytes = 0;
         self.head_end = newest;
-        len
+        self.cleared_below = MessageId(newest.0 + 1);
+        if matches!(self.loading, Some(Loading::Returned(_))) {
+            // What it brings finds nobody who waits for it.
+            self.loading = Some(Loading::Middle(MessageId(0)));
+        }
+        counts
     }
 
     fn lose(&mut self, bytes: u64) {
@@ -218,16 +448,26 @@ impl Queue {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// The bookkeeping of the three ranges holds. `size` says how large a body in memory is, bytes.
+    /// The bookkeeping of the ranges holds. `size` says how large a body in memory is, bytes.
     pub fn assert_consistent(&self, size: impl Fn(Place) -> usize) {
         assert!(self.middle > 0 || self.tail.is_empty(), "the tail is empty when the middle is");
-        assert_eq!(self.len(), self.counters.present(), "the law of conservation");
-        let in_memory: u64 = self.head.iter().chain(&self.tail).map(|e| size(e.place) as u64).sum();
-        assert!(in_memory == self.bytes || self.middle > 0 && in_memory < self.bytes, "the bytes of all bodies");
-        let ids: Vec<MessageId> = self.head.iter().chain(&self.tail).map(|e| e.message).collect();
+        assert_eq!(self.len() + self.open_len(), self.counters.present(), "the law of conservation");
+        let ranges = self.head.iter().chain(&self.tail);
+        let in_memory: u64 = ranges.clone().map(|e| size(e.place) as u64).sum();
+        let apart = self.returned.values().map(|it| (it.place, it.size));
+        let apart = apart.chain(self.open.values().map(|it| (it.place, it.size)));
+        for (place, bytes) in apart.clone() {
+            assert!(place.is_none_or(|place| size(place) as u64 == bytes), "what is apart knows its size");
+        }
+        let known = in_memory + apart.map(|(_, bytes)| bytes).sum::<u64>();
+        assert!(known == self.bytes || self.middle > 0 && known < self.bytes, "the bytes of all bodies");
+        let ids: Vec<MessageId> = ranges.map(|e| e.message).collect();
         assert!(ids.is_sorted_by(|a, b| a < b), "ids rise");
         assert!(self.head.back().is_none_or(|e| e.message <= self.head_end));
         assert!(self.tail.front().is_none_or(|e| e.message > self.head_end));
+        let apart = self.returned.keys().chain(self.open.keys());
+        assert!(apart.clone().all(|id| ids.binary_search(id).is_err()), "what is apart is not in a range");
+        assert!(self.returned.keys().all(|id| !self.open.contains_key(id)), "what has returned is not open");
     }
 }
 
@@ -242,6 +482,24 @@ mod tests {
     /// A message has as many bytes as its number says.
     fn check(queue: &Queue) {
         queue.assert_consistent(|place| place.offset as usize);
+    }
+
+    /// A read by nobody in particular.
+    fn open(queue: &mut Queue) -> u64 {
+        let Head::Ready(seen) = queue.head() else { panic!("{:?}", queue.head()) };
+        let conn = ConnId { index: 0, generation: 0 };
+        let size = u64::from(seen.place.offset);
+        let (read, shard, is_detached, deadline_ms, place) = (0, ShardId(0), false, 0, None);
+        let message = queue.open(Open { read, shard, conn, is_detached, deadline_ms, place, size });
+        assert_eq!(message, seen.message);
+        check(queue);
+        message.0
+    }
+
+    fn load(queue: &mut Queue, ids: &[u64], reached: u64) -> Option<Vec<MessageId>> {
+        assert!(queue.end_load());
+        let entries: Vec<Entry> = ids.iter().copied().map(entry).collect();
+        queue.take_loaded(&entries, &[], MessageId(reached), |_| panic!("all are wanted"))
     }
 
     fn queue(len: u64) -> Queue {
@@ -283,8 +541,7 @@ mod tests {
         assert_eq!(queue.head(), Head::Stored);
         assert!(queue.wants_load());
         assert_eq!(queue.begin_load(MessageId(8)), (MessageId(2), MessageId(5)));
-        assert!(queue.end_load());
-        assert!(queue.append_loaded(&[entry(3), entry(4)], (0, 0), MessageId(4)));
+        assert!(load(&mut queue, &[3, 4], 4).is_some());
         assert_eq!([0; 5].map(|_| take(&mut queue)), [3, 4, 5, 6, 7]);
         queue.push(entry(8), 8);
         queue.counters.puts += 1;
@@ -314,8 +571,10 @@ mod tests {
     fn a_load_of_more_than_the_middle_is_refused() {
         let mut queue = Queue::stored(QueueId(1), b"q", Counters { puts: 2, gets: 1, ..Counters::default() }, 2);
         assert_eq!(queue.head(), Head::Stored);
-        assert!(!queue.append_loaded(&[entry(1), entry(2)], (0, 0), MessageId(2)));
-        assert!(queue.append_loaded(&[entry(2)], (0, 0), MessageId(2)));
+        queue.begin_load(MessageId(3));
+        assert!(load(&mut queue, &[1, 2], 2).is_none());
+        queue.begin_load(MessageId(3));
+        assert!(load(&mut queue, &[2], 2).is_some());
         assert_eq!(take(&mut queue), 2);
     }
 
@@ -341,14 +600,14 @@ mod tests {
         queue.push(entry(8), 8);
         queue.counters.puts += 1;
         // 3 and 4 are stored and leave memory; 6 comes back behind them, before 7.
-        queue.spill(MessageId(3), MessageId(5), |_| {});
+        queue.spill(MessageId(3), MessageId(5), |_| panic!("they are in no range"));
+        assert!(queue.evict(MessageId(3)).is_some() && queue.evict(MessageId(4)).is_some());
         queue.put_back(entry(6), 6);
         queue.counters.puts += 1;
         check(&queue);
         assert_eq!(queue.head(), Head::Stored);
         assert_eq!(queue.begin_load(MessageId(5)), (MessageId(2), MessageId(5)));
-        assert!(queue.end_load());
-        assert!(queue.append_loaded(&[entry(3), entry(4)], (0, 0), MessageId(4)));
+        assert!(load(&mut queue, &[3, 4], 4).is_some());
         assert_eq!([0; 6].map(|_| take(&mut queue)), [3, 4, 5, 6, 7, 8]);
     }
 
@@ -357,9 +616,70 @@ mod tests {
         let mut queue = queue(5);
         queue.spill(MessageId(2), MessageId(4), |_| {});
         let mut in_memory = 0;
-        assert_eq!(queue.clear(MessageId(5), |_| in_memory += 1), 5);
+        assert_eq!(open(&mut queue), 1);
+        assert_eq!(queue.clear(MessageId(5), |_| in_memory += 1), (4, 1));
         assert_eq!(in_memory, 3);
         queue.counters.deleted += 5;
         check(&queue);
+        assert!(queue.was_cleared(MessageId(1)) && !queue.was_cleared(MessageId(6)));
+    }
+
+    #[test]
+    fn open_messages_come_back_in_their_places_whatever_happened_meanwhile() {
+        let mut queue = queue(6);
+        assert_eq!([open(&mut queue), open(&mut queue), open(&mut queue)], [1, 2, 3]);
+        assert_eq!(take(&mut queue), 4);
+        assert_eq!(queue.give_back(MessageId(3)), 1);
+        assert_eq!(queue.give_back(MessageId(1)), 1);
+        check(&queue);
+        assert_eq!([open(&mut queue), take(&mut queue), open(&mut queue)], [1, 3, 5]);
+        assert_eq!(queue.give_back(MessageId(1)), 2);
+        assert_eq!((queue.deliveries(MessageId(1)), queue.deliveries(MessageId(2))), (2, 0));
+        queue.confirm(MessageId(2));
+        queue.counters.gets += 1;
+        check(&queue);
+        assert_eq!((queue.len(), queue.open_len()), (2, 1));
+        assert_eq!([take(&mut queue), take(&mut queue)], [1, 6]);
+        assert_eq!(queue.deliveries(MessageId(1)), 0, "who is gone was not delivered");
+    }
+
+    #[test]
+    fn returned_messages_that_left_memory_are_loaded_first() {
+        let mut queue = queue(6);
+        assert_eq!([open(&mut queue), open(&mut queue), open(&mut queue)], [1, 2, 3]);
+        assert_eq!(queue.evict(MessageId(1)).unwrap().offset, 1);
+        assert_eq!(queue.evict(MessageId(1)), None);
+        queue.give_back(MessageId(1));
+        queue.give_back(MessageId(3));
+        assert_eq!(queue.evict(MessageId(3)).unwrap().offset, 3);
+        queue.spill(MessageId(4), MessageId(7), |_| {});
+        check(&queue);
+        assert_eq!(queue.head(), Head::Stored);
+        assert!(queue.wants_load());
+        assert_eq!(queue.begin_load(MessageId(7)), (MessageId(0), MessageId(4)));
+        assert!(queue.end_load());
+        let mut unwanted = Vec::new();
+        let loaded = [entry(1), entry(2), entry(3)];
+        let lost = queue.take_loaded(&loaded, &[], MessageId(3), |e| unwanted.push(e.message.0));
+        assert_eq!((lost, unwanted), (Some(vec![]), vec![2]));
+        assert_eq!([take(&mut queue), take(&mut queue)], [1, 3]);
+        assert_eq!(queue.begin_load(MessageId(7)), (MessageId(3), MessageId(7)));
+        assert!(load(&mut queue, &[4, 5, 6], 6).is_some());
+        assert_eq!([take(&mut queue), take(&mut queue), take(&mut queue)], [4, 5, 6]);
+    }
+
+    #[test]
+    fn a_returned_message_that_is_damaged_leaves_the_queue() {
+        let mut queue = queue(2);
+        open(&mut queue);
+        queue.evict(MessageId(1));
+        queue.give_back(MessageId(1));
+        queue.begin_load(MessageId(3));
+        assert!(queue.end_load());
+        let lost = queue.take_loaded(&[], &[(MessageId(1), 1)], MessageId(1), |_| {});
+        assert_eq!(lost, Some(vec![MessageId(1)]));
+        queue.counters.corrupt += 1;
+        check(&queue);
+        assert_eq!(take(&mut queue), 2);
     }
 }

@@ -4,10 +4,12 @@
 //! Step 2 and step 8 of a message's path.
 
 pub mod frame;
+pub mod reads;
 pub mod replies;
 pub mod timing;
 
 use crate::ids::{MessageId, QueueId, Seq};
+use reads::Reads;
 use replies::Replies;
 use std::collections::VecDeque;
 
@@ -93,6 +95,8 @@ pub struct Session {
     pub listing: Option<Listing>,
     /// A multi-get under way, the request at the front of the input. Seldom, so an idle session does not have room for it.
     pub multi_get: Option<Box<MultiGet>>,
+    /// What it has read and not confirmed. Few connections ever do.
+    pub reads: Option<Box<Reads>>,
     /// A datagram's session: how large all its replies together may be, bytes.
     pub reply_size_max: Option<Box<usize>>,
 }
@@ -169,6 +173,7 @@ impl Session {
             active_ms: now_ms,
             listing: None,
             multi_get: None,
+            reads: None,
             reply_size_max: None,
         }
     }

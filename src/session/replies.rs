@@ -9,6 +9,7 @@
 use crate::ids::{QueueId, Seq};
 use crate::latency::Metric;
 use crate::limits::POOLED_BUFFER_SIZE_MAX;
+use crate::session::reads::Opened;
 use crate::session::timing::{Began, Due, Timings};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -115,6 +116,8 @@ pub struct Answer {
     pub seq: Seq,
     /// The queues of the messages in it.
     pub hits: Hits,
+    /// The message in it was opened, not taken.
+    pub opened: Option<Opened>,
     /// A text that replaces the reply's ending: what went wrong with this piece.
     pub failure: Option<&'static [u8]>,
 }
@@ -129,20 +132,28 @@ pub struct Piece<'a> {
     /// As in [`Answer`].
     pub hits: &'a [QueueId],
     /// As in [`Answer`].
+    pub opened: Option<Opened>,
+    /// As in [`Answer`].
     pub failure: Option<&'static [u8]>,
 }
 
 impl Answer {
     /// The same, lent.
     pub fn piece(&self) -> Piece<'_> {
-        Piece { bytes: &self.bytes, seq: self.seq, hits: &self.hits, failure: self.failure }
+        Piece { bytes: &self.bytes, seq: self.seq, hits: &self.hits, opened: self.opened, failure: self.failure }
     }
 }
 
 impl Piece<'_> {
     /// The same, with bytes of its own.
     pub fn to_answer(self) -> Answer {
-        Answer { bytes: self.bytes.to_vec(), seq: self.seq, hits: self.hits.into(), failure: self.failure }
+        Answer {
+            bytes: self.bytes.to_vec(),
+            seq: self.seq,
+            hits: self.hits.into(),
+            opened: self.opened,
+            failure: self.failure,
+        }
     }
 }
 
@@ -548,7 +559,13 @@ mod tests {
 
     #[test]
     fn the_next_reply_is_filled_from_borrowed_bytes_and_lets_go_what_it_held() {
-        let piece = |text: &'static str, seq| Piece { bytes: text.as_bytes(), seq: Seq(seq), hits: &[], failure: None };
+        let piece = |text: &'static str, seq| Piece {
+            bytes: text.as_bytes(),
+            seq: Seq(seq),
+            hits: &[],
+            opened: None,
+            failure: None,
+        };
         let mut replies = Replies::default();
         let first = replies.push_waiting(smallvec![None], b"", None);
         say(&mut replies, 2, "b");

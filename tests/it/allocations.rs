@@ -37,6 +37,7 @@ impl Shard {
             queues_max: 10,
             wait_ms_max: 1000,
             idle_ms_max: 0,
+            open_reads_max: 8,
             hash_seed: 1,
             flush_all: false,
             shutdown: false,

@@ -35,6 +35,7 @@ pub struct Options {
     pub queues_max: usize,
     pub wait_ms_max: u64,
     pub idle_ms_max: u64,
+    pub open_reads_max: usize,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -52,6 +53,7 @@ impl Default for Options {
             queues_max: 1000,
             wait_ms_max: 3_600_000,
             idle_ms_max: 0,
+            open_reads_max: 1024,
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -318,6 +320,7 @@ impl World {
             queues_max: self.options.queues_max,
             wait_ms_max: self.options.wait_ms_max,
             idle_ms_max: self.options.idle_ms_max,
+            open_reads_max: self.options.open_reads_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,

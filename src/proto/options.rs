@@ -1,0 +1,217 @@
+//! What stands behind a queue name: `q/open/t=500`. The words are Kestrel's where Kestrel has them.
+//!
+//! Invariant: options that make no sense together are refused before anything happens.
+
+use super::reply;
+use crate::limits::{GROUP_LEN_MAX, NAME_LEN_MAX, OPTIONS_LEN_MAX};
+use smallvec::SmallVec;
+
+/// The options of a get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GetOptions {
+    /// As the client wrote them, for the echo.
+    text: [u8; OPTIONS_LEN_MAX],
+    len: u8,
+    /// `/open`: the message is read, and goes when that is confirmed.
+    pub open: bool,
+    /// `/close`: confirms this connection's oldest open read of the queue.
+    pub close: bool,
+    /// `/abort`: gives it back.
+    pub abort: bool,
+    /// `/peek`: the message stays where it is.
+    pub peek: bool,
+    /// `/t=MS`: how long to wait for a message, ms.
+    pub wait_ms: Option<u64>,
+    /// `/ttr=S`: the read ends by itself, s.
+    pub ttr_s: Option<u32>,
+    /// `/group=NAME`: where the name stands in the text.
+    group: Option<(u8, u8)>,
+}
+
+impl GetOptions {
+    /// Reads options, each with its slash.
+    ///
+    /// # Errors
+    /// The reply that says what is wrong.
+    pub fn parse(text: &[u8]) -> Result<GetOptions, &'static [u8]> {
+        let mut options = GetOptions {
+            text: [0; OPTIONS_LEN_MAX],
+            len: 0,
+            open: false,
+            close: false,
+            abort: false,
+            peek: false,
+            wait_ms: None,
+            ttr_s: None,
+            group: None,
+        };
+        options.text.get_mut(..text.len()).ok_or(reply::OPTIONS_TOO_LONG)?.copy_from_slice(text);
+        options.len = text.len() as u8;
+        let mut at = 0;
+        for option in text.split(|b| *b == b'/').skip(1) {
+            at += 1;
+            options.add(option, at)?;
+            at += option.len();
+        }
+        let is_read = options.open || options.close;
+        let contradicts = (options.peek || options.abort) && is_read || options.peek && options.abort;
+        if contradicts || options.ttr_s.is_some() && !options.open {
+            return Err(reply::CONTRADICTING_OPTIONS);
+        }
+        Ok(options)
+    }
+
+    /// Takes in one option, without its slash, that begins at this byte of the text.
+    fn add(&mut self, option: &[u8], at: usize) -> Result<(), &'static [u8]> {
+        match option {
+            b"open" => self.open = true,
+            b"close" => self.close = true,
+            b"abort" => self.abort = true,
+            b"peek" => self.peek = true,
+            _ => {
+                if let Some(ms) = option.strip_prefix(b"t=") {
+                    set_once(&mut self.wait_ms, number(ms))?;
+                } else if let Some(s) = option.strip_prefix(b"ttr=") {
+                    set_once(&mut self.ttr_s, number(s).filter(|s| *s > 0).and_then(|s| u32::try_from(s).ok()))?;
+                } else if let Some(group) = option.strip_prefix(b"group=") {
+                    let is_valid = !group.is_empty() && group.len() <= GROUP_LEN_MAX;
+                    let place = ((at + option.len() - group.len()) as u8, group.len() as u8);
+                    set_once(&mut self.group, is_valid.then_some(place))?;
+                } else {
+                    return Err(reply::UNKNOWN_OPTION);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The options with their slashes, as the client wrote them.
+    pub fn as_written(&self) -> &[u8] {
+        &self.text[..usize::from(self.len)]
+    }
+
+    /// The group that reads.
+    pub fn group(&self) -> Option<&[u8]> {
+        let (start, len) = self.group?;
+        Some(&self.text[usize::from(start)..][..usize::from(len)])
+    }
+
+    /// Whether the get may have to wait for a message to come.
+    pub fn waits(&self) -> bool {
+        self.wait_ms.is_some_and(|ms| ms > 0)
+    }
+}
+
+fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), &'static [u8]> {
+    match value {
+        Some(value) if place.is_none() => *place = Some(value),
+        _ => return Err(reply::BAD_FORMAT),
+    }
+    Ok(())
+}
+
+/// What stands between a queue's name and its group's in the name of the group as the server keeps it: no queue can have that.
+const GROUP: &[u8] = b"/group=";
+
+/// Bytes of [`group_name`].
+pub fn group_name_len(queue: &[u8], group: &[u8]) -> usize {
+    queue.len() + GROUP.len() + group.len()
+}
+
+/// Under which name the server keeps a group of a queue.
+pub fn group_name(queue: &[u8], group: &[u8]) -> SmallVec<[u8; NAME_LEN_MAX]> {
+    let mut name = SmallVec::with_capacity(group_name_len(queue, group));
+    [queue, GROUP, group].into_iter().for_each(|part| name.extend_from_slice(part));
+    name
+}
+
+/// The queue's part of a name: all of it, unless it is the name of a group.
+pub fn queue_of(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == b'/').next().unwrap_or(name)
+}
+
+/// A valid queue name, and what follows it from the first `/` on.
+///
+/// # Errors
+/// The reply that says what is wrong.
+pub fn split(word: &[u8]) -> Result<(&[u8], &[u8]), &'static [u8]> {
+    let mut name_len = word.len();
+    for (i, &byte) in word.iter().enumerate() {
+        if byte < 0x20 || byte == 0x7f {
+            return Err(reply::BAD_FORMAT);
+        }
+        if byte == b'/' && name_len == word.len() {
+            name_len = i;
+        }
+    }
+    if name_len == 0 || name_len > NAME_LEN_MAX {
+        return Err(reply::BAD_FORMAT);
+    }
+    Ok(word.split_at(name_len))
+}
+
+/// Decimal digits and nothing else, within u64.
+pub fn number(word: &[u8]) -> Option<u64> {
+    if word.is_empty() {
+        return None;
+    }
+    let mut value = 0u64;
+    for &byte in word {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> GetOptions {
+        let options = GetOptions::parse(text.as_bytes()).unwrap();
+        assert_eq!(options.as_written(), text.as_bytes());
+        options
+    }
+
+    #[test]
+    fn options_stand_in_any_order() {
+        for text in ["/open/t=5/ttr=7/group=g", "/group=g/ttr=7/t=5/open", "/t=5/open/group=g/ttr=7"] {
+            let options = parse(text);
+            assert!(options.open && !options.close && !options.abort && !options.peek);
+            assert_eq!((options.wait_ms, options.ttr_s, options.group()), (Some(5), Some(7), Some(&b"g"[..])));
+        }
+        assert!(parse("/close/open").close && parse("/close/open").open);
+        assert!(parse("/t=1").waits() && !parse("/t=0").waits() && !parse("/peek").waits());
+        assert_eq!(parse("/t=18446744073709551615").wait_ms, Some(u64::MAX));
+    }
+
+    #[test]
+    fn a_groups_name_begins_with_its_queues() {
+        let name = group_name(b"orders", b"audit");
+        assert_eq!((&name[..], name.len()), (&b"orders/group=audit"[..], group_name_len(b"orders", b"audit")));
+        assert_eq!((queue_of(&name), queue_of(b"orders")), (&b"orders"[..], &b"orders"[..]));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let refusal = |text: &str| GetOptions::parse(text.as_bytes()).unwrap_err();
+        for text in ["/peek/open", "/abort/close", "/peek/abort", "/ttr=5", "/close/ttr=5", "/peek/ttr=1"] {
+            assert_eq!(refusal(text), reply::CONTRADICTING_OPTIONS, "{text}");
+        }
+        for text in ["/", "/OPEN", "/open/", "/opens", "/x=1", "//open"] {
+            assert_eq!(refusal(text), reply::UNKNOWN_OPTION, "{text}");
+        }
+        for text in
+            ["/t=", "/t=-1", "/t=1/t=1", "/t=18446744073709551616", "/open/ttr=0", "/open/ttr=4294967296", "/group="]
+        {
+            assert_eq!(refusal(text), reply::BAD_FORMAT, "{text}");
+        }
+        let long = format!("/group={}", "g".repeat(GROUP_LEN_MAX));
+        assert_eq!(parse(&long).group().unwrap().len(), GROUP_LEN_MAX);
+        assert_eq!(refusal(&format!("{long}g")), reply::BAD_FORMAT);
+        assert_eq!(refusal(&"/open".repeat(40)), reply::OPTIONS_TOO_LONG);
+    }
+}
