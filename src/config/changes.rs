@@ -13,6 +13,7 @@ impl Config {
         self.wait_ms_max = new.wait_ms_max;
         self.open_reads_max = new.open_reads_max;
         self.groups_max = new.groups_max;
+        self.queue_defaults = new.queue_defaults.clone();
         self.queues_max = new.queues_max;
         self.checkpoint_every_ms = new.checkpoint_every_ms;
         self.free_size_min = new.free_size_min;
@@ -62,6 +63,7 @@ impl Config {
             wait_ms_max: _,
             open_reads_max: _,
             groups_max: _,
+            queue_defaults: _,
             flush_all: _,
             shutdown: _,
             admin_token_file: _,

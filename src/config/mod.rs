@@ -15,11 +15,13 @@ pub use place::Place;
 
 use crate::journal;
 use crate::limits;
+use crate::queue::Defaults;
 use clap::{CommandFactory, FromArgMatches};
 use options::Options;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Default `-p`: MemcacheQ's.
@@ -101,6 +103,8 @@ pub struct Config {
     pub open_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
+    /// What holds for queues of which nothing was said: `[queue]` and `[queues]` in the configuration file.
+    pub queue_defaults: Arc<Defaults>,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -272,6 +276,7 @@ impl Config {
             wait_ms_max: u64::from(options.max_wait) * 1000,
             open_reads_max: options.max_open_reads as usize,
             groups_max: options.max_groups as usize,
+            queue_defaults: Arc::default(),
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
             admin: options.admin,

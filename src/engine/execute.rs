@@ -64,12 +64,8 @@ impl Engine {
         if self.refusing_puts {
             return PutResult::Done { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
         }
-        let index = match self.find(name) {
-            Some(index) => index,
-            None if self.by_id.len() >= self.config.queues_max => {
-                return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
-            }
-            None => self.create(name),
+        let Some(index) = self.admit(name, body.len()) else {
+            return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
         };
         self.stats.set_hits += 1;
         self.stats.total_items += 1;
@@ -77,6 +73,7 @@ impl Engine {
         let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
         if is_awaited
             && !has_groups
+            && !self.shelf(index).settings.as_ref().is_some_and(|settings| settings.bounds_puts())
             && let Some(message) = self.hand_over(index, flags, body)
         {
             return PutResult::Passing(message);

@@ -17,7 +17,7 @@ use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{Report, SetLine};
+use crate::proto::command::{Report, SetLine, Words};
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::session::reads::Opened;
@@ -143,6 +143,14 @@ pub(super) enum Request<'a> {
         name: &'a [u8],
     },
     FlushQueue {
+        name: &'a [u8],
+    },
+    /// The words were found to be valid.
+    Configure {
+        name: &'a [u8],
+        words: Words<'a>,
+    },
+    ShowSettings {
         name: &'a [u8],
     },
     Flush,
@@ -463,6 +471,12 @@ impl Engine {
                 answer.bytes.extend_from_slice(reply::END);
                 answer.seq = self.newest();
             }
+            Request::Configure { name, words } => {
+                let (text, seq) = self.configure(name, words);
+                answer.bytes.extend_from_slice(text);
+                answer.seq = seq;
+            }
+            Request::ShowSettings { name } => self.show_settings(name, &mut answer.bytes),
             Request::Flush => {
                 self.flush();
                 answer.seq = self.newest();
@@ -568,6 +582,12 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         }
         Request::Delete { name } => name_to(out, 4, name),
         Request::FlushQueue { name } => name_to(out, 19, name),
+        Request::Configure { name, words } => {
+            name_to(out, 32, name);
+            out.extend_from_slice(&(words.text.len() as u32).to_le_bytes());
+            out.extend_from_slice(words.text);
+        }
+        Request::ShowSettings { name } => name_to(out, 33, name),
         Request::Flush => out.push(5),
         Request::Checkpoint => out.push(6),
         Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
@@ -643,6 +663,12 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
             Request::Get { name, form }
         }
         19 => Request::FlushQueue { name: reader.name() },
+        32 => {
+            let name = reader.name();
+            let size = reader.u32() as usize;
+            Request::Configure { name, words: Words { text: reader.take(size) } }
+        }
+        33 => Request::ShowSettings { name: reader.name() },
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
         6 => Request::Checkpoint,
@@ -775,6 +801,8 @@ mod tests {
             Request::Get { name: b"q", form: Form { size_max: 0, ..ANY } },
             Request::Delete { name: b"q" },
             Request::FlushQueue { name: b"q" },
+            Request::Configure { name: b"q", words: Words { text: b"a=1 b=2" } },
+            Request::ShowSettings { name: b"q" },
             Request::Flush,
             Request::Checkpoint,
             Request::Stats(Report::Commit),

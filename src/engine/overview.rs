@@ -301,6 +301,10 @@ impl Engine {
         }
         reply::stat(out, "waiters", view.waiters);
         reply::stat(out, "shard", self.config.shard);
+        reply::stat(out, "refused_puts", self.shelf(index).refused);
+        if let Some(settings) = &self.shelf(index).settings {
+            settings.shown_if_set().for_each(|(key, value)| reply::stat_text(out, key, &value));
+        }
     }
 
     /// What is to be said of a queue.

@@ -317,6 +317,8 @@ impl Engine {
             Command::Flush { key, group, noreply } => {
                 return self.serve_flush_queue(conn, &reader_name(key, group), noreply);
             }
+            Command::Configure { key, words, noreply } => return self.serve_configure(conn, key.name, words, noreply),
+            Command::ShowSettings { key } => return self.serve_show_settings(conn, key.name),
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
                 return self.serve_flush(conn, noreply);
             }
@@ -609,9 +611,13 @@ fn metric_of(command: &Command<'_>) -> Metric {
         | Command::StatsQueues
         | Command::StatsConnections
         | Command::StatsQueue { .. } => Metric::Stats,
-        Command::Touch { .. } | Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => {
-            Metric::Other
-        }
+        Command::Configure { .. }
+        | Command::ShowSettings { .. }
+        | Command::Touch { .. }
+        | Command::Version
+        | Command::Verbosity { .. }
+        | Command::Quit
+        | Command::Shutdown => Metric::Other,
     }
 }
 

@@ -83,6 +83,16 @@ pub enum Command<'a> {
         group: Option<&'a [u8]>,
         noreply: bool,
     },
+    /// Changes what a queue does: words `key=value`, at least one.
+    Configure {
+        key: Key<'a>,
+        words: Words<'a>,
+        noreply: bool,
+    },
+    /// Shows what a queue does.
+    ShowSettings {
+        key: Key<'a>,
+    },
     /// `is_valid`: without a delay. A server that does not offer the command does not judge it.
     FlushAll {
         is_valid: bool,
@@ -142,6 +152,21 @@ pub struct Keys<'a> {
     words: &'a [u8],
 }
 
+/// Words of a line that are nobody's yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Words<'a> {
+    /// As the client wrote them, with spaces between.
+    pub text: &'a [u8],
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        next_word(&mut self.text)
+    }
+}
+
 impl<'a> Iterator for Keys<'a> {
     type Item = Key<'a>;
 
@@ -191,6 +216,7 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
         b"delete" => delete(words),
         b"flush" => flush(words),
         b"flush_all" => flush_all(words),
+        b"config" => config(words),
         b"stats" => stats(words),
         b"version" => bare(words, Command::Version),
         b"verbosity" => verbosity(words),
@@ -352,6 +378,27 @@ fn flush(mut words: &[u8]) -> Line<'_> {
         Ok((key, group)) => Line::Command(Command::Flush { key, group, noreply }),
         Err(reply) => Line::Refused { reply, skip: 0 },
     }
+}
+
+/// `config key` | `config key setting=value+ [noreply]`
+fn config(mut words: &[u8]) -> Line<'_> {
+    let Some(name) = next_word(&mut words) else {
+        return ERROR;
+    };
+    let key = match key(name) {
+        Ok(key) => key,
+        Err(reply) => return Line::Refused { reply, skip: 0 },
+    };
+    let Some(last) = (Words { text: words }).last() else {
+        return Line::Command(Command::ShowSettings { key });
+    };
+    let noreply = is_noreply(last);
+    if noreply {
+        let end = words.iter().rposition(|byte| *byte != b' ').map_or(0, |at| at + 1 - last.len());
+        words = &words[..end];
+    }
+    let words = Words { text: words };
+    if words.clone().next().is_none() { ERROR } else { Line::Command(Command::Configure { key, words, noreply }) }
 }
 
 /// `flush_all [0] [noreply]`
@@ -638,6 +685,26 @@ mod tests {
         }
         assert_eq!(parse(b"flush q/t=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
         assert_eq!(parse(b"flush a\tb"), BAD_FORMAT);
+    }
+
+    #[test]
+    fn config_shows_or_changes_one_queue() {
+        let key = Key { name: b"q" };
+        assert_eq!(parse(b"config q"), Line::Command(Command::ShowSettings { key }));
+        for (line, count, silent) in [
+            (&b"config q a=1"[..], 1, false),
+            (b"CONFIG  q  a=1  b=2 ", 2, false),
+            (b"config q a=1 NoReply ", 1, true),
+            (b"config q noreply a=1", 2, false),
+        ] {
+            let Line::Command(Command::Configure { words, noreply, .. }) = parse(line) else { panic!("{line:?}") };
+            assert_eq!((words.count(), noreply), (count, silent), "{line:?}");
+        }
+        for line in [&b"config"[..], b"config q noreply"] {
+            assert_eq!(parse(line), ERROR, "{line:?}");
+        }
+        assert_eq!(parse(b"config q/open a=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+        assert_eq!(parse(b"config a\tb"), BAD_FORMAT);
     }
 
     #[test]
