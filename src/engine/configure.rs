@@ -133,6 +133,11 @@ impl Engine {
     fn settle_settings(&mut self, index: u32) {
         let name = self.shelf(index).queue.name.clone();
         self.shelf(index).settings = self.settings_of(&name);
+        let shelf = self.shelf(index);
+        shelf.may_expire |= shelf.max_age_s() > 0;
+        if shelf.queue.counters.present() > 0 {
+            self.enlist(index);
+        }
     }
 
     /// What the operator says of all queues has changed.

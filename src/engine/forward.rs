@@ -17,7 +17,7 @@ use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{Report, SetLine, Words};
+use crate::proto::command::{Lifetime, Report, SetLine, Words};
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::session::reads::Opened;
@@ -99,6 +99,7 @@ pub(super) enum Expected {
 pub(super) enum Request<'a> {
     Put {
         flags: u32,
+        lifetime: Lifetime,
         name: &'a [u8],
         body: &'a [u8],
     },
@@ -218,7 +219,7 @@ impl Engine {
         body: &[u8],
     ) -> Result<(), Wait> {
         self.room_to_forward(conn, owner, body.len())?;
-        let request = Request::Put { flags: set.flags, name: set.key.name, body };
+        let request = Request::Put { flags: set.flags, lifetime: set.lifetime, name: set.key.name, body };
         let what = self.expected(conn, set.noreply, b"");
         self.forward(owner, &request, what);
         Ok(())
@@ -403,7 +404,7 @@ impl Engine {
     fn execute_for(&mut self, from: ShardId, token: u32, request: Request<'_>, answer: &mut Answer) -> bool {
         let origin = Origin::Remote { shard: from, token };
         match request {
-            Request::Put { flags, name, body } => match self.put(name, flags, body) {
+            Request::Put { flags, lifetime, name, body } => match self.put(name, flags, lifetime, body) {
                 PutResult::Done { reply, seq } => {
                     answer.bytes.extend_from_slice(reply);
                     answer.seq = seq;
@@ -570,8 +571,14 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(name);
     };
     match *request {
-        Request::Put { flags, name, body } => {
-            name_to(out, 1, name);
+        Request::Put { flags, lifetime, name, body } => {
+            let is_plain = lifetime == Lifetime::default();
+            name_to(out, if is_plain { 1 } else { 34 }, name);
+            if !is_plain {
+                out.extend_from_slice(&lifetime.exptime.to_le_bytes());
+                out.push(u8::from(lifetime.ttl_s.is_some()));
+                out.extend_from_slice(&lifetime.ttl_s.unwrap_or(0).to_le_bytes());
+            }
             out.extend_from_slice(&flags.to_le_bytes());
             out.extend_from_slice(&(body.len() as u32).to_le_bytes());
             out.extend_from_slice(body);
@@ -651,11 +658,12 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
 
 fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
     match reader.u8() {
-        1 => {
+        kind @ (1 | 34) => {
             let name = reader.name();
+            let lifetime = if kind == 1 { Lifetime::default() } else { reader.lifetime() };
             let flags = reader.u32();
             let size = reader.u32() as usize;
-            Request::Put { flags, name, body: reader.take(size) }
+            Request::Put { flags, lifetime, name, body: reader.take(size) }
         }
         kind @ (2 | 3) => {
             let name = reader.name();
@@ -778,6 +786,12 @@ impl<'a> Bytes<'a> {
         Opened { queue, message, read, is_detached: self.u8() != 0 }
     }
 
+    fn lifetime(&mut self) -> Lifetime {
+        let (exptime, has_ttl) = (self.u64().cast_signed(), self.u8() != 0);
+        let ttl_s = self.u32();
+        Lifetime { exptime, ttl_s: has_ttl.then_some(ttl_s) }
+    }
+
     fn name(&mut self) -> &'a [u8] {
         let len = self.u8() as usize;
         self.take(len)
@@ -796,7 +810,9 @@ mod tests {
         let open = Some(Reader { shard: ShardId(6), conn, ttr_s: 7 });
         let options = |text: &[u8]| GetOptions::parse(text).unwrap();
         let requests = [
-            Request::Put { flags: 7, name: b"q", body: b"body" },
+            Request::Put { flags: 7, lifetime: Lifetime::default(), name: b"q", body: b"body" },
+            Request::Put { flags: 7, lifetime: Lifetime { exptime: -1, ttl_s: None }, name: b"q", body: b"body" },
+            Request::Put { flags: 7, lifetime: Lifetime { exptime: 0, ttl_s: Some(0) }, name: b"q", body: b"body" },
             Request::Get { name: b"q", form: ANY },
             Request::Get { name: b"q", form: Form { size_max: 0, ..ANY } },
             Request::Delete { name: b"q" },

@@ -14,7 +14,7 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`configure`] keeps the settings of queues, [`admission`] their limits, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
 //! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
@@ -24,6 +24,7 @@ mod configure;
 mod datagram;
 mod ending;
 mod execute;
+mod expiry;
 mod forward;
 mod groups;
 mod idle;
@@ -237,6 +238,10 @@ struct Shelf {
     of: Option<u32>,
     /// Puts that its limits refused, since the start.
     refused: u64,
+    /// Some message that is in memory can expire. It may be `true` for longer.
+    may_expire: bool,
+    /// Sweeps look at it.
+    is_listed: bool,
 }
 
 impl Shelf {
@@ -286,6 +291,7 @@ pub struct Engine {
     waits: waiting::Waits,
     passing: passing::Passing,
     due: reads::Due,
+    expiry: expiry::Expiry,
     refusing_puts: bool,
     puts_wait: bool,
 
@@ -359,6 +365,7 @@ impl Engine {
             waits: waiting::Waits::default(),
             passing: passing::Passing::default(),
             due: reads::Due::default(),
+            expiry: expiry::Expiry::default(),
             refusing_puts: false,
             puts_wait: false,
             ids,
@@ -623,6 +630,7 @@ impl Engine {
             self.waits.next_deadline(),
             self.passing.next_deadline(),
             self.due.next_deadline(),
+            self.expiry.next_deadline(),
             self.idle.next_deadline(),
         ];
         sessions.into_iter().chain(others.into_iter().flatten()).min()
@@ -809,6 +817,8 @@ impl Engine {
         let line = self.line_of(&queue.name);
         let meter = Meter::new(self.now.mono_ms, &queue.counters);
         let settings = self.settings_of(&queue.name);
+        let may_expire = settings.as_ref().is_some_and(|settings| settings.max_age_s > 0);
+        let has_messages = queue.counters.present() > 0;
         let shelf = Some(Shelf {
             queue,
             waiters: VecDeque::new(),
@@ -819,6 +829,8 @@ impl Engine {
             fan: None,
             of: None,
             refused: 0,
+            may_expire,
+            is_listed: false,
         });
         let index = match self.free_shelves.pop() {
             Some(index) => {
@@ -835,6 +847,10 @@ impl Engine {
         self.names.insert_unique(hash, index, rehash);
         self.by_id.insert(id, index);
         self.stats.queues += 1;
+        if has_messages {
+            // After a start, and for a new group: what there is may expire.
+            self.enlist(index);
+        }
         index
     }
 
@@ -863,6 +879,7 @@ impl Engine {
         self.assert_passing_consistent();
         self.assert_reads_consistent();
         self.assert_groups_consistent();
+        self.assert_expiry_consistent();
     }
 }
 

@@ -151,7 +151,8 @@ impl Engine {
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way()
+        let unsettled = self.expiry.has_unsettled() && !self.is_batch_full();
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || unsettled
     }
 
     /// Goes on with what waited for its turn.
@@ -159,6 +160,7 @@ impl Engine {
         self.expire_deadlines();
         self.expire_waits();
         self.expire_reads();
+        self.expire_messages();
         self.expire_passing();
         self.close_idle();
         self.run_inbound();
@@ -285,7 +287,7 @@ impl Engine {
         if !self.has_room_for(body.len()) {
             return Err(Wait::Memory);
         }
-        match self.put(set.key.name, set.flags, body) {
+        match self.put(set.key.name, set.flags, set.lifetime, body) {
             PutResult::Done { reply, seq } if !set.noreply => {
                 self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
             }
