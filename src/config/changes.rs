@@ -136,6 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_for_queues_changes_without_a_restart() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("ringq.toml");
+        std::fs::write(&file, "[queue]\nmax_messages = 1\n").unwrap();
+        let mut config = parse(&format!("--config {}", file.display()));
+        std::fs::write(&file, "[queues.'a*']\nmax_messages = 2\n").unwrap();
+        let new = config.reload().unwrap();
+        assert!(config.needing_restart(&new).is_empty());
+        config.adopt(&new);
+        let of = |name: &[u8]| config.queue_defaults.of(name).max_messages;
+        assert_eq!((of(b"a1"), of(b"b")), (2, 0));
+    }
+
+    #[test]
     fn relative_paths_of_a_file_start_where_the_process_stood_at_first() {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("ringq.toml");

@@ -11,7 +11,7 @@ use crate::latency::Snapshot;
 use crate::limits::{LISTING_LEN_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::command::Report;
 use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
-use crate::queue::Counters;
+use crate::queue::{Counters, Settings};
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::timing::Began;
 use crate::session::{Listed, Listing, Phase, Wait};
@@ -53,6 +53,10 @@ pub struct QueueView {
     pub oldest_ms: Option<u64>,
     /// Gets that wait for a message.
     pub waiters: u64,
+    /// Puts that its limits refused, since the start.
+    pub refused_puts: u64,
+    /// What it does besides keeping messages, if anything.
+    pub settings: Option<Box<Settings>>,
 }
 
 /// One queue in a few numbers.
@@ -294,6 +298,7 @@ impl Engine {
         reply::stat(out, "discarded", discarded);
         reply::stat(out, "dead_lettered", dead_lettered);
         reply::stat(out, "skipped", skipped);
+        reply::stat(out, "refused_puts", view.refused_puts);
         reply::stat(out, "put_rate", format!("{:.1}", view.put_rate));
         reply::stat(out, "get_rate", format!("{:.1}", view.get_rate));
         if let Some(age_ms) = view.oldest_ms {
@@ -301,10 +306,8 @@ impl Engine {
         }
         reply::stat(out, "waiters", view.waiters);
         reply::stat(out, "shard", self.config.shard);
-        reply::stat(out, "refused_puts", self.shelf(index).refused);
-        if let Some(settings) = &self.shelf(index).settings {
-            settings.shown_if_set().for_each(|(key, value)| reply::stat_text(out, key, &value));
-        }
+        let settings = view.settings.iter().flat_map(|settings| settings.shown_if_set());
+        settings.for_each(|(key, value)| reply::stat_text(out, key, &value));
     }
 
     /// What is to be said of a queue.
@@ -323,6 +326,8 @@ impl Engine {
             get_rate,
             oldest_ms: oldest_put_ms.map(|at| now.wall_ms.saturating_sub(at)),
             waiters: shelf.line.map_or(0, |line| waits.line_len(line)),
+            refused_puts: shelf.refused,
+            settings: shelf.settings.clone(),
         }
     }
 
