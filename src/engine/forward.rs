@@ -163,8 +163,10 @@ pub(super) enum Request<'a> {
         what: Listed,
         cursor: u32,
     },
+    /// The lines and `END` have at most so much room, bytes.
     StatQueue {
         name: &'a [u8],
+        room: u32,
     },
     /// The get with this token takes nothing if it has not yet.
     Cancel {
@@ -494,7 +496,13 @@ impl Engine {
                 let next = self.list(what, cursor, &mut answer.bytes);
                 answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
             }
-            Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
+            Request::StatQueue { name, room } => {
+                self.stat_queue(name, &mut answer.bytes);
+                if answer.bytes.len() + reply::END.len() > room as usize {
+                    answer.bytes.clear();
+                    answer.failure = Some(reply::REPLY_TOO_LARGE);
+                }
+            }
             Request::Cancel { token } => {
                 self.cancel_wait(from, token);
                 if let Some(queue) = self.remote_waiters.get(&(from, token)).copied() {
@@ -604,7 +612,10 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.push(if what == Listed::Queues { 9 } else { 16 });
             out.extend_from_slice(&cursor.to_le_bytes());
         }
-        Request::StatQueue { name } => name_to(out, 10, name),
+        Request::StatQueue { name, room } => {
+            name_to(out, 10, name);
+            out.extend_from_slice(&room.to_le_bytes());
+        }
         Request::Cancel { token } => {
             out.push(11);
             out.extend_from_slice(&token.to_le_bytes());
@@ -685,7 +696,7 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         15 => Request::LatencyReset,
         9 => Request::List { what: Listed::Queues, cursor: reader.u32() },
         16 => Request::List { what: Listed::Connections, cursor: reader.u32() },
-        10 => Request::StatQueue { name: reader.name() },
+        10 => Request::StatQueue { name: reader.name(), room: reader.u32() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
         13 => {
@@ -713,8 +724,13 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
 }
 
 /// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
-const FAILURES: [&[u8]; 4] =
-    [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED, reply::NOT_FOUND];
+const FAILURES: [&[u8]; 5] = [
+    reply::STORAGE_UNREADABLE,
+    reply::TOO_LARGE_FOR_UDP,
+    reply::READ_EXPIRED,
+    reply::NOT_FOUND,
+    reply::REPLY_TOO_LARGE,
+];
 
 fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
     let Opened { queue, message, read, is_detached } = opened;
@@ -826,7 +842,7 @@ mod tests {
             Request::LatencyReset,
             Request::List { what: Listed::Queues, cursor: 9 },
             Request::List { what: Listed::Connections, cursor: 10 },
-            Request::StatQueue { name: b"q" },
+            Request::StatQueue { name: b"q", room: 7 },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },
             Request::GetWith {

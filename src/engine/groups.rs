@@ -89,7 +89,7 @@ impl Engine {
         self.stats.queues -= 1;
         self.stats.groups += 1;
         self.shelf(index).of = Some(of);
-        if self.shelf(of).may_expire {
+        if self.readers_of(of).into_iter().any(|reader| self.shelf(reader).may_expire) {
             self.shelf(index).may_expire = true;
             self.enlist(index);
         }

@@ -10,7 +10,7 @@ use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::latency::Snapshot;
 use crate::limits::{LISTING_LEN_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::command::Report;
-use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
+use crate::proto::reply;
 use crate::queue::{Counters, Settings};
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::timing::Began;
@@ -258,21 +258,18 @@ impl Engine {
     /// `stats queue key`
     pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        if self.reply_room(conn, 0) < name.len() + STAT_QUEUE_OVERHEAD_MAX {
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
-            return Ok(());
-        }
         let owner = self.owner(name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, name.len())?;
+            let room = u32::try_from(self.reply_room(conn, 0)).unwrap_or(u32::MAX);
             let what = self.expected(conn, false, reply::END);
-            self.forward(owner, &Request::StatQueue { name }, what);
+            self.forward(owner, &Request::StatQueue { name, room }, what);
             return Ok(());
         }
-        let mut line = Vec::new();
-        self.stat_queue(name, &mut line);
-        self.reply(conn, Seq(0), &[], |out| {
-            out.extend_from_slice(&line);
+        let mut lines = Vec::new();
+        self.stat_queue(name, &mut lines);
+        self.reply_if_it_fits(conn, |out| {
+            out.extend_from_slice(&lines);
             out.extend_from_slice(reply::END);
         });
         Ok(())

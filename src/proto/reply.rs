@@ -41,9 +41,6 @@ pub use text::*;
 /// What a `VALUE` block has besides key and body, bytes at most.
 pub const VALUE_OVERHEAD_MAX: usize = 64;
 
-/// What the reply for one queue has besides its name, `END` included, bytes at most: a dozen lines with two numbers of 20 digits.
-pub const STAT_QUEUE_OVERHEAD_MAX: usize = 640;
-
 /// The reply that shows a queue's settings, `END` included, bytes at most: as many lines, two of them with a name.
 pub const SETTINGS_REPLY_SIZE_MAX: usize = 1280;
 
