@@ -1,10 +1,11 @@
 //! Limits and times of queues: what is refused, dropped or expires, under memory pressure, in any order, and over crashes.
 
+use crate::admin::{admin_of, get};
 use crate::harness::{Client, Server};
 use crate::traffic::Rng;
 use crate::world::{Options, World};
 use ringq::queue::{Defaults, Explicit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -159,9 +160,54 @@ fn a_reload_changes_what_holds_for_queues_of_which_nothing_was_said() {
     assert_eq!(most(&mut client, "own"), "4");
 }
 
-/// What a put of the random history should have led to.
-struct Known {
-    expires_ms: u64,
+#[test]
+fn the_admin_listener_shows_settings_and_what_became_of_messages() {
+    let server = Server::start(&["-t", "2", "--admin", "127.0.0.1:0"]);
+    let mut client = server.connect();
+    client.send(b"config q max_messages=2 when_full=drop_oldest expire_to=7\r\nconfig r max_messages=1\r\n");
+    client.expect(b"OK\r\nOK\r\n");
+    client.send(
+        b"set q/ttl=0 0 0 1\r\n1\r\nset q 0 0 1\r\n2\r\nset q 0 0 1\r\n3\r\nset r 0 0 1\r\n1\r\nset r 0 0 1\r\n2\r\n",
+    );
+    client.expect(b"STORED\r\nSTORED\r\nSTORED\r\nSTORED\r\nNOT_STORED\r\n");
+    let admin = admin_of(&server);
+    let queues: serde_json::Value = serde_json::from_str(&get(admin, "/api/v1/queues").body).expect("JSON");
+    let [q, r] = [0, 1].map(|at| &queues["queues"][at]);
+    let settings = serde_json::json!({ "max_messages": "2", "when_full": "drop_oldest", "expire_to": "7" });
+    assert_eq!((&q["name"], &q["settings"]), (&"q".into(), &settings));
+    assert_eq!((&q["discarded"], &q["refused_puts"], &r["refused_puts"]), (&1.into(), &0.into(), &1.into()));
+    let metrics = get(admin, "/metrics").body;
+    for line in [
+        "ringq_refused_puts_total 1",
+        "ringq_queue_discarded_total{queue=\"q\"} 1",
+        "ringq_queue_expired_total{queue=\"q\"} 0",
+        "ringq_queue_refused_puts_total{queue=\"r\"} 1",
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "no {line} in {metrics}");
+    }
+}
+
+/// What the client of a random history has seen.
+#[derive(Default)]
+struct Seen {
+    /// When messages that were stored expire, by their numbers.
+    expires_ms: BTreeMap<u64, u64>,
+    /// What is open, oldest read first.
+    open: VecDeque<u64>,
+    /// What was open and came back.
+    returned: BTreeSet<u64>,
+    /// The newest that was ever served.
+    newest: u64,
+}
+
+impl Seen {
+    /// A message is served now: in time, and in its turn.
+    fn serve(&mut self, number: u64, now_ms: u64) {
+        assert!(self.expires_ms[&number] > now_ms, "{number} was served after its time");
+        let is_next = number > self.newest || self.returned.remove(&number);
+        assert!(is_next, "{number} was served after {}", self.newest);
+        self.newest = self.newest.max(number);
+    }
 }
 
 /// Random puts, reads and changes of one queue's settings: nothing is served after its time or out of order, a bound holds after every put, a put
@@ -184,9 +230,8 @@ fn random_history(seed: u64) {
         ..Options::default()
     });
     let client = world.connect();
-    let mut known = BTreeMap::new();
-    let (mut bound, mut drops, mut next, mut refused, mut opened) = (0, false, 0u64, 0, 0);
-    let (mut last_taken, mut taken) = (0, 0);
+    let mut seen = Seen::default();
+    let (mut bound, mut drops, mut next, mut refused, mut taken) = (0, false, 0u64, 0, 0);
     for _ in 0..300 {
         match rng.below(10) {
             0 => {
@@ -200,12 +245,12 @@ fn random_history(seed: u64) {
                 let ttl_s = if rng.below(100) < 30 { 1 + rng.below(3) } else { 0 };
                 let size = if rng.below(100) < 30 { 2000 } else { 0 };
                 let body = format!("{next}.{}", "x".repeat(size));
-                let before = (next > 1 && refused + 1 < next).then(|| held(&mut world, client));
+                let before = (next > 1).then(|| held(&mut world, client));
                 let answer = world.ask(client, &format!("set q/ttl={ttl_s} 0 0 {}\r\n{body}\r\n", body.len()));
                 match &*answer {
                     "STORED\r\n" => {
                         let expires_ms = if ttl_s == 0 { u64::MAX } else { world.now_ms() + ttl_s * 1000 };
-                        known.insert(next, Known { expires_ms });
+                        seen.expires_ms.insert(next, expires_ms);
                         let (held, before) = (held(&mut world, client), before.unwrap_or(0));
                         assert!(bound == 0 || held <= bound.max(before), "{held} of {bound}, {before} before");
                     }
@@ -213,30 +258,30 @@ fn random_history(seed: u64) {
                         refused += 1;
                         let held = held(&mut world, client);
                         assert!(bound > 0 && held >= bound, "refused with {held} of {bound}");
-                        assert!(!drops || opened >= bound, "only what is open stands in the way");
+                        assert!(!drops || seen.open.len() as u64 >= bound, "only what is open stands in the way");
                     }
                     other => panic!("{other}"),
                 }
             }
             5 | 6 => {
                 if let Some(number) = number_of(&world.ask(client, "get q\r\n")) {
-                    let it = known.remove(&number).expect("it was put and not taken");
-                    assert!(it.expires_ms > world.now_ms(), "{number} was served after its time");
-                    assert!(number > last_taken || opened > 0 || taken > 0, "{number} after {last_taken}");
-                    last_taken = number;
+                    seen.serve(number, world.now_ms());
                     taken += 1;
                 }
             }
             7 => {
                 if let Some(number) = number_of(&world.ask(client, "get q/open\r\n")) {
-                    assert!(known[&number].expires_ms > world.now_ms(), "{number} was opened after its time");
-                    opened += 1;
+                    seen.serve(number, world.now_ms());
+                    seen.open.push_back(number);
                 }
             }
-            8 if opened > 0 => {
-                opened -= 1;
+            8 if !seen.open.is_empty() => {
+                let number = seen.open.pop_front().expect("just seen");
                 let how = if rng.below(100) < 50 { "close" } else { "abort" };
-                taken += u64::from(how == "close");
+                match how {
+                    "close" => taken += 1,
+                    _ => assert!(seen.returned.insert(number)),
+                }
                 assert_eq!(world.ask(client, &format!("get q/{how}\r\n")), "END\r\n");
             }
             _ => {
@@ -245,16 +290,15 @@ fn random_history(seed: u64) {
             }
         }
     }
-    if next == refused {
+    if next == 0 {
         return;
     }
-    while opened > 0 {
-        opened -= 1;
+    while seen.open.pop_front().is_some() {
         taken += 1;
         assert_eq!(world.ask(client, "get q/close\r\n"), "END\r\n");
     }
     while let Some(number) = number_of(&world.ask(client, "get q\r\n")) {
-        assert!(known[&number].expires_ms > world.now_ms());
+        seen.serve(number, world.now_ms());
         taken += 1;
     }
     let [puts, gets, expired, discarded, refusals] =
