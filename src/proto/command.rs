@@ -122,11 +122,23 @@ pub enum Report {
     Shards,
     /// `stats sizes`
     Sizes,
+    /// `stats` of Kestrel's
+    Kestrel,
+    /// How many messages `flush_all_expired` of Kestrel's has removed
+    FlushExpired,
 }
 
 impl Report {
     /// All of them, each at the place of its number.
-    pub const ALL: [Report; 5] = [Report::General, Report::Latency, Report::Commit, Report::Shards, Report::Sizes];
+    pub const ALL: [Report; 7] = [
+        Report::General,
+        Report::Latency,
+        Report::Commit,
+        Report::Shards,
+        Report::Sizes,
+        Report::Kestrel,
+        Report::FlushExpired,
+    ];
 }
 
 /// A valid queue name as the client wrote it.

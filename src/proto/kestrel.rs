@@ -3,10 +3,11 @@
 //!
 //! Invariant: what closes the connection there closes it here, with the same answer or without one. Nothing here allocates.
 
-use super::options::GetOptions;
+use super::options::{GetOptions, group_name, group_name_len, queue_of};
 use super::reply;
 use crate::limits::{CONFIRM_LEN_MAX, GROUP_LEN_MAX, NAME_LEN_MAX};
 use smallvec::SmallVec;
+use std::borrow::Cow;
 
 /// What a line turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,26 @@ pub struct Name<'a> {
     pub queue: &'a [u8],
     /// What stands behind the first `+`: a reader that is offered every message of the queue.
     pub reader: Option<&'a [u8]>,
+}
+
+impl<'a> Name<'a> {
+    /// Under which name the server keeps it.
+    pub fn key(self) -> Cow<'a, [u8]> {
+        match self.reader {
+            None => Cow::Borrowed(self.queue),
+            Some(reader) => Cow::Owned(group_name(self.queue, reader).to_vec()),
+        }
+    }
+}
+
+/// How Kestrel's clients name what the server keeps under this name.
+pub fn shown_name(key: &[u8]) -> Cow<'_, [u8]> {
+    let queue = queue_of(key);
+    if queue.len() == key.len() {
+        return Cow::Borrowed(key);
+    }
+    let group = &key[group_name_len(queue, b"")..];
+    Cow::Owned([queue, b"+", group].concat())
 }
 
 /// The head of a put.
@@ -110,6 +131,13 @@ pub enum Status {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Names<'a> {
     words: &'a [u8],
+}
+
+impl Names<'_> {
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.count() == 0
+    }
 }
 
 impl<'a> Iterator for Names<'a> {
@@ -318,7 +346,7 @@ pub fn name(word: &[u8]) -> Option<Name<'_>> {
     let fits = |part: &[u8], len_max| !part.is_empty() && part.len() <= len_max;
     let is_valid = word.iter().all(is_ordinary)
         && fits(queue, NAME_LEN_MAX)
-        && reader.is_none_or(|reader| fits(reader, GROUP_LEN_MAX));
+        && reader.is_none_or(|reader| fits(reader, GROUP_LEN_MAX) && group_name_len(queue, reader) <= NAME_LEN_MAX);
     is_valid.then_some(Name { queue, reader })
 }
 
@@ -457,6 +485,10 @@ mod tests {
     fn a_plus_names_a_reader() {
         assert_eq!(name(b"q+x"), Some(Name { queue: b"q", reader: Some(b"x") }));
         assert_eq!(name(b"q+x+y"), Some(Name { queue: b"q", reader: Some(b"x+y") }));
+        let key = name(b"q+x+y").unwrap().key();
+        assert_eq!((&*key, &*shown_name(&key)), (&b"q/group=x+y"[..], &b"q+x+y"[..]));
+        assert_eq!(&*shown_name(b"q.a"), b"q.a");
+        assert_eq!(name(format!("{}+x", "q".repeat(NAME_LEN_MAX)).as_bytes()), None);
         assert_eq!(name(format!("q+{}", "x".repeat(GROUP_LEN_MAX + 1)).as_bytes()), None);
     }
 
