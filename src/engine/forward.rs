@@ -12,11 +12,13 @@
 
 use super::datagram::Form;
 use super::execute::{GetResult, Given, PutResult};
+use super::kestrel::Ask;
 use super::reads::{Ending, Reader, ending_reply};
 use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
+use crate::proto::Dialect;
 use crate::proto::command::{Report, SetLine};
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
@@ -163,6 +165,11 @@ pub(super) enum Request<'a> {
     },
     Unsent {
         queue: QueueId,
+    },
+    /// Something that only Kestrel's clients ask for.
+    Kestrel {
+        ask: Ask,
+        payload: &'a [u8],
     },
 }
 
@@ -491,6 +498,7 @@ impl Engine {
                 self.unsent(queue);
                 return false;
             }
+            Request::Kestrel { ask, payload } => self.execute_kestrel(ask, payload, answer),
         }
         true
     }
@@ -574,7 +582,7 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         Request::StatsReset => out.push(8),
         Request::LatencyReset => out.push(15),
         Request::List { what, cursor } => {
-            out.push(if what == Listed::Queues { 9 } else { 16 });
+            out.extend_from_slice(&[9, what as u8]);
             out.extend_from_slice(&cursor.to_le_bytes());
         }
         Request::StatQueue { name } => name_to(out, 10, name),
@@ -587,13 +595,18 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&queue.0.to_le_bytes());
         }
         Request::GetWith { name, options, form, closing } => {
-            let Form { cas, peek, open, size_max } = form;
+            let Form { cas, peek, open, size_max, dialect } = form;
+            let is_kestrels = u8::from(dialect == Dialect::Kestrel);
             name_to(out, 13, name);
             let text = options.as_written();
             out.push(text.len() as u8);
             out.extend_from_slice(text);
             out.push(
-                u8::from(cas) | u8::from(peek) << 1 | u8::from(open.is_some()) << 2 | u8::from(closing.is_some()) << 3,
+                u8::from(cas)
+                    | u8::from(peek) << 1
+                    | u8::from(open.is_some()) << 2
+                    | u8::from(closing.is_some()) << 3
+                    | is_kestrels << 4,
             );
             out.extend_from_slice(&size_max.to_le_bytes());
             if let Some(Reader { shard, conn, ttr_s }) = open {
@@ -626,6 +639,11 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             [conn.index, conn.generation].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
             [message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
         }
+        Request::Kestrel { ask, payload } => {
+            out.extend_from_slice(&[48, ask as u8]);
+            out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            out.extend_from_slice(payload);
+        }
     }
 }
 
@@ -639,7 +657,8 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         }
         kind @ (2 | 3) => {
             let name = reader.name();
-            let form = Form { cas: kind == 3, peek: false, open: None, size_max: reader.u32() };
+            let (size_max, dialect) = (reader.u32(), Dialect::MemcacheQ);
+            let form = Form { cas: kind == 3, peek: false, open: None, size_max, dialect };
             Request::Get { name, form }
         }
         19 => Request::FlushQueue { name: reader.name() },
@@ -649,8 +668,7 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         7 => Request::Stats(Report::ALL[usize::from(reader.u8())]),
         8 => Request::StatsReset,
         15 => Request::LatencyReset,
-        9 => Request::List { what: Listed::Queues, cursor: reader.u32() },
-        16 => Request::List { what: Listed::Connections, cursor: reader.u32() },
+        9 => Request::List { what: Listed::ALL[usize::from(reader.u8())], cursor: reader.u32() },
         10 => Request::StatQueue { name: reader.name() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
@@ -666,7 +684,8 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
             };
             let open = (flags & 4 != 0).then(|| reader_of(reader));
             let closing = (flags & 8 != 0).then(|| reader.opened());
-            let form = Form { cas: flags & 1 != 0, peek: flags & 2 != 0, open, size_max };
+            let dialect = if flags & 16 == 0 { Dialect::MemcacheQ } else { Dialect::Kestrel };
+            let form = Form { cas: flags & 1 != 0, peek: flags & 2 != 0, open, size_max, dialect };
             Request::GetWith { name, options, form, closing }
         }
         kind @ (14 | 20) => Request::End { opened: reader.opened(), confirms: kind == 14 },
@@ -674,6 +693,11 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         22 => Request::Touch { name: reader.name(), message: MessageId(reader.u64()), seconds: reader.u32() },
         23 => Request::Return { opened: reader.opened() },
         24 => Request::Forget { conn: reader.conn(), message: MessageId(reader.u64()), read: reader.u64() },
+        48 => {
+            let ask = Ask::ALL[usize::from(reader.u8())];
+            let size = reader.u32() as usize;
+            Request::Kestrel { ask, payload: reader.take(size) }
+        }
         kind => unreachable!("no request of kind {kind}"),
     }
 }
@@ -682,7 +706,7 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
 const FAILURES: [&[u8]; 4] =
     [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED, reply::NOT_FOUND];
 
-fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
+pub(super) fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
     let Opened { queue, message, read, is_detached } = opened;
     [queue.0, message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
     out.push(u8::from(is_detached));
@@ -716,8 +740,9 @@ fn decode_answer<'a>(reader: &mut Bytes<'a>) -> (u32, Option<QueueId>, Piece<'a>
     (token, queue, Piece { bytes: reader.take(size), seq: Seq(0), hits: &[], opened, failure })
 }
 
-struct Bytes<'a> {
-    rest: &'a [u8],
+/// What is left to decode.
+pub(super) struct Bytes<'a> {
+    pub rest: &'a [u8],
 }
 
 impl<'a> Bytes<'a> {
@@ -747,7 +772,7 @@ impl<'a> Bytes<'a> {
         ConnId { index: self.u32(), generation: self.u32() }
     }
 
-    fn opened(&mut self) -> Opened {
+    pub(super) fn opened(&mut self) -> Opened {
         let (queue, message, read) = (QueueId(self.u64()), MessageId(self.u64()), self.u64());
         Opened { queue, message, read, is_detached: self.u8() != 0 }
     }
@@ -764,7 +789,8 @@ mod tests {
 
     #[test]
     fn requests_cross_unchanged() {
-        const ANY: Form = Form { cas: true, peek: false, open: None, size_max: Form::ANY_SIZE };
+        const ANY: Form =
+            Form { cas: true, peek: false, open: None, size_max: Form::ANY_SIZE, dialect: Dialect::MemcacheQ };
         let opened = Opened { queue: QueueId(1), message: MessageId(2), read: 3, is_detached: true };
         let conn = ConnId { index: 4, generation: 5 };
         let open = Some(Reader { shard: ShardId(6), conn, ttr_s: 7 });
@@ -800,7 +826,7 @@ mod tests {
             Request::GetWith {
                 name: b"q",
                 options: options(b"/peek"),
-                form: Form { peek: true, ..ANY },
+                form: Form { peek: true, dialect: Dialect::Kestrel, ..ANY },
                 closing: None,
             },
             Request::End { opened, confirms: true },
@@ -809,6 +835,7 @@ mod tests {
             Request::Touch { name: b"q", message: MessageId(8), seconds: 9 },
             Request::Return { opened },
             Request::Forget { conn, message: MessageId(8), read: 10 },
+            Request::Kestrel { ask: Ask::Confirm, payload: b"reads" },
         ];
         let mut bytes = Vec::new();
         requests.iter().for_each(|r| encode(r, &mut bytes));

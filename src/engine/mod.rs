@@ -15,7 +15,7 @@
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
 //! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
-//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
+//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`kestrel`] speaks to Kestrel's clients, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
@@ -25,6 +25,7 @@ mod execute;
 mod forward;
 mod groups;
 mod idle;
+mod kestrel;
 mod multi_get;
 mod observe;
 mod overview;
@@ -36,6 +37,7 @@ mod trace;
 mod waiting;
 
 pub use forward::Mail;
+pub use kestrel::DROPPED;
 pub use overview::{QueueSummary, QueueView};
 pub use trace::Fate;
 
@@ -123,6 +125,8 @@ pub struct Effects {
     pub verbosity: Option<u8>,
     /// A client asked the server to stop.
     pub shutdown: bool,
+    /// A client asked that the configuration be read again.
+    pub reload: bool,
     /// A client asked for `stats reset`: what is counted outside starts again, too.
     pub stats_reset: bool,
     /// A new range of ids is wanted: tell [`Engine::on_ids`].
@@ -267,6 +271,7 @@ pub struct Engine {
     deadlines: BinaryHeap<std::cmp::Reverse<(u64, u32, u32)>>,
     idle: idle::Look,
     gathers: HashMap<u32, overview::Gather>,
+    monitors: HashMap<u32, kestrel::Monitor>,
 
     shelves: Vec<Option<Shelf>>,
     free_shelves: Vec<u32>,
@@ -335,6 +340,7 @@ impl Engine {
             deadlines: BinaryHeap::new(),
             idle: idle::Look::new(config.idle_ms_max),
             gathers: HashMap::new(),
+            monitors: HashMap::new(),
             shelves: Vec::new(),
             free_shelves: Vec::new(),
             names: HashTable::new(),
