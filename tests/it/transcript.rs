@@ -52,6 +52,8 @@ pub struct ServerOptions {
     pub body_size_max: Option<u32>,
     /// Number of shards (`-t`).
     pub threads: Option<u32>,
+    /// `--max-open-reads`.
+    pub open_reads_max: Option<u32>,
     /// `--enable-flush-all`.
     pub enable_flush_all: bool,
     /// `--enable-shutdown`.
@@ -139,7 +141,9 @@ impl ServerOptions {
     /// The options as the daemon's command line has them.
     pub fn args(&self) -> Vec<String> {
         let mut args = Vec::new();
-        for (name, value) in [("-B", self.body_size_max), ("-t", self.threads)] {
+        for (name, value) in 
+            [("-B", self.body_size_max), ("-t", self.threads), ("--max-open-reads", self.open_reads_max)]
+         {
             if let Some(value) = value {
                 args.extend([name.to_string(), value.to_string()]);
             }
@@ -161,6 +165,7 @@ impl ServerOptions {
             match word {
                 "-B" => options.body_size_max = Some(parse_number(word, words.next())?),
                 "-t" => options.threads = Some(parse_number(word, words.next())?),
+                "--max-open-reads" => options.open_reads_max = Some(parse_number(word, words.next())?),
                 "--enable-flush-all" => options.enable_flush_all = true,
                 "--enable-shutdown" => options.enable_shutdown = true,
                 _ => return Err(format!("no transcript can ask for the option {word}")),

@@ -20,6 +20,7 @@ impl WorldPeer {
         let world = World::new(Options {
             shards: options.threads.map_or(1, |n| n as u16),
             body_size_max: options.body_size_max.map_or(defaults.body_size_max, |n| n as usize),
+            open_reads_max: options.open_reads_max.map_or(defaults.open_reads_max, |n| n as usize),
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
             ..defaults
