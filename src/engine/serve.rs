@@ -151,11 +151,13 @@ impl Engine {
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way()
+        let is_returning = self.due.is_returning() && self.has_room_in_batch();
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_returning
     }
 
     /// Goes on with what waited for its turn.
     pub fn run(&mut self) {
+        self.go_on_returning();
         self.expire_deadlines();
         self.expire_waits();
         self.expire_reads();

@@ -34,6 +34,7 @@ mod passing;
 mod peek;
 mod random;
 mod readme;
+mod reads;
 mod ringqctl;
 mod simulation;
 mod socket_peer;

@@ -141,9 +141,9 @@ impl ServerOptions {
     /// The options as the daemon's command line has them.
     pub fn args(&self) -> Vec<String> {
         let mut args = Vec::new();
-        for (name, value) in 
+        for (name, value) in
             [("-B", self.body_size_max), ("-t", self.threads), ("--max-open-reads", self.open_reads_max)]
-         {
+        {
             if let Some(value) = value {
                 args.extend([name.to_string(), value.to_string()]);
             }

@@ -335,7 +335,10 @@ fn steps_carry_line_and_connection() {
         enable_shutdown: true,
     };
     assert_eq!(transcript.options, options);
-    assert_eq!(options.args(), ["-B", "64", "-t", "2", "--max-open-reads", "3", "--enable-flush-all", "--enable-shutdown"]);
+    assert_eq!(
+        options.args(),
+        ["-B", "64", "-t", "2", "--max-open-reads", "3", "--enable-flush-all", "--enable-shutdown"]
+    );
     let step = |line, conn: &str, action| Step { line, conn: conn.to_string(), action };
     let expected = [
         step(13, "A", Action::Send(b"x".to_vec())),
