@@ -35,6 +35,7 @@ mod peek;
 mod random;
 mod readme;
 mod reads;
+mod reads_random;
 mod ringqctl;
 mod simulation;
 mod socket_peer;
