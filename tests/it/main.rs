@@ -14,6 +14,7 @@ mod ctl_top;
 mod daemon;
 mod datagram;
 mod engine;
+mod examples;
 mod facts;
 mod groups;
 mod harness;
