@@ -19,6 +19,7 @@ use crate::limits;
 use crate::listen::{self, Address, Inherited, Sockets};
 use crate::log;
 use crate::mailbox::Mailbox;
+use crate::queue::Explicit;
 use crate::ring::{self, Ring};
 use crate::shard::{Links, Mail, Report, Shard, Shared};
 use crate::stats::{Capacity, ShardStats};
@@ -26,7 +27,7 @@ use crate::store::ballast::Ballast;
 use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
-use crate::store::{self, Batch, QueueRow, Store};
+use crate::store::{self, Batch, Store};
 use crate::udp;
 use anyhow::{Context, Result, anyhow};
 use std::hash::{BuildHasher, RandomState};
@@ -88,6 +89,9 @@ pub fn run(config: &Config) -> Result<()> {
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
+    while let Err(error) = store.settle_moves() {
+        ballast.make_room(error)?;
+    }
     let journals = begin_journals(config, &mut store, &mut ballast, directory.path())?;
     let recovered = store.recover()?;
     let stored: u64 = recovered.queues.iter().map(|q| q.counters.present()).sum();
@@ -129,11 +133,13 @@ pub fn run(config: &Config) -> Result<()> {
     let mut threads = Vec::new();
     // Shard 0 accepts for all.
     let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
-    let mut queues = by_owner(recovered.queues, config.shards);
+    let mut queues = by_owner(recovered.queues, config.shards, |row| &row.name);
+    let mut said = by_owner(read_settings(recovered.settings), config.shards, |(name, _)| name);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
         let engine_config = engine_config(config, id, connections_max, changes.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
-        let engine = Engine::new(engine_config, rows, shared.reserve_ids());
+        let settings = std::mem::take(&mut said[usize::from(id.0)]);
+        let engine = Engine::new(engine_config, rows, settings, shared.reserve_ids());
         threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
     let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
@@ -321,12 +327,28 @@ fn begin_journals(config: &Config, store: &mut Lmdb, ballast: &mut Ballast, home
     Ok(journals)
 }
 
-fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
-    let mut owned: Vec<Vec<QueueRow>> = (0..shards).map(|_| Vec::new()).collect();
-    for row in queues {
-        owned[usize::from(Engine::owner_of(&row.name, shards).0)].push(row);
+/// What belongs to each shard, by the names of queues.
+fn by_owner<T>(all: Vec<T>, shards: u16, name: impl Fn(&T) -> &[u8]) -> Vec<Vec<T>> {
+    let mut owned: Vec<Vec<T>> = (0..shards).map(|_| Vec::new()).collect();
+    for one in all {
+        owned[usize::from(Engine::owner_of(name(&one), shards).0)].push(one);
     }
     owned
+}
+
+/// Settings by name as the store has them. Those of another version are kept and have no effect.
+fn read_settings(stored: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Box<[u8]>, Explicit)> {
+    let read = |(name, settings): (Vec<u8>, Vec<u8>)| {
+        let explicit = Explicit::decode(&name, &settings);
+        for unknown in explicit.unknown() {
+            let queue = name.escape_ascii();
+            tracing::warn!(
+                "queue {queue}: this version does not understand the setting {unknown}, which has no effect"
+            );
+        }
+        (name.into(), explicit)
+    };
+    stored.into_iter().map(read).collect()
 }
 
 /// What of an engine's configuration a reload may change.
@@ -337,6 +359,7 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
         idle_ms_max: config.idle_ms_max,
         open_reads_max: config.open_reads_max,
         groups_max: config.groups_max,
+        queue_defaults: config.queue_defaults.clone(),
         flush_all: config.flush_all,
         shutdown: config.shutdown,
         settings: settings(config, facts).into(),
@@ -350,6 +373,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: e
         idle_ms_max,
         open_reads_max,
         groups_max,
+        queue_defaults,
         flush_all,
         shutdown,
         settings,
@@ -363,6 +387,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: e
         idle_ms_max,
         open_reads_max,
         groups_max,
+        queue_defaults,
         queues_max,
         hash_seed: RandomState::new().hash_one(shard),
         flush_all,

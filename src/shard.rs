@@ -667,6 +667,8 @@ impl Shard {
                     Fate::Delivered => "has reached the waiting client",
                     Fate::Returned => "goes the ordinary way after all",
                     Fate::Taken => "was taken",
+                    Fate::Expired => "has expired",
+                    Fate::Discarded => "was discarded",
                 };
                 let batch = match fate {
                     Fate::HandedOver | Fate::Delivered => String::new(),

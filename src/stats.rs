@@ -43,6 +43,8 @@ pub struct ShardStats {
     pub checkpoints: u64,
     pub open_reads: u64,
     pub returned_reads: u64,
+    /// Puts that a limit of their queue refused.
+    pub refused_puts: u64,
     pub groups: u64,
 }
 
@@ -96,7 +98,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 32;
+    const LEN: usize = 33;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -133,6 +135,7 @@ impl ShardStats {
             &mut self.checkpoints,
             &mut self.open_reads,
             &mut self.returned_reads,
+            &mut self.refused_puts,
             &mut self.groups,
         ]
     }
@@ -179,6 +182,7 @@ impl ShardStats {
         self.udp_dropped = 0;
         self.idle_kicks = 0;
         self.returned_reads = 0;
+        self.refused_puts = 0;
         self.accept_pauses = 0;
     }
 }
@@ -231,6 +235,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);
     stat(out, "returned_reads", all.returned_reads);
+    stat(out, "refused_puts", all.refused_puts);
     stat(out, "corrupt_items", all.corrupt);
     stat(out, "store_loads", all.loads);
     stat(out, "store_batches", all.batches);

@@ -17,7 +17,7 @@ use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{Report, SetLine};
+use crate::proto::command::{Lifetime, Report, SetLine, Words};
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::session::reads::Opened;
@@ -99,6 +99,7 @@ pub(super) enum Expected {
 pub(super) enum Request<'a> {
     Put {
         flags: u32,
+        lifetime: Lifetime,
         name: &'a [u8],
         body: &'a [u8],
     },
@@ -145,6 +146,14 @@ pub(super) enum Request<'a> {
     FlushQueue {
         name: &'a [u8],
     },
+    /// The words were found to be valid.
+    Configure {
+        name: &'a [u8],
+        words: Words<'a>,
+    },
+    ShowSettings {
+        name: &'a [u8],
+    },
     Flush,
     Checkpoint,
     Stats(Report),
@@ -154,8 +163,10 @@ pub(super) enum Request<'a> {
         what: Listed,
         cursor: u32,
     },
+    /// The lines and `END` have at most so much room, bytes.
     StatQueue {
         name: &'a [u8],
+        room: u32,
     },
     /// The get with this token takes nothing if it has not yet.
     Cancel {
@@ -210,7 +221,7 @@ impl Engine {
         body: &[u8],
     ) -> Result<(), Wait> {
         self.room_to_forward(conn, owner, body.len())?;
-        let request = Request::Put { flags: set.flags, name: set.key.name, body };
+        let request = Request::Put { flags: set.flags, lifetime: set.lifetime, name: set.key.name, body };
         let what = self.expected(conn, set.noreply, b"");
         self.forward(owner, &request, what);
         Ok(())
@@ -396,7 +407,7 @@ impl Engine {
     fn execute_for(&mut self, from: ShardId, token: u32, request: Request<'_>, answer: &mut Answer) -> bool {
         let origin = Origin::Remote { shard: from, token };
         match request {
-            Request::Put { flags, name, body } => match self.put(name, flags, body) {
+            Request::Put { flags, lifetime, name, body } => match self.put(name, flags, lifetime, body) {
                 PutResult::Done { reply, seq } => {
                     answer.bytes.extend_from_slice(reply);
                     answer.seq = seq;
@@ -464,6 +475,12 @@ impl Engine {
                 answer.bytes.extend_from_slice(reply::END);
                 answer.seq = self.newest();
             }
+            Request::Configure { name, words } => {
+                let (text, seq) = self.configure(name, words);
+                answer.bytes.extend_from_slice(text);
+                answer.seq = seq;
+            }
+            Request::ShowSettings { name } => self.show_settings(name, &mut answer.bytes),
             Request::Flush => {
                 self.flush();
                 answer.seq = self.newest();
@@ -480,7 +497,13 @@ impl Engine {
                 let next = self.list(what, cursor, &mut answer.bytes);
                 answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
             }
-            Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
+            Request::StatQueue { name, room } => {
+                self.stat_queue(name, &mut answer.bytes);
+                if answer.bytes.len() + reply::END.len() > room as usize {
+                    answer.bytes.clear();
+                    answer.failure = Some(reply::REPLY_TOO_LARGE);
+                }
+            }
             Request::Cancel { token } => {
                 self.cancel_wait(from, token);
                 if let Some(queue) = self.remote_waiters.get(&(from, token)).copied() {
@@ -557,8 +580,14 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(name);
     };
     match *request {
-        Request::Put { flags, name, body } => {
-            name_to(out, 1, name);
+        Request::Put { flags, lifetime, name, body } => {
+            let is_plain = lifetime == Lifetime::default();
+            name_to(out, if is_plain { 1 } else { 34 }, name);
+            if !is_plain {
+                out.extend_from_slice(&lifetime.exptime.to_le_bytes());
+                out.push(u8::from(lifetime.ttl_s.is_some()));
+                out.extend_from_slice(&lifetime.ttl_s.unwrap_or(0).to_le_bytes());
+            }
             out.extend_from_slice(&flags.to_le_bytes());
             out.extend_from_slice(&(body.len() as u32).to_le_bytes());
             out.extend_from_slice(body);
@@ -569,6 +598,12 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
         }
         Request::Delete { name } => name_to(out, 4, name),
         Request::FlushQueue { name } => name_to(out, 19, name),
+        Request::Configure { name, words } => {
+            name_to(out, 32, name);
+            out.extend_from_slice(&(words.text.len() as u32).to_le_bytes());
+            out.extend_from_slice(words.text);
+        }
+        Request::ShowSettings { name } => name_to(out, 33, name),
         Request::Flush => out.push(5),
         Request::Checkpoint => out.push(6),
         Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
@@ -578,7 +613,10 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.push(if what == Listed::Queues { 9 } else { 16 });
             out.extend_from_slice(&cursor.to_le_bytes());
         }
-        Request::StatQueue { name } => name_to(out, 10, name),
+        Request::StatQueue { name, room } => {
+            name_to(out, 10, name);
+            out.extend_from_slice(&room.to_le_bytes());
+        }
         Request::Cancel { token } => {
             out.push(11);
             out.extend_from_slice(&token.to_le_bytes());
@@ -632,11 +670,12 @@ fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
 
 fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
     match reader.u8() {
-        1 => {
+        kind @ (1 | 34) => {
             let name = reader.name();
+            let lifetime = if kind == 1 { Lifetime::default() } else { reader.lifetime() };
             let flags = reader.u32();
             let size = reader.u32() as usize;
-            Request::Put { flags, name, body: reader.take(size) }
+            Request::Put { flags, lifetime, name, body: reader.take(size) }
         }
         kind @ (2 | 3) => {
             let name = reader.name();
@@ -644,6 +683,12 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
             Request::Get { name, form }
         }
         19 => Request::FlushQueue { name: reader.name() },
+        32 => {
+            let name = reader.name();
+            let size = reader.u32() as usize;
+            Request::Configure { name, words: Words { text: reader.take(size) } }
+        }
+        33 => Request::ShowSettings { name: reader.name() },
         4 => Request::Delete { name: reader.name() },
         5 => Request::Flush,
         6 => Request::Checkpoint,
@@ -652,7 +697,7 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         15 => Request::LatencyReset,
         9 => Request::List { what: Listed::Queues, cursor: reader.u32() },
         16 => Request::List { what: Listed::Connections, cursor: reader.u32() },
-        10 => Request::StatQueue { name: reader.name() },
+        10 => Request::StatQueue { name: reader.name(), room: reader.u32() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
         13 => {
@@ -680,8 +725,13 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
 }
 
 /// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
-const FAILURES: [&[u8]; 4] =
-    [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED, reply::NOT_FOUND];
+const FAILURES: [&[u8]; 5] = [
+    reply::STORAGE_UNREADABLE,
+    reply::TOO_LARGE_FOR_UDP,
+    reply::READ_EXPIRED,
+    reply::NOT_FOUND,
+    reply::REPLY_TOO_LARGE,
+];
 
 fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
     let Opened { queue, message, read, is_detached } = opened;
@@ -753,6 +803,12 @@ impl<'a> Bytes<'a> {
         Opened { queue, message, read, is_detached: self.u8() != 0 }
     }
 
+    fn lifetime(&mut self) -> Lifetime {
+        let (exptime, has_ttl) = (self.u64().cast_signed(), self.u8() != 0);
+        let ttl_s = self.u32();
+        Lifetime { exptime, ttl_s: has_ttl.then_some(ttl_s) }
+    }
+
     fn name(&mut self) -> &'a [u8] {
         let len = self.u8() as usize;
         self.take(len)
@@ -771,11 +827,15 @@ mod tests {
         let open = Some(Reader { shard: ShardId(6), conn, ttr_s: 7 });
         let options = |text: &[u8]| GetOptions::parse(text).unwrap();
         let requests = [
-            Request::Put { flags: 7, name: b"q", body: b"body" },
+            Request::Put { flags: 7, lifetime: Lifetime::default(), name: b"q", body: b"body" },
+            Request::Put { flags: 7, lifetime: Lifetime { exptime: -1, ttl_s: None }, name: b"q", body: b"body" },
+            Request::Put { flags: 7, lifetime: Lifetime { exptime: 0, ttl_s: Some(0) }, name: b"q", body: b"body" },
             Request::Get { name: b"q", form: ANY },
             Request::Get { name: b"q", form: Form { size_max: 0, ..ANY } },
             Request::Delete { name: b"q" },
             Request::FlushQueue { name: b"q" },
+            Request::Configure { name: b"q", words: Words { text: b"a=1 b=2" } },
+            Request::ShowSettings { name: b"q" },
             Request::Flush,
             Request::Checkpoint,
             Request::Stats(Report::Commit),
@@ -783,7 +843,7 @@ mod tests {
             Request::LatencyReset,
             Request::List { what: Listed::Queues, cursor: 9 },
             Request::List { what: Listed::Connections, cursor: 10 },
-            Request::StatQueue { name: b"q" },
+            Request::StatQueue { name: b"q", room: 7 },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },
             Request::GetWith {

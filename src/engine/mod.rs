@@ -14,14 +14,17 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
 //! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
+mod admission;
+mod configure;
 mod datagram;
 mod ending;
 mod execute;
+mod expiry;
 mod forward;
 mod groups;
 mod idle;
@@ -45,7 +48,7 @@ use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
 use crate::proto::options::{GetOptions, queue_of};
-use crate::queue::{Memory, Meter, Queue, Settings};
+use crate::queue::{Defaults, Explicit, Memory, Meter, Queue, Settings};
 use crate::session::replies::{Answer, Piece, SlotId};
 use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
@@ -78,6 +81,8 @@ pub struct Config {
     pub open_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
+    /// What holds for queues of which nothing was said.
+    pub queue_defaults: std::sync::Arc<Defaults>,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -97,6 +102,7 @@ pub struct Changes {
     pub idle_ms_max: u64,
     pub open_reads_max: usize,
     pub groups_max: usize,
+    pub queue_defaults: std::sync::Arc<Defaults>,
     pub flush_all: bool,
     pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
@@ -230,6 +236,12 @@ struct Shelf {
     fan: Option<Box<groups::Fan>>,
     /// Where the queue stands that it is a group of.
     of: Option<u32>,
+    /// Puts that its limits refused, since the start.
+    refused: u64,
+    /// Some message that is in memory can expire. It may be `true` for longer.
+    may_expire: bool,
+    /// Sweeps look at it.
+    is_listed: bool,
 }
 
 impl Shelf {
@@ -271,6 +283,7 @@ pub struct Engine {
     shelves: Vec<Option<Shelf>>,
     free_shelves: Vec<u32>,
     names: HashTable<u32>,
+    said: configure::Said,
     by_id: HashMap<QueueId, u32, foldhash::fast::FixedState>,
     hasher: foldhash::fast::FixedState,
     memory: Memory,
@@ -278,6 +291,7 @@ pub struct Engine {
     waits: waiting::Waits,
     passing: passing::Passing,
     due: reads::Due,
+    expiry: expiry::Expiry,
     refusing_puts: bool,
     puts_wait: bool,
 
@@ -319,8 +333,13 @@ pub struct Engine {
 
 impl Engine {
     /// A shard with the queues that belong to it, all of whose messages are in the store, and its first ids: `ids` is above
-    /// every id ever reserved.
-    pub fn new(config: Config, queues: impl IntoIterator<Item = QueueRow>, ids: IdRange) -> Engine {
+    /// every id ever reserved. `settings`: what was said of names that belong to it.
+    pub fn new(
+        config: Config,
+        queues: impl IntoIterator<Item = QueueRow>,
+        settings: impl IntoIterator<Item = (Box<[u8]>, Explicit)>,
+        ids: IdRange,
+    ) -> Engine {
         let shards = usize::from(config.shards);
         let mut engine = Engine {
             now: Now::default(),
@@ -338,6 +357,7 @@ impl Engine {
             shelves: Vec::new(),
             free_shelves: Vec::new(),
             names: HashTable::new(),
+            said: settings.into_iter().collect(),
             by_id: HashMap::default(),
             hasher: foldhash::fast::FixedState::with_seed(config.hash_seed),
             memory: Memory::new(),
@@ -345,6 +365,7 @@ impl Engine {
             waits: waiting::Waits::default(),
             passing: passing::Passing::default(),
             due: reads::Due::default(),
+            expiry: expiry::Expiry::default(),
             refusing_puts: false,
             puts_wait: false,
             ids,
@@ -425,8 +446,18 @@ impl Engine {
 
     /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
     pub fn change(&mut self, changes: Changes) {
-        let Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, groups_max, flush_all, shutdown, settings } =
-            changes;
+        self.change_defaults(&changes);
+        let Changes {
+            queues_max,
+            wait_ms_max,
+            idle_ms_max,
+            open_reads_max,
+            groups_max,
+            queue_defaults,
+            flush_all,
+            shutdown,
+            settings,
+        } = changes;
         if idle_ms_max != self.config.idle_ms_max {
             self.idle = idle::Look::new(idle_ms_max);
         }
@@ -437,6 +468,7 @@ impl Engine {
             idle_ms_max,
             open_reads_max,
             groups_max,
+            queue_defaults,
             flush_all,
             shutdown,
             settings,
@@ -599,6 +631,7 @@ impl Engine {
             self.passing.next_deadline(),
             // With a full batch they end later.
             self.due.next_deadline().filter(|_| self.has_room_in_batch()),
+            self.expiry.next_deadline(),
             self.idle.next_deadline(),
         ];
         sessions.into_iter().chain(others.into_iter().flatten()).min()
@@ -784,15 +817,21 @@ impl Engine {
         let id = queue.id;
         let line = self.line_of(&queue.name);
         let meter = Meter::new(self.now.mono_ms, &queue.counters);
+        let settings = self.settings_of(&queue.name);
+        let may_expire = settings.as_ref().is_some_and(|settings| settings.max_age_s > 0);
+        let has_messages = queue.counters.present() > 0;
         let shelf = Some(Shelf {
             queue,
             waiters: VecDeque::new(),
             line,
             passed: 0,
             meter,
-            settings: None,
+            settings,
             fan: None,
             of: None,
+            refused: 0,
+            may_expire,
+            is_listed: false,
         });
         let index = match self.free_shelves.pop() {
             Some(index) => {
@@ -809,6 +848,10 @@ impl Engine {
         self.names.insert_unique(hash, index, rehash);
         self.by_id.insert(id, index);
         self.stats.queues += 1;
+        if has_messages {
+            // After a start, and for a new group: what there is may expire.
+            self.enlist(index);
+        }
         index
     }
 
@@ -837,6 +880,7 @@ impl Engine {
         self.assert_passing_consistent();
         self.assert_reads_consistent();
         self.assert_groups_consistent();
+        self.assert_expiry_consistent();
     }
 }
 

@@ -10,8 +10,8 @@ use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::latency::Snapshot;
 use crate::limits::{LISTING_LEN_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::command::Report;
-use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
-use crate::queue::Counters;
+use crate::proto::reply;
+use crate::queue::{Counters, Settings};
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::timing::Began;
 use crate::session::{Listed, Listing, Phase, Wait};
@@ -53,6 +53,10 @@ pub struct QueueView {
     pub oldest_ms: Option<u64>,
     /// Gets that wait for a message.
     pub waiters: u64,
+    /// Puts that its limits refused, since the start.
+    pub refused_puts: u64,
+    /// What it does besides keeping messages, if anything.
+    pub settings: Option<Box<Settings>>,
 }
 
 /// One queue in a few numbers.
@@ -254,21 +258,18 @@ impl Engine {
     /// `stats queue key`
     pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        if self.reply_room(conn, 0) < name.len() + STAT_QUEUE_OVERHEAD_MAX {
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
-            return Ok(());
-        }
         let owner = self.owner(name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, name.len())?;
+            let room = u32::try_from(self.reply_room(conn, 0)).unwrap_or(u32::MAX);
             let what = self.expected(conn, false, reply::END);
-            self.forward(owner, &Request::StatQueue { name }, what);
+            self.forward(owner, &Request::StatQueue { name, room }, what);
             return Ok(());
         }
-        let mut line = Vec::new();
-        self.stat_queue(name, &mut line);
-        self.reply(conn, Seq(0), &[], |out| {
-            out.extend_from_slice(&line);
+        let mut lines = Vec::new();
+        self.stat_queue(name, &mut lines);
+        self.reply_if_it_fits(conn, |out| {
+            out.extend_from_slice(&lines);
             out.extend_from_slice(reply::END);
         });
         Ok(())
@@ -294,6 +295,7 @@ impl Engine {
         reply::stat(out, "discarded", discarded);
         reply::stat(out, "dead_lettered", dead_lettered);
         reply::stat(out, "skipped", skipped);
+        reply::stat(out, "refused_puts", view.refused_puts);
         reply::stat(out, "put_rate", format!("{:.1}", view.put_rate));
         reply::stat(out, "get_rate", format!("{:.1}", view.get_rate));
         if let Some(age_ms) = view.oldest_ms {
@@ -301,6 +303,8 @@ impl Engine {
         }
         reply::stat(out, "waiters", view.waiters);
         reply::stat(out, "shard", self.config.shard);
+        let settings = view.settings.iter().flat_map(|settings| settings.shown_if_set());
+        settings.for_each(|(key, value)| reply::stat_text(out, key, &value));
     }
 
     /// What is to be said of a queue.
@@ -319,6 +323,8 @@ impl Engine {
             get_rate,
             oldest_ms: oldest_put_ms.map(|at| now.wall_ms.saturating_sub(at)),
             waiters: shelf.line.map_or(0, |line| waits.line_len(line)),
+            refused_puts: shelf.refused,
+            settings: shelf.settings.clone(),
         }
     }
 

@@ -85,7 +85,7 @@ impl Engine {
             return None;
         }
         let (consumer, waiter) = self.step_forward(index)?;
-        let put = self.new_put(index, flags, body);
+        let put = self.new_put(index, flags, 0, body);
         let place = self.memory.append(&put);
         let cas = waiter.form.cas.then_some(put.message);
         let mut answer = Answer::default();

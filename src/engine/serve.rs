@@ -152,7 +152,9 @@ impl Engine {
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
         let is_returning = self.due.is_returning() && self.has_room_in_batch();
-        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_returning
+        let unsettled = self.expiry.has_unsettled() && !self.is_batch_full();
+        let is_busy = is_returning || unsettled;
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_busy
     }
 
     /// Goes on with what waited for its turn.
@@ -161,6 +163,7 @@ impl Engine {
         self.expire_deadlines();
         self.expire_waits();
         self.expire_reads();
+        self.expire_messages();
         self.expire_passing();
         self.close_idle();
         self.run_inbound();
@@ -287,7 +290,7 @@ impl Engine {
         if !self.has_room_for(body.len()) {
             return Err(Wait::Memory);
         }
-        match self.put(set.key.name, set.flags, body) {
+        match self.put(set.key.name, set.flags, set.lifetime, body) {
             PutResult::Done { reply, seq } if !set.noreply => {
                 self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
             }
@@ -319,6 +322,8 @@ impl Engine {
             Command::Flush { key, group, noreply } => {
                 return self.serve_flush_queue(conn, &reader_name(key, group), noreply);
             }
+            Command::Configure { key, words, noreply } => return self.serve_configure(conn, key.name, words, noreply),
+            Command::ShowSettings { key } => return self.serve_show_settings(conn, key.name),
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
                 return self.serve_flush(conn, noreply);
             }
@@ -611,9 +616,13 @@ fn metric_of(command: &Command<'_>) -> Metric {
         | Command::StatsQueues
         | Command::StatsConnections
         | Command::StatsQueue { .. } => Metric::Stats,
-        Command::Touch { .. } | Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => {
-            Metric::Other
-        }
+        Command::Configure { .. }
+        | Command::ShowSettings { .. }
+        | Command::Touch { .. }
+        | Command::Version
+        | Command::Verbosity { .. }
+        | Command::Quit
+        | Command::Shutdown => Metric::Other,
     }
 }
 

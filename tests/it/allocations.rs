@@ -39,6 +39,7 @@ impl Shard {
             idle_ms_max: 0,
             open_reads_max: 8,
             groups_max: 8,
+            queue_defaults: std::sync::Arc::default(),
             hash_seed: 1,
             flush_all: false,
             shutdown: false,
@@ -48,7 +49,7 @@ impl Shard {
         let (salt, segment_size, segments) = (Salt([1; 16]), 16 << 20, 4);
         let writer = Writer::new(WriterConfig { shard, salt, segment_size, segments, depth: 4, unsynced: false });
         let first = 1 + (u64::from(number) << 32);
-        let mut engine = Engine::new(config, [], IdRange { next: first, end: first + (1 << 32) });
+        let mut engine = Engine::new(config, [], [], IdRange { next: first, end: first + (1 << 32) });
         let conn = ConnId { index: 0, generation: 1 };
         engine.on_open(conn);
         let (kept, now) = (Kept::new(shard), Now { mono_ms: 1, mono_us: 1000, wall_ms: 1 });

@@ -25,6 +25,7 @@ mod import;
 mod journal;
 mod layers;
 mod lifecycle;
+mod limits;
 mod logging;
 mod observe;
 mod old_server;
