@@ -15,6 +15,7 @@ mod daemon;
 mod datagram;
 mod engine;
 mod facts;
+mod flash_sale;
 mod harness;
 mod history;
 mod hostile;
