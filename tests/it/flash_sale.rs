@@ -299,7 +299,9 @@ impl Sale {
     fn visitors(&self) -> HashMap<String, String> {
         let files = fs::read_dir(self.data.join("visitors")).expect("read the visitors");
         let paths = files.map(|file| file.expect("read the visitors").path());
-        paths.map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), read_lossy(&path))).collect()
+        paths
+            .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), read_lossy(&path)))
+            .collect()
     }
 }
 
