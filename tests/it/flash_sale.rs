@@ -29,7 +29,8 @@ const CROWDS_MAX: usize = 5;
 fn a_browser_buys_a_ticket() {
     let Some(mut sale) = Sale::open(1, 2) else { return };
     let mut command = Command::new(python());
-    command.args([&root("tests/examples/flash_sale.py"), &format!("{}/", sale.address)]);
+    let worker = sale.process("worker").as_raw_nonzero().to_string();
+    command.args([&root("tests/examples/flash_sale.py"), &format!("{}/", sale.address), &worker]);
     if let Some(directory) = std::env::var_os("RINGQ_SCREENSHOTS") {
         command.arg("--screenshots").arg(directory);
     }
