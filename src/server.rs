@@ -336,6 +336,7 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
         wait_ms_max: config.wait_ms_max,
         idle_ms_max: config.idle_ms_max,
         open_reads_max: config.open_reads_max,
+        groups_max: config.groups_max,
         flush_all: config.flush_all,
         shutdown: config.shutdown,
         settings: settings(config, facts).into(),
@@ -343,8 +344,16 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
 }
 
 fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: engine::Changes) -> engine::Config {
-    let engine::Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, flush_all, shutdown, settings } =
-        changes;
+    let engine::Changes {
+        queues_max,
+        wait_ms_max,
+        idle_ms_max,
+        open_reads_max,
+        groups_max,
+        flush_all,
+        shutdown,
+        settings,
+    } = changes;
     engine::Config {
         shard,
         shards: config.shards,
@@ -353,6 +362,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: e
         wait_ms_max,
         idle_ms_max,
         open_reads_max,
+        groups_max,
         queues_max,
         hash_seed: RandomState::new().hash_one(shard),
         flush_all,
@@ -454,6 +464,7 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("verbosity", &config.verbosity);
     stat("max_wait", &(config.wait_ms_max / 1000));
     stat("max_open_reads", &config.open_reads_max);
+    stat("max_groups", &config.groups_max);
     stat("idle_timeout", &(config.idle_ms_max / 1000));
     stat("stop_timeout", &config.stop_timeout.as_secs());
     stat("checkpoint_every", &(config.checkpoint_every_ms / 1000));

@@ -43,6 +43,7 @@ pub struct ShardStats {
     pub checkpoints: u64,
     pub open_reads: u64,
     pub returned_reads: u64,
+    pub groups: u64,
 }
 
 /// What a shard's durability counts since the start, and where it stands.
@@ -95,7 +96,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 31;
+    const LEN: usize = 32;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -132,6 +133,7 @@ impl ShardStats {
             &mut self.checkpoints,
             &mut self.open_reads,
             &mut self.returned_reads,
+            &mut self.groups,
         ]
     }
 
@@ -225,6 +227,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "listen_disabled_num", all.accept_pauses);
     stat(out, "idle_kicks", all.idle_kicks);
     stat(out, "curr_queues", all.queues);
+    stat(out, "curr_groups", all.groups);
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);
     stat(out, "returned_reads", all.returned_reads);

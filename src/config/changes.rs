@@ -12,6 +12,7 @@ impl Config {
         self.idle_ms_max = new.idle_ms_max;
         self.wait_ms_max = new.wait_ms_max;
         self.open_reads_max = new.open_reads_max;
+        self.groups_max = new.groups_max;
         self.queues_max = new.queues_max;
         self.checkpoint_every_ms = new.checkpoint_every_ms;
         self.free_size_min = new.free_size_min;
@@ -60,6 +61,7 @@ impl Config {
             free_size_min: _,
             wait_ms_max: _,
             open_reads_max: _,
+            groups_max: _,
             flush_all: _,
             shutdown: _,
             admin_token_file: _,

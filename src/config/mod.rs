@@ -99,6 +99,8 @@ pub struct Config {
     pub wait_ms_max: u64,
     /// `--max-open-reads`.
     pub open_reads_max: usize,
+    /// `--max-groups`.
+    pub groups_max: usize,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -269,6 +271,7 @@ impl Config {
             free_size_min: u64::from(options.min_free) << 20,
             wait_ms_max: u64::from(options.max_wait) * 1000,
             open_reads_max: options.max_open_reads as usize,
+            groups_max: options.max_groups as usize,
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
             admin: options.admin,

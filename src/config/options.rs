@@ -142,6 +142,11 @@ pub(super) struct Options {
           value_parser = number::<u32>(1, 1_000_000), help_heading = SERVICE)]
     pub max_open_reads: u32,
 
+    /// Most groups of one queue; a get of another one is answered NOT_FOUND.
+    #[arg(long, value_name = "N", default_value_t = limits::GROUPS_DEFAULT, env = "RINGQ_MAX_GROUPS",
+          value_parser = number::<u32>(0, 10_000), help_heading = SERVICE)]
+    pub max_groups: u32,
+
     /// Let clients empty all queues with flush_all.
     #[arg(long, env = "RINGQ_ENABLE_FLUSH_ALL", help_heading = SERVICE)]
     pub enable_flush_all: bool,

@@ -4,6 +4,7 @@
 //! request that is refused.
 
 use super::datagram::Form;
+use super::groups::Start;
 use super::reads::answer_of;
 use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
@@ -37,6 +38,8 @@ pub(super) enum GetResult {
     Hit(Given),
     /// Nothing to take.
     Miss,
+    /// There is no such group, and no room for it.
+    NoGroup,
     /// The message is larger than the get may take.
     TooLarge,
     /// The head must be loaded first.
@@ -70,8 +73,12 @@ impl Engine {
         };
         self.stats.set_hits += 1;
         self.stats.total_items += 1;
-        let is_awaited = self.shelf(index).line.is_some();
-        if is_awaited && let Some(message) = self.hand_over(index, flags, body) {
+        let shelf = self.shelf(index);
+        let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
+        if is_awaited
+            && !has_groups
+            && let Some(message) = self.hand_over(index, flags, body)
+        {
             return PutResult::Passing(message);
         }
         let put = self.new_put(index, flags, body);
@@ -87,8 +94,14 @@ impl Engine {
         shelf.queue.counters.apply(&Mutation::Put(put));
         self.stats.curr_items += 1;
         self.trace_message(index, message, Fate::Put);
+        if has_groups {
+            self.push_to_groups(index, Entry { message, place }, body.len(), &Mutation::Put(put));
+        }
         if is_awaited {
             self.serve_line(index);
+        }
+        if has_groups {
+            self.serve_lines_of_groups(index);
         }
         PutResult::Done { reply: reply::STORED, seq: self.current() }
     }
@@ -101,7 +114,7 @@ impl Engine {
         Put { queue, message, put_ms, flags, expires_ms: 0, crc32c: 0, body }.sealed()
     }
 
-    fn create(&mut self, name: &[u8]) -> u32 {
+    pub(super) fn create(&mut self, name: &[u8]) -> u32 {
         let queue = QueueId(self.next_id());
         self.record(&Mutation::Create { queue, created_ms: self.now.wall_ms, name });
         self.shelve(Queue::new(queue, name))
@@ -111,8 +124,13 @@ impl Engine {
     /// echoed, to `out`.
     pub(super) fn get(&mut self, name: &[u8], options: &[u8], form: Form, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
-        let Some(index) = self.find(name) else {
-            return GetResult::Miss;
+        let index = match self.find(name) {
+            Some(index) => index,
+            None if !name.contains(&b'/') => return GetResult::Miss,
+            None => match self.find_or_begin(name, Start::Oldest) {
+                Some(index) => index,
+                None => return GetResult::NoGroup,
+            },
         };
         let shelf = self.shelf(index);
         match shelf.queue.head() {
@@ -164,17 +182,21 @@ impl Engine {
         let (size, queued_ms) = (put.body.len(), self.now.wall_ms.saturating_sub(put.put_ms));
         self.shelf(index).queue.pop(size);
         self.memory.release(entry.place);
-        self.depart(index, entry.message, Why::Got);
+        self.depart(index, entry.message, size as u64, Why::Got);
         self.latency.record(Metric::Queued, queued_ms * 1000, 1);
         self.stats.get_hits += 1;
         self.trace_message(index, entry.message, Fate::Taken);
         self.load_ahead(index);
     }
 
-    /// A message that is neither ready nor open any more has left its queue for good.
-    pub(super) fn depart(&mut self, index: u32, message: MessageId, why: Why) {
+    /// A message of so many bytes that is neither ready nor open any more has left its queue for good.
+    pub(super) fn depart(&mut self, index: u32, message: MessageId, size: u64, why: Why) {
         let now_ms = self.now.mono_ms;
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        if shelf.of.is_some() || shelf.fan.is_some() {
+            shelf.meter.roll(now_ms, &shelf.queue.counters);
+            return self.pass(index, message, size, why);
+        }
         let queue = shelf.queue.id;
         let mutation = match why {
             Why::Got => Mutation::Take { queue, message },
@@ -274,14 +296,21 @@ impl Engine {
             return false;
         };
         unwanted.into_iter().for_each(|place| self.memory.release(place));
+        let has_readers = shelf.of.is_some() || shelf.fan.is_some();
         for message in lost {
+            let shelf = self.shelf(index);
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
-            mutation.encode(&mut self.batch);
-            self.stats.mutations += 1;
+            let (queue, of) = (shelf.queue.name.to_vec(), shelf.of.unwrap_or(index));
+            self.record(&mutation);
             self.stats.corrupt += 1;
-            self.stats.curr_items -= 1;
-            self.effects.notices.push(Notice::Corrupt { queue: shelf.queue.name.to_vec(), message });
+            self.effects.notices.push(Notice::Corrupt { queue, message });
+            if has_readers {
+                // The others find it damaged too, or have it in memory.
+                self.free_if_passed(of, message, 0);
+            } else {
+                self.stats.curr_items -= 1;
+            }
         }
         true
     }
@@ -367,13 +396,20 @@ impl Engine {
         let Some(index) = self.find(name) else {
             return false;
         };
+        if self.shelf(index).of.is_some() {
+            self.drop_group(index);
+            return true;
+        }
+        if let Some(fan) = &self.shelf(index).fan {
+            fan.groups.clone().into_iter().for_each(|group| self.unshelve_group(group));
+        }
         self.drop_reads(index);
-        let Shelf { mut queue, waiters, .. } = self.unshelve(index);
+        let Shelf { mut queue, waiters, fan, .. } = self.unshelve(index);
         self.record(&Mutation::Delete { queue: queue.id });
         self.drop_passing(queue.id);
         let newest = MessageId(self.ids.next - 1);
         let (ready, open) = queue.clear(newest, |place| self.memory.release(place));
-        self.stats.curr_items -= ready + open;
+        self.stats.curr_items -= fan.map_or(ready + open, |fan| fan.stored);
         self.stats.open_reads -= open;
         self.dismiss_waiters(&queue.name, waiters);
         true
@@ -398,7 +434,14 @@ impl Engine {
     /// Drops the messages of a queue, if it has any. Nothing of it is in passing.
     pub(super) fn purge(&mut self, index: usize) {
         let below = MessageId(self.ids.next);
-        if self.shelves[index].as_ref().is_none_or(|shelf| shelf.queue.counters.present() == 0) {
+        let Some(shelf) = &self.shelves[index] else { return };
+        if shelf.fan.is_some() {
+            return self.purge_fan(index as u32);
+        }
+        if shelf.of.is_some() {
+            return self.purge_group(index as u32);
+        }
+        if shelf.queue.counters.present() == 0 {
             return;
         }
         self.drop_reads(index as u32);

@@ -413,6 +413,7 @@ impl Engine {
                     answer.seq = self.newest();
                 }
                 GetResult::Miss => {}
+                GetResult::NoGroup => answer.failure = Some(reply::NOT_FOUND),
                 GetResult::TooLarge => answer.failure = Some(reply::TOO_LARGE_FOR_UDP),
                 GetResult::MustWait(index) => {
                     self.wait_for_load(index, Waiter::plain(origin, form));
@@ -678,7 +679,8 @@ fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
 }
 
 /// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
-const FAILURES: [&[u8]; 3] = [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED];
+const FAILURES: [&[u8]; 4] =
+    [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED, reply::NOT_FOUND];
 
 fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
     let Opened { queue, message, read, is_detached } = opened;

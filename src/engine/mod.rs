@@ -14,7 +14,7 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
 //! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
@@ -23,6 +23,7 @@ mod datagram;
 mod ending;
 mod execute;
 mod forward;
+mod groups;
 mod idle;
 mod multi_get;
 mod observe;
@@ -43,7 +44,7 @@ use crate::ids::{ConnId, IdRange, MessageId, QueueId, Seq, ShardId};
 use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
-use crate::proto::options::GetOptions;
+use crate::proto::options::{GetOptions, queue_of};
 use crate::queue::{Memory, Meter, Queue, Settings};
 use crate::session::replies::{Answer, Piece, SlotId};
 use crate::session::timing::{Began, Timings};
@@ -75,6 +76,8 @@ pub struct Config {
     pub idle_ms_max: u64,
     /// `--max-open-reads`.
     pub open_reads_max: usize,
+    /// `--max-groups`.
+    pub groups_max: usize,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -93,6 +96,7 @@ pub struct Changes {
     pub wait_ms_max: u64,
     pub idle_ms_max: u64,
     pub open_reads_max: usize,
+    pub groups_max: usize,
     pub flush_all: bool,
     pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
@@ -222,12 +226,16 @@ struct Shelf {
     meter: Meter,
     /// What the queue does besides; nothing for most.
     settings: Option<Box<Settings>>,
+    /// What it keeps for its groups, if it has any.
+    fan: Option<Box<groups::Fan>>,
+    /// Where the queue stands that it is a group of.
+    of: Option<u32>,
 }
 
 impl Shelf {
-    /// The queue as clients name it.
+    /// The queue as clients name it, without the group.
     fn client_name(&self) -> &[u8] {
-        &self.queue.name
+        if self.of.is_none() { &self.queue.name } else { queue_of(&self.queue.name) }
     }
 
     /// When open reads end by themselves, s; 0: never.
@@ -364,20 +372,35 @@ impl Engine {
             effects: Effects::default(),
             config,
         };
+        let (groups, queues): (Vec<QueueRow>, Vec<QueueRow>) = queues.into_iter().partition(|row| row.of.0 != 0);
+        let fanned: HashMap<QueueId, ()> = groups.iter().map(|row| (row.of, ())).collect();
         for row in queues {
             assert_eq!(engine.owner(&row.name), engine.config.shard, "each queue is given to its shard");
-            engine.stats.curr_items += row.counters.present();
-            engine.shelve(Queue::stored(row.queue, &row.name, row.counters, row.bytes));
+            let QueueRow { queue, ref name, counters, bytes, low, freed, .. } = row;
+            if !fanned.contains_key(&queue) {
+                engine.stats.curr_items += counters.present();
+                engine.shelve(Queue::stored(queue, name, counters, bytes));
+                continue;
+            }
+            let stored = counters.puts - freed;
+            engine.stats.curr_items += stored;
+            let index = engine.shelve(Queue::reader(queue, name, counters, bytes, low, row.passed));
+            engine.shelf(index).fan = Some(Box::new(groups::Fan { groups: Vec::new(), stored, bytes }));
+        }
+        for row in groups {
+            let of = engine.by_id[&row.of];
+            let bytes = engine.shelf(of).fan.as_ref().expect("made with its queue").bytes;
+            engine.shelve_group(of, Queue::reader(row.queue, &row.name, row.counters, bytes, row.low, row.passed));
         }
         engine
     }
 
-    /// The shard that a queue of this name belongs to.
+    /// The shard that a queue of this name, and all its groups, belong to.
     pub fn owner_of(name: &[u8], shards: u16) -> ShardId {
         if shards == 1 {
             return ShardId(0);
         }
-        ShardId((crc32c::crc32c(name) % u32::from(shards)) as u16)
+        ShardId((crc32c::crc32c(queue_of(name)) % u32::from(shards)) as u16)
     }
 
     fn owner(&self, name: &[u8]) -> ShardId {
@@ -402,13 +425,23 @@ impl Engine {
 
     /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
     pub fn change(&mut self, changes: Changes) {
-        let Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, flush_all, shutdown, settings } = changes;
+        let Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, groups_max, flush_all, shutdown, settings } =
+            changes;
         if idle_ms_max != self.config.idle_ms_max {
             self.idle = idle::Look::new(idle_ms_max);
         }
         let before = self.config.clone();
-        self.config =
-            Config { queues_max, wait_ms_max, idle_ms_max, open_reads_max, flush_all, shutdown, settings, ..before };
+        self.config = Config {
+            queues_max,
+            wait_ms_max,
+            idle_ms_max,
+            open_reads_max,
+            groups_max,
+            flush_all,
+            shutdown,
+            settings,
+            ..before
+        };
     }
 
     /// Whether to give a notice of every command and every reply.
@@ -750,7 +783,16 @@ impl Engine {
         let id = queue.id;
         let line = self.line_of(&queue.name);
         let meter = Meter::new(self.now.mono_ms, &queue.counters);
-        let shelf = Some(Shelf { queue, waiters: VecDeque::new(), line, passed: 0, meter, settings: None });
+        let shelf = Some(Shelf {
+            queue,
+            waiters: VecDeque::new(),
+            line,
+            passed: 0,
+            meter,
+            settings: None,
+            fan: None,
+            of: None,
+        });
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;
@@ -785,13 +827,15 @@ impl Engine {
         for shelf in self.shelves.iter().flatten() {
             shelf.queue.assert_consistent(|place| self.memory.message(place).body.len());
         }
-        let present: u64 = self.shelves.iter().flatten().map(|s| s.queue.counters.present()).sum();
+        let queues = self.shelves.iter().flatten().filter(|shelf| shelf.of.is_none());
+        let present: u64 = queues.map(|s| s.fan.as_ref().map_or(s.queue.counters.present(), |fan| fan.stored)).sum();
         assert_eq!(present, self.stats.curr_items, "curr_items is what all queues hold");
         let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();
         assert_eq!(reserved, self.bodies_reserved, "the body budget is what sessions reserved");
         self.assert_waits_consistent();
         self.assert_passing_consistent();
         self.assert_reads_consistent();
+        self.assert_groups_consistent();
     }
 }
 

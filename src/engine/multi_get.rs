@@ -56,6 +56,7 @@ impl Engine {
                         None
                     }
                     GetResult::Miss => continue,
+                    GetResult::NoGroup => unreachable!("the key of a multi-get names no group"),
                     GetResult::TooLarge => {
                         answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
                         None

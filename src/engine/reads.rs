@@ -369,7 +369,7 @@ impl Engine {
             self.memory.release(place);
         }
         self.stats.open_reads -= 1;
-        self.depart(index, message, Why::Got);
+        self.depart(index, message, open.size, Why::Got);
         self.trace_message(index, message, Fate::Confirmed);
         open
     }

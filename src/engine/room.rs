@@ -8,7 +8,7 @@
 //! Invariant: bytes of both kinds stay below the share plus the largest message.
 
 use super::Engine;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, MessageId};
 use crate::limits::BATCH_SIZE;
 use crate::session::Wait;
 
@@ -55,16 +55,25 @@ impl Engine {
                 return;
             }
             if let Some(&index) = self.by_id.get(&queue) {
-                let shelf = self.shelves[index as usize].as_mut().expect("listed");
-                // What is open, or has come back, is in no range.
-                if let Some(place) = shelf.queue.evict(message) {
-                    self.memory.release(place);
-                    continue;
+                let groups = self.shelf(index).fan.as_ref().map_or(0, |fan| fan.groups.len());
+                self.spill_reader(index, message);
+                for at in 0..groups {
+                    let group = self.shelf(index).fan.as_ref().expect("just seen").groups[at];
+                    self.spill_reader(group, message);
                 }
-                shelf.queue.spill(message, self.stored_below, |entry| self.memory.release(entry.place));
             }
         }
         assert!(self.memory.is_free(segment), "every live message is in its queue");
+    }
+
+    /// Of one reader of a queue, everything from this message on that is stored leaves memory.
+    fn spill_reader(&mut self, index: u32, message: MessageId) {
+        let shelf = self.shelves[index as usize].as_mut().expect("listed");
+        // What is open, or has come back, is in no range.
+        match shelf.queue.evict(message) {
+            Some(place) => self.memory.release(place),
+            None => shelf.queue.spill(message, self.stored_below, |entry| self.memory.release(entry.place)),
+        }
     }
 
     // --- bodies ---

@@ -17,13 +17,14 @@ use crate::limits::{
     AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX,
     REQUESTS_PER_TURN,
 };
-use crate::proto::command::{Command, Keys, Line, SetLine};
-use crate::proto::options::GetOptions;
+use crate::proto::command::{Command, Key, Keys, Line, SetLine};
+use crate::proto::options::{GetOptions, group_name};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
 use crate::session::replies::{Parts, SlotId};
 use crate::session::{Listed, Phase, Session, Wait};
 use smallvec::smallvec;
+use std::borrow::Cow;
 
 /// What a look at the front of the input led to.
 enum Step {
@@ -301,15 +302,21 @@ impl Engine {
         self.began.metric = metric_of(&command);
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
-            Command::GetWith { key, options, cas } => return self.serve_get_with(conn, key.name, &options, cas),
-            Command::Confirm { key, message, noreply, .. } => {
-                return self.serve_confirm(conn, key.name, message, noreply);
+            Command::GetWith { key, options, cas } => {
+                return self.serve_get_with(conn, &reader_name(key, options.group()), &options, cas);
             }
-            Command::Touch { key, message, seconds, noreply, .. } => {
-                return self.serve_touch(conn, key.name, message, seconds, noreply);
+            Command::Confirm { key, group, message, noreply } => {
+                return self.serve_confirm(conn, &reader_name(key, group), message, noreply);
             }
-            Command::Delete { key, noreply, .. } => return self.serve_delete(conn, key.name, noreply),
-            Command::Flush { key, noreply } => return self.serve_flush_queue(conn, key.name, noreply),
+            Command::Touch { key, group, message, seconds, noreply } => {
+                return self.serve_touch(conn, &reader_name(key, group), message, seconds, noreply);
+            }
+            Command::Delete { key, group, noreply } => {
+                return self.serve_delete(conn, &reader_name(key, group), noreply);
+            }
+            Command::Flush { key, group, noreply } => {
+                return self.serve_flush_queue(conn, &reader_name(key, group), noreply);
+            }
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
                 return self.serve_flush(conn, noreply);
             }
@@ -323,7 +330,7 @@ impl Engine {
             Command::StatsSettings => return self.serve_settings(conn),
             Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
             Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
-            Command::StatsQueue { key } => return self.serve_stat_queue(conn, key.name),
+            Command::StatsQueue { key, group } => return self.serve_stat_queue(conn, &reader_name(key, group)),
             // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
             Command::Checkpoint if self.is_datagram(conn) => {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::ERROR));
@@ -404,6 +411,7 @@ impl Engine {
                 let seq = if form.open.is_some() { self.newest() } else { Seq(0) };
                 self.reply(conn, seq, &[], |out| out.extend_from_slice(reply::END));
             }
+            GetResult::NoGroup => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::NOT_FOUND)),
             GetResult::TooLarge => {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_LARGE_FOR_UDP));
             }
@@ -573,6 +581,14 @@ impl Engine {
             session.paused = pause;
             self.effects.pauses.push((conn, pause));
         }
+    }
+}
+
+/// Under which name this shard or another has what a client names.
+fn reader_name<'a>(key: Key<'a>, group: Option<&[u8]>) -> Cow<'a, [u8]> {
+    match group {
+        None => Cow::Borrowed(key.name),
+        Some(group) => Cow::Owned(group_name(key.name, group).to_vec()),
     }
 }
 

@@ -166,6 +166,9 @@ impl Engine {
                 self.answer(origin, answer_of(given, bytes, seq));
             }
             GetResult::Miss => self.miss(name, waiter()),
+            GetResult::NoGroup => {
+                self.answer(origin, Answer { failure: Some(reply::NOT_FOUND), ..Answer::default() });
+            }
             GetResult::TooLarge => {
                 self.answer(origin, Answer { failure: Some(reply::TOO_LARGE_FOR_UDP), ..Answer::default() });
             }
@@ -245,7 +248,7 @@ impl Engine {
         (form.open.is_none() && !form.peek).then_some((place, origin))
     }
 
-    fn first_in_line(&mut self, index: u32) -> Option<u32> {
+    pub(super) fn first_in_line(&mut self, index: u32) -> Option<u32> {
         let line = self.shelf(index).line?;
         Some(self.waits.line(line).first.expect("no line is empty"))
     }

@@ -77,9 +77,10 @@ pub enum Command<'a> {
         seconds: u32,
         noreply: bool,
     },
-    /// Empties one queue.
+    /// Empties one queue, for all its readers, or one group.
     Flush {
         key: Key<'a>,
+        group: Option<&'a [u8]>,
         noreply: bool,
     },
     /// `is_valid`: without a delay. A server that does not offer the command does not judge it.
@@ -95,6 +96,7 @@ pub enum Command<'a> {
     StatsConnections,
     StatsQueue {
         key: Key<'a>,
+        group: Option<&'a [u8]>,
     },
     Version,
     Verbosity {
@@ -346,8 +348,8 @@ fn flush(mut words: &[u8]) -> Line<'_> {
         Some(word) if is_noreply(word) && next_word(&mut words).is_none() => true,
         Some(_) => return ERROR,
     };
-    match key(name) {
-        Ok(key) => Line::Command(Command::Flush { key, noreply }),
+    match key_and_group(name) {
+        Ok((key, group)) => Line::Command(Command::Flush { key, group, noreply }),
         Err(reply) => Line::Refused { reply, skip: 0 },
     }
 }
@@ -400,8 +402,8 @@ fn stats(mut words: &[u8]) -> Line<'_> {
 fn stats_queue(mut words: &[u8]) -> Line<'_> {
     match (next_word(&mut words), next_word(&mut words)) {
         (None, _) => Line::Command(Command::StatsQueues),
-        (Some(name), None) => match key(name) {
-            Ok(key) => Line::Command(Command::StatsQueue { key }),
+        (Some(name), None) => match key_and_group(name) {
+            Ok((key, group)) => Line::Command(Command::StatsQueue { key, group }),
             Err(reply) => Line::Refused { reply, skip: 0 },
         },
         _ => ERROR,
@@ -465,6 +467,14 @@ fn key_and_id(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>, Option<MessageId>)
     }
     check_group(name, group)?;
     Ok((Key { name }, group, id))
+}
+
+/// A queue name, with a group behind it or without one.
+fn key_and_group(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>), &'static [u8]> {
+    match key_and_id(word)? {
+        (key, group, None) => Ok((key, group)),
+        (_, _, Some(_)) => Err(reply::UNKNOWN_OPTION),
+    }
 }
 
 /// A queue's name and that of its group have to fit one name together.
@@ -621,8 +631,8 @@ mod tests {
     #[test]
     fn flush_takes_one_queue() {
         let key = Key { name: b"q" };
-        assert_eq!(parse(b"flush q"), Line::Command(Command::Flush { key, noreply: false }));
-        assert_eq!(parse(b"FLUSH q NoReply"), Line::Command(Command::Flush { key, noreply: true }));
+        assert_eq!(parse(b"flush q"), Line::Command(Command::Flush { key, group: None, noreply: false }));
+        assert_eq!(parse(b"FLUSH q NoReply"), Line::Command(Command::Flush { key, group: None, noreply: true }));
         for line in [&b"flush"[..], b"flush a b", b"flush a noreply b", b"flush_queue a"] {
             assert_eq!(parse(line), ERROR, "{line:?}");
         }

@@ -127,7 +127,7 @@ pub fn group_name(queue: &[u8], group: &[u8]) -> SmallVec<[u8; NAME_LEN_MAX]> {
 
 /// The queue's part of a name: all of it, unless it is the name of a group.
 pub fn queue_of(name: &[u8]) -> &[u8] {
-    name.split(|byte| *byte == b'/').next().unwrap_or(name)
+    memchr::memchr(b'/', name).map_or(name, |at| &name[..at])
 }
 
 /// A valid queue name, and what follows it from the first `/` on.

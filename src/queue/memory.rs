@@ -127,7 +127,12 @@ impl Memory {
         &self.segments[place.segment as usize].bytes[place.offset as usize..][..size]
     }
 
-    /// A message is gone from memory: taken, dropped, or spilled.
+    /// One more entry points to the message at a place.
+    pub fn retain(&mut self, place: Place) {
+        self.segments[place.segment as usize].live += 1;
+    }
+
+    /// An entry is gone: its message was taken, dropped, or spilled.
     pub fn release(&mut self, place: Place) {
         let it = &mut self.segments[place.segment as usize];
         it.live -= 1;

@@ -21,7 +21,7 @@ use super::counters::Counters;
 use super::memory::Place;
 use crate::ids::{ConnId, MessageId, QueueId, ShardId};
 use hashbrown::HashMap;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A message that is in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,10 +93,14 @@ pub struct Queue {
     head: VecDeque<Entry>,
     middle: u64,
     tail: VecDeque<Entry>,
-    open: HashMap<MessageId, Open>,
+    open: BTreeMap<MessageId, Open>,
     /// How often messages were delivered that came back. Those that never did are not in it.
     deliveries: HashMap<MessageId, u32>,
     bytes: u64,
+    /// `bytes` is not too much. It may be for a reader of a queue with groups after a start, until it has no messages.
+    knows_bytes: bool,
+    /// Messages that were passed before the start although older ones were not. None of them is loaded.
+    passed_ahead: BTreeSet<MessageId>,
     /// No message at or below this id is in the middle or the tail.
     head_end: MessageId,
     /// Messages below were dropped all at once.
@@ -122,15 +126,33 @@ impl Queue {
             head: VecDeque::new(),
             middle: counters.present(),
             tail: VecDeque::new(),
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             deliveries: HashMap::new(),
             // Damage can hide from the store how large messages were that left.
             bytes: if counters.present() > 0 { bytes } else { 0 },
+            knows_bytes: true,
+            passed_ahead: BTreeSet::new(),
             head_end: MessageId(0),
             cleared_below: MessageId(0),
             loading: None,
             loaded_len: 0,
         }
+    }
+
+    /// A reader of a queue with groups as the store knows it: it has passed what is below `low`, and of what is above these. `bytes`:
+    /// at least those of what it has not passed.
+    pub fn reader(
+        id: QueueId,
+        name: &[u8],
+        counters: Counters,
+        bytes: u64,
+        low: MessageId,
+        passed: impl IntoIterator<Item = MessageId>,
+    ) -> Self {
+        let head_end = MessageId(low.0.saturating_sub(1));
+        let knows_bytes = counters.present() == 0;
+        let passed_ahead = passed.into_iter().collect();
+        Queue { head_end, knows_bytes, passed_ahead, ..Self::stored(id, name, counters, bytes) }
     }
 
     /// Messages that a get can take.
@@ -203,7 +225,14 @@ impl Queue {
         self.lose(size as u64);
         let entry = self.pop_ready();
         self.forget(entry.message);
+        self.know_bytes_when_empty();
         entry
+    }
+
+    fn know_bytes_when_empty(&mut self) {
+        if !self.knows_bytes && self.len() + self.open_len() == 0 {
+            (self.bytes, self.knows_bytes) = (0, true);
+        }
     }
 
     fn pop_ready(&mut self) -> Entry {
@@ -234,6 +263,7 @@ impl Queue {
         let open = self.open.remove(&message).expect("the caller saw that it is open");
         self.lose(open.size);
         self.forget(message);
+        self.know_bytes_when_empty();
         open
     }
 
@@ -261,7 +291,7 @@ impl Queue {
         message < self.cleared_below
     }
 
-    /// All open reads, in no order.
+    /// All open reads, oldest message first.
     pub fn opens(&self) -> impl Iterator<Item = (MessageId, &Open)> {
         self.open.iter().map(|(message, open)| (*message, open))
     }
@@ -389,6 +419,9 @@ impl Queue {
         }
         self.head.extend(entries);
         self.head_end = self.head_end.max(reached);
+        if !self.passed_ahead.is_empty() {
+            self.passed_ahead = self.passed_ahead.split_off(&MessageId(self.head_end.0 + 1));
+        }
         self.loaded_len = entries.len();
         if self.middle == 0 {
             if let Some(last) = self.tail.back() {
@@ -428,9 +461,11 @@ impl Queue {
         let counts = (self.len(), self.open_len());
         let ranges = self.head.drain(..).chain(self.tail.drain(..)).map(|entry| entry.place);
         let returned = std::mem::take(&mut self.returned).into_values().filter_map(|it| it.place);
-        let open = self.open.drain().filter_map(|(_, open)| open.place);
+        let open = std::mem::take(&mut self.open).into_values().filter_map(|open| open.place);
         ranges.chain(returned).chain(open).for_each(&mut each);
         self.deliveries.clear();
+        self.passed_ahead.clear();
+        self.knows_bytes = true;
         self.middle = 0;
         self.bytes = 0;
         self.head_end = newest;
@@ -440,6 +475,61 @@ impl Queue {
             self.loading = Some(Loading::Middle(MessageId(0)));
         }
         counts
+    }
+
+    // --- groups: several readers of the same messages ---
+
+    /// Whether this reader has neither ready nor open, nor still before it, a message that is stored.
+    pub fn has_passed(&self, message: MessageId) -> bool {
+        let is_apart = self.open.contains_key(&message) || self.returned.contains_key(&message);
+        !is_apart && (message < self.passed_below() || self.passed_ahead.contains(&message))
+    }
+
+    /// All messages below are passed, but those that are open or have returned.
+    pub fn passed_below(&self) -> MessageId {
+        self.head.front().map_or(MessageId(self.head_end.0 + 1), |entry| entry.message)
+    }
+
+    /// All messages below are passed.
+    pub fn low(&self) -> MessageId {
+        let apart =
+            [self.open.first_key_value().map(|(id, _)| *id), self.returned.first_key_value().map(|(id, _)| *id)];
+        apart.into_iter().flatten().fold(self.passed_below(), MessageId::min)
+    }
+
+    /// What is open or has returned, where it is in memory if it is, and the bytes of its body.
+    pub fn apart(&self) -> impl Iterator<Item = (MessageId, Option<Place>, u64)> {
+        let open = self.open.iter().map(|(message, open)| (*message, open.place, open.size));
+        open.chain(self.returned.iter().map(|(message, it)| (*message, it.place, it.size)))
+    }
+
+    /// What this reader has passed although it has not come there yet.
+    pub fn passed_ahead(&self) -> impl Iterator<Item = MessageId> {
+        let below = self.passed_below();
+        self.passed_ahead.iter().copied().filter(move |message| *message >= below)
+    }
+
+    /// Gets the ranges of another reader; this one is new. Of what that has passed ahead, `ahead` are stored. Calls `each` for every entry, which is now in two of them.
+    pub fn copy_ranges(&mut self, from: &Queue, ahead: u64, mut each: impl FnMut(Place)) {
+        self.head.clone_from(&from.head);
+        self.tail.clone_from(&from.tail);
+        (self.middle, self.head_end) = (from.middle + ahead, from.head_end);
+        let apart: u64 = from.apart().map(|(_, _, size)| size).sum();
+        self.bytes = from.bytes.saturating_sub(apart);
+        self.knows_bytes = from.knows_bytes;
+        self.head.iter().chain(&self.tail).for_each(|entry| each(entry.place));
+    }
+
+    /// Adds a message that another reader has open or returned. `false`: it is there.
+    pub fn add_returned(&mut self, message: MessageId, place: Option<Place>, size: u64) -> bool {
+        let is_new = self.returned.insert(message, Returned { place, size }).is_none();
+        self.bytes += if is_new { size } else { 0 };
+        is_new
+    }
+
+    /// Whether [`Queue::bytes`] is exact.
+    pub fn knows_bytes(&self) -> bool {
+        self.knows_bytes
     }
 
     fn lose(&mut self, bytes: u64) {
@@ -460,7 +550,8 @@ impl Queue {
             assert!(place.is_none_or(|place| size(place) as u64 == bytes), "what is apart knows its size");
         }
         let known = in_memory + apart.map(|(_, bytes)| bytes).sum::<u64>();
-        assert!(known == self.bytes || self.middle > 0 && known < self.bytes, "the bytes of all bodies");
+        let is_bound = self.middle > 0 || !self.knows_bytes;
+        assert!(known == self.bytes || is_bound && known <= self.bytes, "the bytes of all bodies");
         let ids: Vec<MessageId> = ranges.map(|e| e.message).collect();
         assert!(ids.is_sorted_by(|a, b| a < b), "ids rise");
         assert!(self.head.back().is_none_or(|e| e.message <= self.head_end));

@@ -411,6 +411,7 @@ fn queue_row(row: &Row) -> QueueRow {
         bytes: row.bytes,
         of: QueueId(0),
         low: MessageId(0),
+        passed: Vec::new(),
         freed: 0,
     }
 }

@@ -270,16 +270,7 @@ impl Inner {
         if self.queues.values().any(|row| row.name == name) {
             return Err(damaged(queue, "there is another of its name"));
         }
-        let row = QueueRow {
-            name: name.to_vec(),
-            queue,
-            created_ms,
-            counters: Counters::default(),
-            bytes: 0,
-            of: QueueId(0),
-            low: MessageId(0),
-            freed: 0,
-        };
+        let row = QueueRow { name: name.to_vec(), queue, created_ms, ..QueueRow::default() };
         match self.set_queue(queue, Some(row)) {
             false => Ok(()),
             true => Err(damaged(queue, "it was created twice")),

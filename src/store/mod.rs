@@ -164,8 +164,10 @@ pub struct QueueRow {
     pub bytes: u64,
     /// The queue it is a group of; 0: it is none.
     pub of: QueueId,
-    /// Of a group, and of a queue with groups: all messages below are passed, and of those above as many as `counters` say.
+    /// Of a group, and of a queue with groups: all messages below are passed, and of those above `passed`.
     pub low: MessageId,
+    /// Of a group, and of a queue with groups: messages from `low` on that it has passed, too.
+    pub passed: Vec<MessageId>,
     /// Of a queue with groups: messages that all have passed, and that are gone.
     pub freed: u64,
 }

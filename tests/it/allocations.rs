@@ -38,6 +38,7 @@ impl Shard {
             wait_ms_max: 1000,
             idle_ms_max: 0,
             open_reads_max: 8,
+            groups_max: 8,
             hash_seed: 1,
             flush_all: false,
             shutdown: false,

@@ -16,6 +16,7 @@ mod datagram;
 mod engine;
 mod facts;
 mod flash_sale;
+mod groups;
 mod harness;
 mod history;
 mod hostile;

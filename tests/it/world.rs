@@ -36,6 +36,7 @@ pub struct Options {
     pub wait_ms_max: u64,
     pub idle_ms_max: u64,
     pub open_reads_max: usize,
+    pub groups_max: usize,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -54,6 +55,7 @@ impl Default for Options {
             wait_ms_max: 3_600_000,
             idle_ms_max: 0,
             open_reads_max: 1024,
+            groups_max: 64,
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -321,6 +323,7 @@ impl World {
             wait_ms_max: self.options.wait_ms_max,
             idle_ms_max: self.options.idle_ms_max,
             open_reads_max: self.options.open_reads_max,
+            groups_max: self.options.groups_max,
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,

@@ -1,0 +1,300 @@
+//! Groups: several readers of one queue, each of which gets every message. A message is stored once and goes when all have passed it.
+//!
+//! A group is a shelf like any other, under a name that no queue can have (`q/group=g`), so all that reads, opens, waits and loads
+//! serves it without knowing. What it does not have is messages of its own: puts to its queue push an entry for each group, the entries
+//! share their bytes, and what leaves a reader is recorded as passed. While a queue has groups its plain readers are one more of them.
+//!
+//! Invariant: a stored message is ready, open or returned for at least one reader; which those are follows from where each reader
+//! stands ([`crate::queue::Queue::has_passed`]), so nothing is kept for a message.
+
+use super::{Engine, Shelf};
+use crate::ids::{MessageId, QueueId};
+use crate::mutation::{Mutation, Why};
+use crate::proto::options::queue_of;
+use crate::queue::{Entry, Queue};
+use crate::session::replies::Answer;
+
+/// What a queue with groups keeps for them.
+#[derive(Default)]
+pub(super) struct Fan {
+    /// Where its groups stand; never empty.
+    pub groups: Vec<u32>,
+    /// Messages that some reader has not passed.
+    pub stored: u64,
+    /// Their bodies, bytes.
+    pub bytes: u64,
+}
+
+/// Where a group begins to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Start {
+    /// At the oldest message that is there.
+    Oldest,
+    /// Behind the newest.
+    Newest,
+}
+
+impl Engine {
+    // --- beginning and ending ---
+
+    /// The shelf of a name that a get asks for. A group begins when it is first asked for, and with it its queue. `None`: there is no such
+    /// queue, or no room for another group.
+    pub(super) fn find_or_begin(&mut self, name: &[u8], start: Start) -> Option<u32> {
+        let found = self.find(name);
+        if found.is_some() || !name.contains(&b'/') {
+            return found;
+        }
+        let queue = queue_of(name);
+        let has_room = self.by_id.len() + 2 <= self.config.queues_max;
+        let of = match self.find(queue) {
+            Some(of) => of,
+            None if has_room => self.create(queue),
+            None => return None,
+        };
+        let groups = self.shelf(of).fan.as_ref().map_or(0, |fan| fan.groups.len());
+        if groups >= self.config.groups_max || !has_room {
+            return None;
+        }
+        Some(self.begin_group(of, name, start))
+    }
+
+    fn begin_group(&mut self, of: u32, name: &[u8], start: Start) -> u32 {
+        let id = QueueId(self.next_id());
+        // What was handed over before was taken before there was a group.
+        let parent = self.shelf(of).queue.id;
+        self.journal_passing_of(parent);
+        if self.shelf(of).fan.is_none() {
+            let queue = &self.shelf(of).queue;
+            let (stored, bytes) = (queue.counters.present(), queue.bytes());
+            self.shelf(of).fan = Some(Box::new(Fan { groups: Vec::new(), stored, bytes }));
+        }
+        let mut queue = Queue::new(id, name);
+        self.copy_stored(of, &mut queue);
+        let offered = queue.len();
+        assert_eq!(offered, self.shelf(of).fan.as_ref().expect("just made").stored, "a group sees all that is stored");
+        let mutation = Mutation::Group { queue: id, of: parent, created_ms: self.now.wall_ms, offered, name };
+        queue.counters.apply(&mutation);
+        self.record(&mutation);
+        let index = self.shelve_group(of, queue);
+        if start == Start::Newest {
+            self.purge_reader(index);
+            self.sweep(of);
+        }
+        index
+    }
+
+    /// Puts a group's reader on a shelf.
+    pub(super) fn shelve_group(&mut self, of: u32, queue: Queue) -> u32 {
+        let index = self.shelve(queue);
+        self.stats.queues -= 1;
+        self.stats.groups += 1;
+        self.shelf(index).of = Some(of);
+        self.shelf(of).fan.get_or_insert_default().groups.push(index);
+        index
+    }
+
+    /// Gives a new reader everything that is stored for the others: the ranges of the one that has passed least, and what any has apart
+    /// from its ranges before them.
+    fn copy_stored(&mut self, of: u32, to: &mut Queue) {
+        let Engine { shelves, memory, .. } = self;
+        let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
+        let below = slowest.passed_below();
+        to.copy_ranges(slowest, stored_ahead(shelves, of, slowest), |place| memory.retain(place));
+        for reader in readers(shelves, of) {
+            for (message, place, size) in reader.apart().filter(|(message, ..)| *message < below) {
+                if to.add_returned(message, place, size)
+                    && let Some(place) = place
+                {
+                    memory.retain(place);
+                }
+            }
+        }
+    }
+
+    /// Ends a group. What only it had not passed goes.
+    pub(super) fn drop_group(&mut self, index: u32) {
+        let of = self.shelf(index).of.expect("it is a group");
+        self.unshelve_group(index);
+        self.sweep(of);
+    }
+
+    /// Ends a group's life and records it; its queue is left as it is.
+    pub(super) fn unshelve_group(&mut self, index: u32) {
+        self.end_line_of(index);
+        self.drop_reads(index);
+        let of = self.shelf(index).of.expect("it is a group");
+        let fan = self.shelf(of).fan.as_mut().expect("a group's queue knows it");
+        fan.groups.retain(|group| *group != index);
+        let Shelf { mut queue, waiters, .. } = self.unshelve(index);
+        self.stats.queues += 1;
+        self.stats.groups -= 1;
+        self.record(&Mutation::Delete { queue: queue.id });
+        let newest = MessageId(self.ids.next - 1);
+        let (_, open) = queue.clear(newest, |place| self.memory.release(place));
+        self.stats.open_reads -= open;
+        self.dismiss_waiters(&queue.name, waiters);
+    }
+
+    /// Who waits for a message of this group, which ends, waits no longer.
+    fn end_line_of(&mut self, index: u32) {
+        while let Some(place) = self.first_in_line(index) {
+            let waiter = self.leave_line(place);
+            self.answer(waiter.origin, Answer::default());
+        }
+    }
+
+    // --- messages ---
+
+    /// A message was put into a queue: each of its groups gets it too.
+    pub(super) fn push_to_groups(&mut self, of: u32, entry: Entry, size: usize, put: &Mutation<'_>) {
+        let now_ms = self.now.mono_ms;
+        let Engine { shelves, memory, .. } = self;
+        let Some(fan) = shelves[of as usize].as_mut().expect("the caller found it").fan.as_mut() else { return };
+        fan.stored += 1;
+        fan.bytes += size as u64;
+        let groups = std::mem::take(&mut fan.groups);
+        for group in &groups {
+            let shelf = shelves[*group as usize].as_mut().expect("a listed group is there");
+            memory.retain(entry.place);
+            shelf.meter.roll(now_ms, &shelf.queue.counters);
+            shelf.queue.push(entry, size);
+            shelf.queue.counters.apply(put);
+        }
+        shelves[of as usize].as_mut().expect("just seen").fan.as_mut().expect("just seen").groups = groups;
+    }
+
+    /// Whoever waits for messages of a queue's groups is served.
+    pub(super) fn serve_lines_of_groups(&mut self, of: u32) {
+        let groups = self.shelf(of).fan.as_ref().map_or(0, |fan| fan.groups.len());
+        for at in 0..groups {
+            let group = self.shelf(of).fan.as_ref().expect("just seen").groups[at];
+            if self.shelf(group).line.is_some() {
+                self.serve_line(group);
+            }
+        }
+    }
+
+    /// A reader of a queue with groups is done with a message of so many bytes, which it has neither ready nor open any more.
+    pub(super) fn pass(&mut self, index: u32, message: MessageId, size: u64, why: Why) {
+        let shelf = self.shelf(index);
+        let of = shelf.of.unwrap_or(index);
+        let mutation = Mutation::Pass { queue: shelf.queue.id, message, low: shelf.queue.low(), why };
+        shelf.queue.counters.apply(&mutation);
+        self.record(&mutation);
+        self.free_if_passed(of, message, size);
+    }
+
+    /// Removes a message that all readers have passed.
+    pub(super) fn free_if_passed(&mut self, of: u32, message: MessageId, size: u64) {
+        if !readers(&self.shelves, of).all(|queue| queue.has_passed(message)) {
+            return;
+        }
+        let shelf = self.shelf(of);
+        let queue = shelf.queue.id;
+        let fan = shelf.fan.as_mut().expect("it has groups");
+        fan.stored -= 1;
+        fan.bytes = fan.bytes.saturating_sub(size);
+        self.record(&Mutation::Free { queue, message });
+        self.stats.curr_items -= 1;
+    }
+
+    /// Drops all that a reader of a queue with groups has; the messages stay for the others until they are swept.
+    pub(super) fn purge_reader(&mut self, index: u32) {
+        let below = MessageId(self.ids.next);
+        if self.shelf(index).queue.counters.present() == 0 {
+            return;
+        }
+        self.drop_reads(index);
+        let shelf = self.shelves[index as usize].as_mut().expect("just seen");
+        let (ready, open) = shelf.queue.clear(MessageId(below.0 - 1), |place| self.memory.release(place));
+        self.stats.open_reads -= open;
+        let mutation = Mutation::Purge { queue: shelf.queue.id, below, count: ready + open };
+        shelf.queue.counters.apply(&mutation);
+        let waiters = std::mem::take(&mut shelf.waiters);
+        let name = shelf.queue.name.clone();
+        self.record(&mutation);
+        self.dismiss_waiters(&name, waiters);
+    }
+
+    /// Removes what no reader of a queue has any more, because one of them was dropped or purged. Without groups the queue is an
+    /// ordinary one again.
+    pub(super) fn sweep(&mut self, of: u32) {
+        let (stored, bytes) = count_stored(&self.shelves, of);
+        let shelf = self.shelf(of);
+        let queue = shelf.queue.id;
+        let fan = shelf.fan.as_mut().expect("it has, or had, groups");
+        let freed = fan.stored - stored;
+        (fan.stored, fan.bytes) = (stored, bytes);
+        let is_over = fan.groups.is_empty();
+        if is_over {
+            shelf.fan = None;
+        }
+        if freed > 0 || is_over {
+            self.record(&Mutation::Sweep { queue, freed });
+        }
+        self.stats.curr_items -= freed;
+    }
+
+    /// Drops all messages of a queue with groups, for every reader.
+    pub(super) fn purge_fan(&mut self, of: u32) {
+        self.purge_reader(of);
+        let groups = self.shelf(of).fan.as_ref().expect("it has groups").groups.clone();
+        groups.into_iter().for_each(|group| self.purge_reader(group));
+        self.sweep(of);
+    }
+
+    /// Drops all messages of a group.
+    pub(super) fn purge_group(&mut self, index: u32) {
+        let of = self.shelf(index).of.expect("it is a group");
+        self.purge_reader(index);
+        self.sweep(of);
+    }
+
+    /// Checks groups against their queues. For tests.
+    pub(super) fn assert_groups_consistent(&self) {
+        let mut listed = 0;
+        for (of, shelf) in self.shelves.iter().enumerate() {
+            let Some(shelf) = shelf else { continue };
+            let Some(fan) = &shelf.fan else { continue };
+            assert!(!fan.groups.is_empty(), "a queue without groups has nothing for them");
+            listed += fan.groups.len() as u64;
+            for group in &fan.groups {
+                let group = self.shelves[*group as usize].as_ref().expect("a listed group is there");
+                assert_eq!(group.of, Some(of as u32), "a group knows its queue");
+                assert_eq!(queue_of(&group.queue.name), &*shelf.queue.name, "and has its name");
+            }
+            let (stored, bytes) = count_stored(&self.shelves, of as u32);
+            assert_eq!(stored, fan.stored, "what is stored is what some reader has not passed");
+            let is_exact = readers(&self.shelves, of as u32).all(|queue| queue.knows_bytes());
+            assert!(!is_exact || bytes == fan.bytes, "its bytes are known: {bytes}, {}", fan.bytes);
+        }
+        assert_eq!(listed, self.stats.groups, "groups are counted");
+    }
+}
+
+/// All readers of a queue: its plain ones, and each group.
+pub(super) fn readers(shelves: &[Option<Shelf>], of: u32) -> impl Iterator<Item = &Queue> {
+    let shelf = |index: u32| shelves[index as usize].as_ref().expect("a listed group is there");
+    let groups = shelf(of).fan.as_ref().map_or(&[][..], |fan| &fan.groups);
+    std::iter::once(&shelf(of).queue).chain(groups.iter().map(move |group| &shelf(*group).queue))
+}
+
+/// How many messages this reader has passed before it came there, that another has not passed.
+fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> u64 {
+    reader.passed_ahead().filter(|message| readers(shelves, of).any(|other| !other.has_passed(*message))).count() as u64
+}
+
+/// How many messages some reader of a queue has not passed, and the bytes of their bodies. Looks at what readers have apart from
+/// their ranges.
+fn count_stored(shelves: &[Option<Shelf>], of: u32) -> (u64, u64) {
+    let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
+    let below = slowest.passed_below();
+    let mut apart: Vec<(MessageId, u64)> = readers(shelves, of)
+        .flat_map(|queue| queue.apart().map(|(message, _, size)| (message, size)))
+        .filter(|(message, _)| *message < below && slowest.has_passed(*message))
+        .collect();
+    apart.sort_unstable();
+    apart.dedup();
+    let present = slowest.len() + slowest.open_len() + stored_ahead(shelves, of, slowest);
+    (present + apart.len() as u64, slowest.bytes() + apart.iter().map(|(_, size)| size).sum::<u64>())
+}
