@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -66,13 +67,16 @@ fn a_crowd_with_accidents_is_let_in_and_sold_to_exactly() {
 /// Tells whether RingQ was killed while visitors were let in; none if it cannot run here.
 fn crowd_with_accidents() -> Option<bool> {
     let sale = Sale::open(TICKETS, GATE)?;
-    let crowd = Command::new("php")
+    let told = sale.scratch.path().join("told");
+    let output = File::create(&told).expect("create the output file");
+    let child = Command::new("php")
         .args([&root("docs/examples/flash-sale/visitors.php"), &sale.address, &VISITORS.to_string()])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stdout(output.try_clone().expect("a second handle"))
+        .stderr(output)
         .spawn()
         .expect("run PHP");
+    let mut crowd = Running { child };
     let visitors = sale.data.join("visitors");
     eventually("half of the gate's visitors have come", TIMEOUT, || {
         fs::read_dir(&visitors).expect("read the visitors").count() >= GATE / 2
@@ -82,9 +86,9 @@ fn crowd_with_accidents() -> Option<bool> {
     eventually("some tickets are sold", TIMEOUT, || sale.ledger().len() >= TICKETS / 2);
     sale.kill9("worker");
 
-    let output = crowd.wait_with_output().expect("wait for the crowd");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "the crowd ended with {}: {told}", output.status);
+    let status = crowd.wait("the crowd has passed");
+    let told = read_lossy(&told);
+    assert_eq!(status, Some(0), "the crowd's end: {told}");
     eventually("the worker has caught up", TIMEOUT, || sale.ledger().len() >= GATE);
     // It would not end where more were let in.
     eventually("the line is empty", TIMEOUT, || sale.stats().contains("STAT ready 0\r\nSTAT open 0\r\n"));
@@ -251,7 +255,7 @@ impl Sale {
             let rest = text.split(words).nth(1).unwrap_or_else(|| panic!("no {words:?} in {text}"));
             rest.split_whitespace().next().expect("a word").to_owned()
         };
-        let address = after("The sale is open: ");
+        let address = after("The sale is open: ").trim_end_matches('/').to_owned();
         let ringq = format!("127.0.0.1:{}", after("nc -N 127.0.0.1 "));
         let data = PathBuf::from(after("grep -c ticket- ")).parent().expect("a directory").to_owned();
         let directory = data.parent().expect("a directory").to_owned();
@@ -306,6 +310,16 @@ impl Sale {
     }
 }
 
+impl Drop for Sale {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for path in [self.scratch.path().join("printed"), self.directory.join("RingQ.log")] {
+                eprintln!("--- {} ---\n{}---", path.display(), read_lossy(&path));
+            }
+        }
+    }
+}
+
 /// A line of the ledger.
 #[derive(Debug)]
 struct Line {
@@ -336,8 +350,13 @@ impl Running {
     /// Asks it to end and waits for it; its exit status.
     fn end(&mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
+        self.wait("it has ended")
+    }
+
+    /// Waits until it ends by itself; its exit status.
+    fn wait(&mut self, what: &str) -> Option<i32> {
         let mut status = None;
-        eventually("it ends", TIMEOUT, || {
+        eventually(what, TIMEOUT, || {
             status = self.child.try_wait().expect("wait for a process");
             status.is_some()
         });

@@ -36,7 +36,7 @@ for ($started = 0; $started < $count || $waiting !== [] || $pausing !== [];) {
     $others = null;
     [$seconds, $ms] = $pausing === [] ? [ANSWER_S, 0] : [0, PAUSE_MS];
     if (!stream_select($readers, $writers, $others, $seconds, $ms * 1000) && $pausing === []) {
-        exit("no answer from $address in " . ANSWER_S . " s\n");
+        fail("no answer from $address in " . ANSWER_S . ' s');
     }
     foreach ([...$readers, ...$writers] as $socket) {
         [$visit] = $waiting[(int) $socket];
@@ -84,7 +84,8 @@ function request(string $method, string $path, string $cookie = ''): string
     $socket = stream_socket_client("tcp://$host", $code, $reason, 10, STREAM_CLIENT_CONNECT | STREAM_CLIENT_ASYNC_CONNECT);
     stream_set_blocking($socket, false);
     Fiber::suspend([$socket, true]);
-    fwrite($socket, "$method $path HTTP/1.0\r\nHost: $host\r\nCookie: $cookie\r\nContent-Length: 0\r\n\r\n");
+    // Fails where nobody listens; the answer is empty then.
+    @fwrite($socket, "$method $path HTTP/1.0\r\nHost: $host\r\nCookie: $cookie\r\nContent-Length: 0\r\n\r\n");
     $answer = '';
     while (!feof($socket)) {
         Fiber::suspend([$socket, false]);
@@ -92,7 +93,13 @@ function request(string $method, string $path, string $cookie = ''): string
     }
     fclose($socket);
     if ($answer === '') {
-        exit("no answer to $method $path from $host: does it run?\n");
+        fail("no answer to $method $path from $host: are the pages there?");
     }
     return $answer;
+}
+
+function fail(string $reason): never
+{
+    fwrite(STDERR, "$reason\n");
+    exit(1);
 }

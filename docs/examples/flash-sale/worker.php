@@ -49,7 +49,7 @@ final class Ledger
         $end = strrpos($text, "\n");
         ftruncate($this->file, $end === false ? 0 : $end + 1);
         fseek($this->file, 0, SEEK_END);
-        $this->sync();
+        $this->sync(true);
     }
 
     /**
@@ -67,16 +67,17 @@ final class Ledger
             $place <= TICKETS => "ticket-$place",
             default => "late-$place",
         };
-        fwrite($this->file, "$message $visitor $outcome\n");
-        $this->sync();
+        $line = "$message $visitor $outcome\n";
+        $this->sync(fwrite($this->file, $line) === strlen($line));
         $this->messages[$message] = $this->visitors[$visitor] = true;
     }
 
-    private function sync(): void
+    private function sync(bool $is_written): void
     {
-        // Confirming what may be lost would lose a sale.
-        if (!fflush($this->file) || !fsync($this->file)) {
-            exit("the ledger cannot be written\n");
+        // Confirming what may be lost would lose a sale. Half a line is cut off at the next start.
+        if (!$is_written || !fflush($this->file) || !fsync($this->file)) {
+            fwrite(STDERR, "the ledger cannot be written; nothing is confirmed\n");
+            exit(1);
         }
     }
 }
