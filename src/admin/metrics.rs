@@ -134,6 +134,7 @@ fn traffic(text: &mut Text, seen: &Seen, all: &ShardStats) {
         ("ringq_read_bytes_total", "Bytes received from clients.", all.bytes_read),
         ("ringq_written_bytes_total", "Bytes sent to clients.", all.bytes_written),
         ("ringq_corrupt_messages_total", "Messages that failed their checksum and were set aside.", all.corrupt),
+        ("ringq_refused_puts_total", "Puts that a limit of their queue refused.", all.refused_puts),
         ("ringq_connections_accepted_total", "Connections accepted.", all.total_connections),
         ("ringq_connections_rejected_total", "Connections refused because of -c.", all.rejected_connections),
         ("ringq_connections_idle_closed_total", "Connections closed by --idle-timeout.", all.idle_kicks),
@@ -255,6 +256,12 @@ struct Numbers {
     gets: u64,
     oldest_ms: u64,
     waiters: u64,
+    open: u64,
+    expired: u64,
+    discarded: u64,
+    dead_lettered: u64,
+    skipped: u64,
+    refused_puts: u64,
 }
 
 impl Numbers {
@@ -266,6 +273,12 @@ impl Numbers {
             gets: queue.counters.gets,
             oldest_ms: queue.oldest_ms.unwrap_or_default(),
             waiters: queue.waiters,
+            open: queue.open,
+            expired: queue.counters.expired,
+            discarded: queue.counters.discarded,
+            dead_lettered: queue.counters.dead_lettered,
+            skipped: queue.counters.skipped,
+            refused_puts: queue.refused_puts,
         }
     }
 
@@ -276,6 +289,12 @@ impl Numbers {
         self.gets += other.gets;
         self.oldest_ms = self.oldest_ms.max(other.oldest_ms);
         self.waiters += other.waiters;
+        self.open += other.open;
+        self.expired += other.expired;
+        self.discarded += other.discarded;
+        self.dead_lettered += other.dead_lettered;
+        self.skipped += other.skipped;
+        self.refused_puts += other.refused_puts;
     }
 }
 
@@ -298,9 +317,9 @@ fn by_queue(text: &mut Text, queues: &Queues) {
     let help = format!("Queues beyond {ADMIN_METRIC_QUEUES_MAX}, which have no series of their own.");
     text.one("ringq_queues_overflow", "gauge", &help, rest.len());
     type Value = fn(&Numbers) -> f64;
-    let families: [(&str, &str, &str, Value); 6] = [
+    let families: [(&str, &str, &str, Value); 12] = [
         ("ringq_queue_messages_ready", "gauge", "Messages that a get can take.", |it| it.ready as f64),
-        ("ringq_queue_bytes", "gauge", "Bodies of these messages.", |it| it.bytes as f64),
+        ("ringq_queue_bytes", "gauge", "Bodies of messages that are ready or open.", |it| it.bytes as f64),
         ("ringq_queue_puts_total", "counter", "Messages accepted since the queue was made.", |it| it.puts as f64),
         ("ringq_queue_gets_total", "counter", "Messages taken since the queue was made.", |it| it.gets as f64),
         (
@@ -310,6 +329,24 @@ fn by_queue(text: &mut Text, queues: &Queues) {
             |it| it.oldest_ms as f64 / 1e3,
         ),
         ("ringq_queue_waiters", "gauge", "Gets that wait for a message.", |it| it.waiters as f64),
+        ("ringq_queue_messages_open", "gauge", "Messages in open reads.", |it| it.open as f64),
+        ("ringq_queue_expired_total", "counter", "Messages whose time was over.", |it| it.expired as f64),
+        (
+            "ringq_queue_discarded_total",
+            "counter",
+            "Messages that made room for younger ones, or were delivered too often.",
+            |it| it.discarded as f64,
+        ),
+        (
+            "ringq_queue_dead_lettered_total",
+            "counter",
+            "Messages that were delivered too often and went to another queue.",
+            |it| it.dead_lettered as f64,
+        ),
+        ("ringq_queue_skipped_total", "counter", "Messages that were for groups only.", |it| it.skipped as f64),
+        ("ringq_queue_refused_puts_total", "counter", "Puts that limits refused since the server's start.", |it| {
+            it.refused_puts as f64
+        }),
     ];
     for (name, kind, help, value) in families {
         text.family(name, kind, help);

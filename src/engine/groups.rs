@@ -89,6 +89,10 @@ impl Engine {
         self.stats.queues -= 1;
         self.stats.groups += 1;
         self.shelf(index).of = Some(of);
+        if self.readers_of(of).into_iter().any(|reader| self.shelf(reader).may_expire) {
+            self.shelf(index).may_expire = true;
+            self.enlist(index);
+        }
         self.shelf(of).fan.get_or_insert_default().groups.push(index);
         index
     }

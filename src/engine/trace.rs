@@ -73,6 +73,10 @@ pub enum Fate {
     Returned,
     /// It was taken.
     Taken,
+    /// Its time was over.
+    Expired,
+    /// It made room for younger ones, or was delivered too often.
+    Discarded,
 }
 
 /// Lines of `stats` that follow each other are only counted: there may be one for every queue.

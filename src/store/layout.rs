@@ -1,15 +1,19 @@
-//! Keys and values of the database as bytes: format version 2, as docs/STORAGE.md tables it.
+//! Keys and values of the database as bytes: format version 3, as docs/STORAGE.md tables it.
 //!
 //! Invariant: keys of one queue's messages sort by message id and lie together, since both ids are big-endian there; every
 //! other integer is little-endian. Decoding never panics: bytes of another shape are `None`. Reads and writes nothing.
 
 use super::{Batch, Error, JournalRow};
 use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
-use crate::mutation::{Mutation, Put};
+use crate::mutation::{Mutation, Put, Why};
 use crate::queue::Counters;
+use smallvec::SmallVec;
 
 /// The format this code reads and writes.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
+
+/// The format before it, which is carried over: its queues' rows are shorter.
+pub(super) const FORMAT_BEFORE: u32 = 2;
 
 /// Key in `meta` of the format version, u32.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
@@ -29,18 +33,26 @@ const JOURNAL_ROW_SIZE: usize = 16 + 8 + 4 + 8;
 /// Bytes of a message's key: queue id, message id.
 pub(super) const MESSAGE_KEY_SIZE: usize = 16;
 
-/// The only kind of message record so far.
+/// A message's record.
 const RECORD_PLAIN: u8 = 1;
+
+/// The same, with when it expires behind the rest of its header.
+const RECORD_EXPIRING: u8 = 2;
+
+/// Bytes of that.
+const EXPIRES_SIZE: usize = 8;
 
 /// Bytes of a plain record before its body: kind, put_ms, flags, crc32c.
 pub(super) const RECORD_HEADER_SIZE: usize = 1 + 8 + 4 + 4;
 
-/// Bytes of a queue's row when its settings are empty: id, created_ms, purged_below, head, newest, bytes,
-/// counters, settings length.
-const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE + 2;
+/// Bytes of a queue's row: id, created_ms, purged_below, head, newest, bytes, of, low, freed, counters.
+const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE;
 
 /// Where in a queue's row its counters are.
-const COUNTERS_OFFSET: usize = 6 * 8;
+const COUNTERS_OFFSET: usize = 9 * 8;
+
+/// Bytes of a row in the format before: id to bytes, five counters, and a length that was always 0.
+const ROW_BEFORE_SIZE: usize = 6 * 8 + 5 * 8 + 2;
 
 /// A message's key in `late` and `corrupt`; in `messages` and `holes` that of a run's first message.
 pub(super) type MessageKey = [u8; MESSAGE_KEY_SIZE];
@@ -62,30 +74,45 @@ pub(super) fn message_of_key(queue: QueueId, key: &[u8]) -> Option<MessageId> {
 }
 
 /// What stands before the body in a message's record.
-pub(super) fn record_header(put: &Put<'_>) -> [u8; RECORD_HEADER_SIZE] {
-    let mut header = [0; RECORD_HEADER_SIZE];
-    header[0] = RECORD_PLAIN;
-    header[1..9].copy_from_slice(&put.put_ms.to_le_bytes());
-    header[9..13].copy_from_slice(&put.flags.to_le_bytes());
-    header[13..17].copy_from_slice(&put.crc32c.to_le_bytes());
+pub(super) fn record_header(put: &Put<'_>) -> SmallVec<[u8; RECORD_HEADER_SIZE + EXPIRES_SIZE]> {
+    let expires = put.expires_ms > 0;
+    let mut header = SmallVec::new();
+    header.push(if expires { RECORD_EXPIRING } else { RECORD_PLAIN });
+    header.extend_from_slice(&put.put_ms.to_le_bytes());
+    header.extend_from_slice(&put.flags.to_le_bytes());
+    header.extend_from_slice(&put.crc32c.to_le_bytes());
+    if expires {
+        header.extend_from_slice(&put.expires_ms.to_le_bytes());
+    }
     header
+}
+
+/// Bytes of the record of this put.
+pub(super) fn record_size(put: &Put<'_>) -> usize {
+    RECORD_HEADER_SIZE + if put.expires_ms > 0 { EXPIRES_SIZE } else { 0 } + put.body.len()
 }
 
 /// Bytes of the body in a stored record, whatever else is damaged in it.
 pub(super) fn body_size(record: &[u8]) -> u64 {
-    record.len().saturating_sub(RECORD_HEADER_SIZE) as u64
+    let header = RECORD_HEADER_SIZE + if record.first() == Some(&RECORD_EXPIRING) { EXPIRES_SIZE } else { 0 };
+    record.len().saturating_sub(header) as u64
 }
 
 /// The message of a record; `None` when it is too short or of an unknown kind. Its checksum is not looked at.
 pub(super) fn decode_record(queue: QueueId, message: MessageId, record: &[u8]) -> Option<Put<'_>> {
-    let (header, body) = record.split_first_chunk::<RECORD_HEADER_SIZE>()?;
-    if header[0] != RECORD_PLAIN {
-        return None;
-    }
+    let (header, rest) = record.split_first_chunk::<RECORD_HEADER_SIZE>()?;
+    let (expires_ms, body) = match header[0] {
+        RECORD_PLAIN => (0, rest),
+        RECORD_EXPIRING => {
+            let (expires_ms, body) = rest.split_first_chunk()?;
+            (u64::from_le_bytes(*expires_ms), body)
+        }
+        _ => return None,
+    };
     let put_ms = u64::from_le_bytes(header[1..9].try_into().ok()?);
     let flags = u32::from_le_bytes(header[9..13].try_into().ok()?);
     let crc32c = u32::from_le_bytes(header[13..17].try_into().ok()?);
-    Some(Put { queue, message, put_ms, flags, expires_ms: 0, crc32c, body })
+    Some(Put { queue, message, put_ms, flags, expires_ms, crc32c, body })
 }
 
 /// A queue's row in `queues`, with its key.
@@ -102,6 +129,12 @@ pub(super) struct Row {
     pub(super) newest: MessageId,
     /// The bodies of its messages that are stored, added up.
     pub(super) bytes: u64,
+    /// The queue it is a group of; 0: it is none.
+    pub(super) of: QueueId,
+    /// Of a group, and of a queue with groups: everything below is passed.
+    pub(super) low: MessageId,
+    /// Of a queue with groups: messages that all have passed and that are gone.
+    pub(super) freed: u64,
     pub(super) counters: Counters,
 }
 
@@ -110,7 +143,20 @@ impl Row {
     pub(super) fn new(name: &[u8], queue: QueueId, created_ms: u64) -> Row {
         let none = MessageId(0);
         let (name, counters) = (name.to_vec(), Counters::default());
-        Row { name, queue, created_ms, purged_below: none, head: none, newest: none, bytes: 0, counters }
+        let of = QueueId(0);
+        Row {
+            name,
+            queue,
+            created_ms,
+            purged_below: none,
+            head: none,
+            newest: none,
+            bytes: 0,
+            of,
+            low: none,
+            freed: 0,
+            counters,
+        }
     }
 
     /// Messages of runs below this id are gone, for one reason or the other.
@@ -126,7 +172,7 @@ impl Row {
         Ok(())
     }
 
-    /// The value stored under the queue's name. Format 2 has no settings: their length is 0.
+    /// The value stored under the queue's name.
     pub(super) fn encode(&self) -> [u8; ROW_SIZE] {
         let mut bytes = [0; ROW_SIZE];
         bytes[0..8].copy_from_slice(&self.queue.0.to_le_bytes());
@@ -135,15 +181,27 @@ impl Row {
         bytes[24..32].copy_from_slice(&self.head.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.newest.0.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes[COUNTERS_OFFSET..][..Counters::SIZE].copy_from_slice(&self.counters.encode());
+        bytes[48..56].copy_from_slice(&self.of.0.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.low.0.to_le_bytes());
+        bytes[64..72].copy_from_slice(&self.freed.to_le_bytes());
+        bytes[COUNTERS_OFFSET..].copy_from_slice(&self.counters.encode());
         bytes
+    }
+
+    /// What a row of the format before says in this one; `None` when the value has another shape.
+    pub(super) fn carry_over(value: &[u8]) -> Option<[u8; ROW_SIZE]> {
+        let value: &[u8; ROW_BEFORE_SIZE] = value.try_into().ok()?;
+        let mut bytes = [0; ROW_SIZE];
+        bytes[..48].copy_from_slice(&value[..48]);
+        // The counters that there were are the first of those there are.
+        bytes[COUNTERS_OFFSET..][..40].copy_from_slice(&value[48..88]);
+        Some(bytes)
     }
 
     /// The row stored under `name`; `None` when the value has another shape or breaks the law of conservation.
     pub(super) fn decode(name: &[u8], value: &[u8]) -> Option<Row> {
         let value: &[u8; ROW_SIZE] = value.try_into().ok()?;
         let word = |at: usize| Some(u64::from_le_bytes(value[at..at + 8].try_into().ok()?));
-        let settings_len = u16::from_le_bytes(value[ROW_SIZE - 2..].try_into().ok()?);
         let row = Row {
             name: name.to_vec(),
             queue: QueueId(word(0)?),
@@ -152,9 +210,12 @@ impl Row {
             head: MessageId(word(24)?),
             newest: MessageId(word(32)?),
             bytes: word(40)?,
-            counters: Counters::decode(value[COUNTERS_OFFSET..][..Counters::SIZE].try_into().ok()?),
+            of: QueueId(word(48)?),
+            low: MessageId(word(56)?),
+            freed: word(64)?,
+            counters: Counters::decode(value[COUNTERS_OFFSET..].try_into().ok()?),
         };
-        (settings_len == 0 && is_conserved(&row.counters)).then_some(row)
+        is_conserved(&row.counters).then_some(row)
     }
 }
 
@@ -167,7 +228,9 @@ fn is_conserved(counters: &Counters) -> bool {
 pub(super) fn count(counters: &mut Counters, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
     let is_possible = match mutation {
         Mutation::Purge { count, .. } => *count <= counters.present(),
-        Mutation::Take { .. } | Mutation::Corrupt { .. } => counters.present() > 0,
+        Mutation::Take { .. } | Mutation::Corrupt { .. } | Mutation::Leave { .. } | Mutation::Pass { .. } => {
+            counters.present() > 0
+        }
         _ => true,
     };
     if !is_possible {
@@ -175,6 +238,34 @@ pub(super) fn count(counters: &mut Counters, queue: QueueId, mutation: &Mutation
     }
     counters.apply(mutation);
     Ok(())
+}
+
+/// Key in `moves`: whose, and the number of the transfer.
+pub(super) fn move_key(queue: QueueId, number: u64) -> MessageKey {
+    message_key(queue, MessageId(number))
+}
+
+/// The value stored under [`move_key`]: message u64, why u8, the name of the target.
+pub(super) fn encode_move(message: MessageId, why: Why, target: &[u8]) -> Vec<u8> {
+    [&message.0.to_le_bytes()[..], &[why as u8], target].concat()
+}
+
+/// The inverse of [`encode_move`]; `None` when the value has another shape.
+pub(super) fn decode_move(value: &[u8]) -> Option<(MessageId, Why, &[u8])> {
+    let (message, rest) = value.split_first_chunk()?;
+    let (why, target) = rest.split_first()?;
+    Some((MessageId(u64::from_le_bytes(*message)), Why::of(*why)?, target))
+}
+
+/// Key in `accepted`: where transfers come from, and the name of the queue they go to.
+pub(super) fn accepted_key(source: QueueId, target: &[u8]) -> Vec<u8> {
+    [&source.0.to_be_bytes()[..], target].concat()
+}
+
+/// The inverse of [`accepted_key`]; `None` when the key has another shape.
+pub(super) fn decode_accepted_key(key: &[u8]) -> Option<(QueueId, &[u8])> {
+    let (source, target) = key.split_first_chunk()?;
+    Some((QueueId(u64::from_be_bytes(*source)), target))
 }
 
 /// Key in `meta` that marks a deleted queue whose rows are not all removed yet.
@@ -253,35 +344,58 @@ mod tests {
     fn row() -> Row {
         let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1, ..Counters::default() };
         let (purged_below, head, newest) = (MessageId(7), MessageId(8), MessageId(9));
-        Row { name: b"q".to_vec(), queue: QueueId(5), created_ms: 6, purged_below, head, newest, bytes: 10, counters }
+        Row { purged_below, head, newest, bytes: 10, counters, ..Row::new(b"q", QueueId(5), 6) }
     }
 
     #[test]
     fn a_row_is_stored_as_the_table_says() {
         let bytes = row().encode();
-        assert_eq!(bytes.len(), 90);
+        assert_eq!(bytes.len(), 144);
         assert_eq!(bytes[..24], [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[24..40], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[40..49], [10, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!((bytes[40], bytes[72]), (10, 9));
         assert_eq!(Row::decode(b"q", &bytes), Some(row()));
+        let group = Row { of: QueueId(1), low: MessageId(2), freed: 3, ..row() };
+        let bytes = group.encode();
+        assert_eq!((bytes[48], bytes[56], bytes[64]), (1, 2, 3));
+        assert_eq!(Row::decode(b"q", &bytes), Some(group));
     }
 
     #[test]
     fn a_row_of_another_shape_or_without_conservation_is_refused() {
         let bytes = row().encode();
-        assert_eq!(Row::decode(b"q", &bytes[..89]), None);
+        assert_eq!(Row::decode(b"q", &bytes[..143]), None);
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(Row::decode(b"q", &longer), None);
-        let mut with_settings = bytes;
-        with_settings[88] = 1;
-        assert_eq!(Row::decode(b"q", &with_settings), None);
         let mut too_many_gets = bytes;
-        too_many_gets[56] = 7;
+        too_many_gets[80] = 7;
         assert_eq!(Row::decode(b"q", &too_many_gets), None);
         let mut overflowing = bytes;
-        overflowing[56..64].fill(0xff);
+        overflowing[80..88].fill(0xff);
         assert_eq!(Row::decode(b"q", &overflowing), None);
+    }
+
+    #[test]
+    fn a_row_of_the_format_before_says_the_same_in_this_one() {
+        let mut before = [0; ROW_BEFORE_SIZE];
+        for (at, word) in [5u64, 6, 7, 8, 9, 10, 9, 3, 1, 2, 1].into_iter().enumerate() {
+            before[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        assert_eq!(Row::decode(b"q", &Row::carry_over(&before).unwrap()), Some(row()));
+        assert_eq!(Row::carry_over(&before[1..]), None);
+    }
+
+    #[test]
+    fn moves_are_stored_as_the_table_says() {
+        let value = encode_move(MessageId(0x102), Why::DeadLettered, b"dead");
+        assert_eq!(value, [2, 1, 0, 0, 0, 0, 0, 0, 3, b'd', b'e', b'a', b'd']);
+        assert_eq!(decode_move(&value), Some((MessageId(0x102), Why::DeadLettered, &b"dead"[..])));
+        assert_eq!(decode_move(&value[..8]), None);
+        let key = accepted_key(QueueId(0x102), b"dead");
+        assert_eq!(key, [0, 0, 0, 0, 0, 0, 1, 2, b'd', b'e', b'a', b'd']);
+        assert_eq!(decode_accepted_key(&key), Some((QueueId(0x102), &b"dead"[..])));
+        assert_eq!(decode_accepted_key(&key[..7]), None);
     }
 
     #[test]
@@ -300,7 +414,16 @@ mod tests {
         assert_eq!(record, [1, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, b'x', b'y']);
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record), Some(put));
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record[..16]), None);
-        record[0] = 2;
+        assert_eq!((record_size(&put), body_size(&record)), (19, 2));
+        let expiring = Put { expires_ms: 6, ..put };
+        let mut record = record_header(&expiring).to_vec();
+        record.extend_from_slice(put.body);
+        assert_eq!(record[..1], [2]);
+        assert_eq!(record[17..], [6, 0, 0, 0, 0, 0, 0, 0, b'x', b'y']);
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record), Some(expiring));
+        assert_eq!((record_size(&expiring), body_size(&record)), (27, 2));
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record[..24]), None);
+        record[0] = 3;
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record), None);
     }
 

@@ -23,11 +23,12 @@ use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTl
 use super::directory::{create_durably, sync_entries};
 use super::layout::{self, MessageKey, Row, message_key, message_of_key};
 use super::run::Run;
-use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
+use super::{Batch, Error, JournalRow, Load, Loaded, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
 
 mod apply;
 mod load;
+mod readers;
 mod removal;
 mod writing;
 
@@ -39,7 +40,7 @@ const MAP_SIZE_DEFAULT: u64 = 1 << 40;
 /// Below this a map is no longer worth starting with.
 const MAP_SIZE_MIN: u64 = 16 << 30;
 
-/// Named databases the file may hold: six now, with room for later formats' without another limit to change.
+/// Named databases the file may hold: eleven now, with room for later formats' without another limit to change.
 const DATABASES_MAX: u32 = 16;
 
 /// Rows one [`Store::tidy`] removes. A slice of small rows takes a few milliseconds, which is what a commit takes.
@@ -76,12 +77,17 @@ pub struct Lmdb {
     purged: BTreeSet<QueueId>,
     /// Deleted queues with rows that tidying has to remove.
     dropped: BTreeSet<QueueId>,
+    /// The groups of queues that have some.
+    groups: Groups,
     ids_end: u64,
     /// By shard.
     journals: Vec<JournalRow>,
     failed: bool,
     scratch: apply::Scratch,
 }
+
+/// Groups by the queue they are of.
+type Groups = HashMap<QueueId, Vec<QueueId>, RandomState>;
 
 #[derive(Clone, Copy)]
 struct Databases {
@@ -94,6 +100,16 @@ struct Databases {
     /// Messages that came after younger ones.
     late: Database,
     corrupt: Database,
+    /// What readers of queues with groups have passed although not everything before it.
+    passed: Database,
+    /// How often messages were delivered that came back, by reader.
+    returned: Database,
+    /// Settings by queue name.
+    settings: Database,
+    /// Messages on their way to other queues.
+    moves: Database,
+    /// The newest transfers that came from elsewhere.
+    accepted: Database,
 }
 
 impl Lmdb {
@@ -117,6 +133,7 @@ impl Lmdb {
             rows: HashMap::default(),
             purged: BTreeSet::new(),
             dropped: BTreeSet::new(),
+            groups: Groups::default(),
             ids_end: 0,
             journals: Vec::new(),
             failed: false,
@@ -159,6 +176,9 @@ impl Lmdb {
             if row.purged_below.0 > 0 {
                 self.purged.insert(row.queue);
             }
+            if row.of.0 != 0 {
+                self.groups.entry(row.of).or_default().push(row.queue);
+            }
             if let Some(other) = self.rows.insert(row.queue, row) {
                 return Err(damaged(&format!("queue {} has the same id", other.name.escape_ascii())));
             }
@@ -195,10 +215,10 @@ impl Lmdb {
     fn remove_slice(&self, txn: &mut RwTxn<'_>) -> Result<Tidied, heed::Error> {
         let mut budget = Budget { rows: TIDY_ROWS_MAX, size: TIDY_SIZE_MAX };
         let mut tidied = Tidied::default();
-        let Databases { messages, holes, late, corrupt, .. } = self.databases;
+        let Databases { messages, holes, late, corrupt, passed, returned, moves, .. } = self.databases;
         for &queue in &self.dropped {
             let all = [message_key(queue, MessageId(0)), message_key(queue, MessageId(u64::MAX))];
-            for database in [messages, holes, late, corrupt] {
+            for database in [messages, holes, late, corrupt, passed, returned, moves] {
                 if !self.remove_rows(txn, database, all, &mut budget)? {
                     return Ok(tidied);
                 }
@@ -351,9 +371,13 @@ impl Store for Lmdb {
     }
 
     fn recover(&mut self) -> Result<Recovered, Error> {
-        let mut queues: Vec<QueueRow> = self.rows.values().map(queue_row).collect();
-        queues.sort_unstable_by_key(|row| row.queue);
-        Ok(Recovered { queues, ids_end: self.ids_end, journals: self.journals.clone(), ..Recovered::default() })
+        self.try_recover()
+    }
+
+    fn settle_moves(&mut self) -> Result<(), Error> {
+        assert!(!self.failed, "a store that failed is not written to again");
+        let result = self.try_settle_moves();
+        self.settle(result)
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -399,20 +423,6 @@ impl Budget {
         self.rows -= 1;
         self.size = self.size.saturating_sub(size);
         true
-    }
-}
-
-fn queue_row(row: &Row) -> QueueRow {
-    QueueRow {
-        name: row.name.clone(),
-        queue: row.queue,
-        created_ms: row.created_ms,
-        counters: row.counters,
-        bytes: row.bytes,
-        of: QueueId(0),
-        low: MessageId(0),
-        passed: Vec::new(),
-        freed: 0,
     }
 }
 
@@ -474,20 +484,48 @@ fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error
             let holes = opener.create_database::<Bytes, Bytes>(txn, Some("holes"))?;
             let late = opener.create_database::<Bytes, Bytes>(txn, Some("late"))?;
             let corrupt = opener.create_database::<Bytes, Bytes>(txn, Some("corrupt"))?;
-            if is_empty {
-                meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
+            let passed = opener.create_database::<Bytes, Bytes>(txn, Some("passed"))?;
+            let returned = opener.create_database::<Bytes, Bytes>(txn, Some("returned"))?;
+            let settings = opener.create_database::<Bytes, Bytes>(txn, Some("settings"))?;
+            let moves = opener.create_database::<Bytes, Bytes>(txn, Some("moves"))?;
+            let accepted = opener.create_database::<Bytes, Bytes>(txn, Some("accepted"))?;
+            if meta.get(txn, layout::FORMAT_KEY)? == Some(&layout::FORMAT_BEFORE.to_le_bytes()[..])
+                && let Err(error) = carry_over(queues, txn)?
+            {
+                return Ok(CommitOrAbort::Abort(error));
             }
-            Ok(CommitOrAbort::Commit((meta, queues, messages, holes, late, corrupt)))
+            meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
+            let late = (late, corrupt, passed, returned);
+            Ok(CommitOrAbort::Commit((meta, queues, messages, holes, late, (settings, moves, accepted))))
         })
         .map_err(failure(OPERATION))?;
-    let (meta, queues, messages, holes, late, corrupt) = Result::from(opened)?;
-    Ok(Databases { meta, queues, messages, holes, late, corrupt })
+    let (meta, queues, messages, holes, (late, corrupt, passed, returned), (settings, moves, accepted)) =
+        Result::from(opened)?;
+    Ok(Databases { meta, queues, messages, holes, late, corrupt, passed, returned, settings, moves, accepted })
+}
+
+/// Brings a database of the format before to this one: its rows of queues are written anew.
+fn carry_over(queues: heed::Database<'_, Bytes, Bytes>, txn: &mut RwTxn<'_>) -> Result<Result<(), Error>, heed::Error> {
+    let mut rows = Vec::new();
+    for entry in queues.iter(txn)? {
+        let (name, value) = entry?;
+        match Row::carry_over(value) {
+            Some(row) => rows.push((name.to_vec(), row)),
+            None => {
+                return Ok(Err(Error::Damaged(format!("queue {}: its row cannot be read", name.escape_ascii()))));
+            }
+        }
+    }
+    for (name, row) in rows {
+        queues.put(txn, &name, &row)?;
+    }
+    Ok(Ok(()))
 }
 
 fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<(), Error> {
     let Some(Ok(bytes)) = stored.map(TryInto::try_into) else { return Err(foreign(path)) };
     let stored = u32::from_le_bytes(bytes);
-    if stored == layout::FORMAT {
+    if [layout::FORMAT, layout::FORMAT_BEFORE].contains(&stored) {
         return Ok(());
     }
     Err(Error::Unusable(format!(

@@ -11,10 +11,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::checkpoint::mutations;
-use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken, layout};
+use super::{Accepted, Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken, layout};
 use crate::ids::{MessageId, QueueId, Salt};
-use crate::mutation::{Mutation, PUT_HEADER_SIZE, Put};
-use crate::queue::Counters;
+use crate::mutation::{Mutation, Put, Why};
 
 /// A store whose messages are gone with its last handle.
 #[derive(Clone, Default)]
@@ -27,6 +26,12 @@ struct Inner {
     /// Their bytes are added up when someone asks.
     queues: BTreeMap<QueueId, QueueRow>,
     messages: BTreeMap<Key, Record>,
+    /// How often messages were delivered that came back, by reader.
+    returned: BTreeMap<Key, u32>,
+    settings: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Messages on their way to other queues, by reader and number.
+    moves: BTreeMap<(QueueId, u64), Moving>,
+    accepted: BTreeMap<(QueueId, Vec<u8>), u64>,
     ids_end: u64,
     journals: Vec<JournalRow>,
     /// How to take back what the running call did, newest last.
@@ -44,14 +49,26 @@ type Key = (QueueId, MessageId);
 struct Record {
     put_ms: u64,
     flags: u32,
+    expires_ms: u64,
     crc32c: u32,
     body: Vec<u8>,
+}
+
+#[derive(Clone)]
+struct Moving {
+    message: MessageId,
+    why: Why,
+    target: Vec<u8>,
 }
 
 #[derive(Clone)]
 enum Undo {
     Queue(QueueId, Option<QueueRow>),
     Message(Key, Option<Record>),
+    Returned(Key, Option<u32>),
+    Settings(Vec<u8>, Option<Vec<u8>>),
+    Move((QueueId, u64), Option<Moving>),
+    Accepted((QueueId, Vec<u8>), Option<u64>),
     IdsEnd(u64),
     Journals(Vec<JournalRow>),
 }
@@ -61,6 +78,10 @@ impl Default for Inner {
         Inner {
             queues: BTreeMap::new(),
             messages: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            accepted: BTreeMap::new(),
             ids_end: 0,
             journals: Vec::new(),
             undo: Vec::new(),
@@ -150,18 +171,24 @@ impl Store for MemoryStore {
         let inner = self.inner();
         let mut loaded = Loaded { reached: load.after, ..Loaded::default() };
         let first = MessageId(load.after.0.saturating_add(1));
-        if first >= load.below {
+        let Some(reader) = inner.queues.get(&load.queue).filter(|_| first < load.below) else {
             return Ok(loaded);
-        }
+        };
+        let owner = owner_of(reader);
         let mut size = 0;
-        for (&(queue, message), record) in inner.messages.range((load.queue, first)..(load.queue, load.below)) {
-            size += PUT_HEADER_SIZE + record.body.len();
+        for (&(queue, message), record) in inner.messages.range((owner, first)..(owner, load.below)) {
+            if has_passed(reader, message) {
+                continue;
+            }
+            let put = record.put(queue, message);
+            size += put.encoded_size();
             if size > load.size_max && loaded.reached != load.after {
                 break;
             }
-            let put = record.put(queue, message);
             if put.is_intact() {
                 Mutation::Put(put).encode(&mut loaded.messages);
+                let deliveries = inner.returned.get(&(load.queue, message));
+                loaded.deliveries.extend(deliveries.map(|deliveries| (message, *deliveries)));
             } else {
                 loaded.corrupt.push((message, record.body.len() as u64));
             }
@@ -172,13 +199,33 @@ impl Store for MemoryStore {
 
     fn recover(&mut self) -> Result<Recovered, Error> {
         let inner = self.inner();
-        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(row.queue), ..row.clone() });
+        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(owner_of(row)), ..row.clone() });
+        let accepted = inner.accepted.iter().map(|((source, target), number)| Accepted {
+            source: *source,
+            target: target.clone(),
+            number: *number,
+        });
         Ok(Recovered {
             queues: queues.collect(),
             ids_end: inner.ids_end,
             journals: inner.journals.clone(),
-            ..Recovered::default()
+            settings: inner.settings.clone().into_iter().collect(),
+            accepted: accepted.collect(),
         })
+    }
+
+    fn settle_moves(&mut self) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if !inner.moves.is_empty() {
+            inner.check_switches()?;
+        }
+        let result = inner.settle_moves();
+        if result.is_err() {
+            inner.roll_back();
+            return result;
+        }
+        inner.undo.clear();
+        Ok(())
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -192,8 +239,8 @@ impl Store for MemoryStore {
 
 impl Record {
     fn put(&self, queue: QueueId, message: MessageId) -> Put<'_> {
-        let Record { put_ms, flags, crc32c, ref body } = *self;
-        Put { queue, message, put_ms, flags, expires_ms: 0, crc32c, body }
+        let Record { put_ms, flags, expires_ms, crc32c, ref body } = *self;
+        Put { queue, message, put_ms, flags, expires_ms, crc32c, body }
     }
 }
 
@@ -226,25 +273,68 @@ impl Inner {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
             Mutation::Put(put) => {
-                self.count(put.queue, &mutation)?;
+                for reader in self.readers(put.queue) {
+                    self.count(reader, &mutation)?;
+                }
                 if taken.contains(put.message) {
                     return Ok(());
                 }
-                let Put { queue, message, put_ms, flags, crc32c, body, .. } = put;
-                match self.set_message((queue, message), Some(Record { put_ms, flags, crc32c, body: body.to_vec() })) {
+                let Put { queue, message, put_ms, flags, expires_ms, crc32c, body } = put;
+                let record = Record { put_ms, flags, expires_ms, crc32c, body: body.to_vec() };
+                match self.set_message((queue, message), Some(record)) {
                     false => Ok(()),
                     true => Err(damaged(queue, &format!("message {message} was put twice"))),
                 }
             }
-            Mutation::Take { queue, message } | Mutation::Corrupt { queue, message } => {
+            Mutation::Corrupt { queue, message } if self.is_reader(queue) => {
                 self.count(queue, &mutation)?;
-                let was_there = self.set_message((queue, message), None);
-                // What another store would not look for must not be there to be found.
-                assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+                self.pass(queue, message, MessageId(0))
+            }
+            Mutation::Take { queue, message }
+            | Mutation::Leave { queue, message, .. }
+            | Mutation::Corrupt { queue, message } => {
+                self.count(queue, &mutation)?;
+                self.remove_message(queue, message, taken)
+            }
+            Mutation::Return { queue, message, deliveries } => {
+                // It may have left in a part of the job that is in the store already.
+                let owner = owner_of(self.row(queue)?);
+                let is_stored = self.messages.contains_key(&(owner, message));
+                self.set_returned((queue, message), is_stored.then_some(deliveries));
                 Ok(())
+            }
+            Mutation::Pass { queue, message, low, .. } => {
+                self.count(queue, &mutation)?;
+                self.pass(queue, message, low)
+            }
+            Mutation::Free { queue, message } => {
+                self.change(queue, |row| row.freed += 1)?;
+                for reader in self.readers(queue) {
+                    self.change(reader, |row| row.passed.retain(|passed| *passed != message))?;
+                }
+                self.remove_message(queue, message, taken)
+            }
+            Mutation::Sweep { queue, freed } => self.sweep(queue, freed),
+            Mutation::Group { queue, of, created_ms, name, .. } => {
+                let is_first = !self.is_reader(of);
+                self.create(queue, created_ms, name)?;
+                self.count(queue, &mutation)?;
+                self.change(queue, |row| row.of = of)?;
+                self.change(of, |row| {
+                    if is_first {
+                        row.freed = row.counters.puts - row.counters.present();
+                    }
+                })
             }
             Mutation::Purge { queue, below, count: _ } => {
                 self.count(queue, &mutation)?;
+                self.forget_returned(queue, below);
+                if self.is_reader(queue) {
+                    return self.change(queue, |row| {
+                        row.low = row.low.max(below);
+                        row.passed.retain(|passed| *passed >= below);
+                    });
+                }
                 self.remove_below(queue, below);
                 Ok(())
             }
@@ -254,6 +344,7 @@ impl Inner {
                 if !self.set_queue(queue, None) {
                     return Err(damaged(queue, "it is not there to be deleted"));
                 }
+                self.forget_returned(queue, MessageId(u64::MAX));
                 self.remove_below(queue, MessageId(u64::MAX));
                 Ok(())
             }
@@ -262,8 +353,136 @@ impl Inner {
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
-            _ => unimplemented!(),
+            Mutation::Configure { name, settings } => {
+                let settings = (!settings.is_empty()).then(|| settings.to_vec());
+                let before = replace(&mut self.settings, name.to_vec(), settings);
+                self.undo.push(Undo::Settings(name.to_vec(), before));
+                Ok(())
+            }
+            Mutation::Move { queue, message, number, why, target } => {
+                self.set_move((queue, number), Some(Moving { message, why, target: target.to_vec() }));
+                Ok(())
+            }
+            Mutation::Moved { queue, number } => {
+                self.set_move((queue, number), None);
+                Ok(())
+            }
+            Mutation::Accept { source, number, target } => {
+                let key = (source, target.to_vec());
+                let before = replace(&mut self.accepted, key.clone(), Some(number));
+                self.undo.push(Undo::Accepted(key, before));
+                Ok(())
+            }
         }
+    }
+
+    fn row(&self, queue: QueueId) -> Result<&QueueRow, Error> {
+        self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))
+    }
+
+    fn change(&mut self, queue: QueueId, change: impl FnOnce(&mut QueueRow)) -> Result<(), Error> {
+        let mut row = self.row(queue)?.clone();
+        change(&mut row);
+        self.set_queue(queue, Some(row));
+        Ok(())
+    }
+
+    fn groups(&self, queue: QueueId) -> Vec<QueueId> {
+        self.queues.values().filter(|row| row.of == queue).map(|row| row.queue).collect()
+    }
+
+    /// The queue and its groups.
+    fn readers(&self, queue: QueueId) -> Vec<QueueId> {
+        [vec![queue], self.groups(queue)].concat()
+    }
+
+    /// Whether messages leave it by being passed.
+    fn is_reader(&self, queue: QueueId) -> bool {
+        self.queues.get(&queue).is_some_and(|row| row.of.0 != 0) || !self.groups(queue).is_empty()
+    }
+
+    fn pass(&mut self, reader: QueueId, message: MessageId, low: MessageId) -> Result<(), Error> {
+        self.set_returned((reader, message), None);
+        self.change(reader, |row| {
+            row.low = row.low.max(low);
+            let low = row.low;
+            if message >= low {
+                row.passed.push(message);
+                row.passed.sort_unstable();
+            }
+            row.passed.retain(|passed| *passed >= low);
+        })
+    }
+
+    /// Removes a message and what is known of it.
+    fn remove_message(&mut self, queue: QueueId, message: MessageId, taken: &Taken) -> Result<(), Error> {
+        let was_there = self.set_message((queue, message), None);
+        // What another store would not look for must not be there to be found.
+        assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+        for reader in self.readers(queue) {
+            self.set_returned((reader, message), None);
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self, queue: QueueId, freed: u64) -> Result<(), Error> {
+        let readers: Vec<QueueRow> = self.readers(queue).iter().map(|reader| self.queues[reader].clone()).collect();
+        let of_queue = self.messages.range((queue, MessageId(0))..=(queue, MessageId(u64::MAX)));
+        let is_passed = |key: &Key| readers.iter().all(|reader| has_passed(reader, key.1));
+        let doomed: Vec<Key> = of_queue.map(|(key, _)| *key).filter(is_passed).collect();
+        if doomed.len() as u64 != freed {
+            return Err(damaged(queue, &format!("{freed} messages were to be swept, {} are", doomed.len())));
+        }
+        for key in doomed {
+            self.set_message(key, None);
+            for reader in &readers {
+                self.set_returned((reader.queue, key.1), None);
+            }
+        }
+        let is_over = readers.len() == 1;
+        self.change(queue, |row| {
+            row.freed += freed;
+            if is_over {
+                (row.low, row.freed) = (MessageId(0), 0);
+                row.passed.clear();
+            }
+        })
+    }
+
+    fn settle_moves(&mut self) -> Result<(), Error> {
+        for ((queue, number), moving) in self.moves.clone() {
+            self.set_move((queue, number), None);
+            let accepted = self.accepted.get(&(queue, moving.target.clone())).copied().unwrap_or(0);
+            if number > accepted || !self.queues.contains_key(&queue) {
+                continue;
+            }
+            let Moving { message, why, .. } = moving;
+            let none = Taken::none();
+            if !self.is_reader(queue) {
+                self.mutate(Mutation::Leave { queue, message, why }, &none)?;
+                continue;
+            }
+            self.mutate(Mutation::Pass { queue, message, low: MessageId(0), why }, &none)?;
+            let owner = owner_of(&self.queues[&queue]);
+            let readers = self.readers(owner);
+            if readers.iter().all(|reader| has_passed(&self.queues[reader], message)) {
+                self.mutate(Mutation::Free { queue: owner, message }, &none)?;
+            }
+        }
+        let gone: Vec<(QueueId, Vec<u8>)> =
+            self.accepted.keys().filter(|(source, _)| !self.queues.contains_key(source)).cloned().collect();
+        for key in gone {
+            let before = replace(&mut self.accepted, key.clone(), None);
+            self.undo.push(Undo::Accepted(key, before));
+        }
+        Ok(())
+    }
+
+    /// What is known of messages of a reader below an id, which leave it.
+    fn forget_returned(&mut self, reader: QueueId, below: MessageId) {
+        let range = (reader, MessageId(0))..(reader, below);
+        let doomed: Vec<Key> = self.returned.range(range).map(|(key, _)| *key).collect();
+        doomed.into_iter().for_each(|key| self.set_returned(key, None));
     }
 
     fn create(&mut self, queue: QueueId, created_ms: u64, name: &[u8]) -> Result<(), Error> {
@@ -309,11 +528,25 @@ impl Inner {
         was_there
     }
 
+    fn set_returned(&mut self, key: Key, deliveries: Option<u32>) {
+        let before = replace(&mut self.returned, key, deliveries);
+        self.undo.push(Undo::Returned(key, before));
+    }
+
+    fn set_move(&mut self, key: (QueueId, u64), moving: Option<Moving>) {
+        let before = replace(&mut self.moves, key, moving);
+        self.undo.push(Undo::Move(key, before));
+    }
+
     fn roll_back(&mut self) {
         while let Some(undo) = self.undo.pop() {
             match undo {
                 Undo::Queue(queue, row) => drop(replace(&mut self.queues, queue, row)),
                 Undo::Message(key, record) => drop(replace(&mut self.messages, key, record)),
+                Undo::Returned(key, deliveries) => drop(replace(&mut self.returned, key, deliveries)),
+                Undo::Settings(name, settings) => drop(replace(&mut self.settings, name, settings)),
+                Undo::Move(key, moving) => drop(replace(&mut self.moves, key, moving)),
+                Undo::Accepted(key, number) => drop(replace(&mut self.accepted, key, number)),
                 Undo::IdsEnd(end) => self.ids_end = end,
                 Undo::Journals(rows) => self.journals = rows,
             }
@@ -327,6 +560,15 @@ fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Opt
         Some(value) => map.insert(key, value),
         None => map.remove(&key),
     }
+}
+
+/// The queue whose messages it reads.
+fn owner_of(row: &QueueRow) -> QueueId {
+    if row.of.0 == 0 { row.queue } else { row.of }
+}
+
+fn has_passed(reader: &QueueRow, message: MessageId) -> bool {
+    message < reader.low || reader.passed.contains(&message)
 }
 
 fn damaged(queue: QueueId, what: &str) -> Error {

@@ -245,6 +245,14 @@ pub trait Store {
     /// When the database cannot be read.
     fn recover(&mut self) -> Result<Recovered, Error>;
 
+    /// Decides what became of messages that were on their way to other queues at the last end. To be called once all journals are in the
+    /// store: what was accepted leaves where it came from, everything else is as if it had never gone. Durable when it returns; a
+    /// second call finds nothing.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    fn settle_moves(&mut self) -> Result<(), Error>;
+
     /// Does a bounded piece of work that no one waits for (removing rows of deleted queues). Returns whether there is more.
     ///
     /// # Errors

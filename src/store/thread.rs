@@ -706,6 +706,10 @@ mod tests {
             Ok(Loaded::default())
         }
 
+        fn settle_moves(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
         fn recover(&mut self) -> Result<Recovered, Error> {
             Ok(Recovered::default())
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use clap::{Arg, ArgAction};
+use ringq::queue::Settings;
 
 use crate::clients::skip;
 use crate::harness::read_lossy;
@@ -42,8 +43,12 @@ fn the_installed_configuration_shows_every_option_and_its_default() {
         assert!(options.remove(name).is_some(), "there is no option --{name} any more");
     }
     let text = read("packaging/ringq.toml");
+    let (options_text, queues_text) = text.split_once("#[queue]\n").expect("tables for queues");
+    for (key, _) in Settings::default().shown() {
+        assert!(queues_text.contains(&format!("\n#{key} = ")), "{key} is not shown");
+    }
     let mut shown = BTreeMap::new();
-    for line in text.lines() {
+    for line in options_text.lines() {
         if line.is_empty() || line == "#" || line.starts_with("# ") {
             continue;
         }
@@ -136,10 +141,10 @@ fn the_image_is_made_of_what_is_there() {
     assert!(text.contains(&rust), "the Containerfile should say {rust}");
 }
 
-/// A line of the configuration with its option in use: a mark and a key with nothing between them are an option out of use.
+/// A line of the configuration with its option in use: a mark and a key, or a table, with nothing between them are out of use.
 fn in_use(line: &str) -> &str {
     match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
         _ => line,
     }
 }

@@ -19,8 +19,8 @@ use super::super::checkpoint::malformed;
 use super::super::layout::{self, MessageKey, Row, message_key};
 use super::super::run::{Index, RUN_SIZE_MAX};
 use super::super::{Batch, Error, JournalRow, Taken};
-use super::{Databases, Lmdb, failure};
-use crate::ids::{MessageId, QueueId};
+use super::{Databases, Groups, Lmdb, failure};
+use crate::ids::{MessageId, Position, QueueId, Seq, ShardId};
 use crate::mutation::{Decoder, Mutation, Put};
 
 pub(super) const OPERATION: &str = "committing messages";
@@ -29,6 +29,12 @@ pub(super) const OPERATION: &str = "committing messages";
 const KEPT_LEN_MAX: usize = 32 << 10;
 
 impl Lmdb {
+    /// Applies mutations that come from no journal.
+    pub(super) fn apply_own(&mut self, shard: ShardId, mutations: Vec<u8>) -> Result<(), Error> {
+        let batch = Batch { shard, seq: Seq(0), mutations, end: Position::default() };
+        self.try_apply(&[batch], &Taken::none())
+    }
+
     pub(super) fn try_apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let result = self.collect(batches, taken, &mut scratch).and_then(Apply::commit);
@@ -46,14 +52,17 @@ impl Lmdb {
         scratch: &'a mut Scratch,
     ) -> Result<Apply<'a>, Error> {
         let mut journals = self.journals.clone();
-        for batch in batches {
+        // What the store does by itself is in no journal.
+        for batch in batches.iter().filter(|batch| batch.seq.0 > 0) {
             layout::advance(&mut journals, batch)?;
         }
-        let Databases { holes, late, .. } = self.databases;
+        let Databases { holes, late, passed, returned, .. } = self.databases;
         let txn = self.env.write_txn().map_err(failure(OPERATION))?;
         let has_holes = !holes.is_empty(&txn).map_err(failure(OPERATION))?;
         let has_late = !late.is_empty(&txn).map_err(failure(OPERATION))?;
-        let touched = HashMap::default();
+        let has_passed = !passed.is_empty(&txn).map_err(failure(OPERATION))?;
+        let has_returned = !returned.is_empty(&txn).map_err(failure(OPERATION))?;
+        let (touched, groups) = (HashMap::default(), self.groups.clone());
         let (ids_end, last_key) = (self.ids_end, None);
         let mut apply = Apply {
             store: self,
@@ -61,8 +70,11 @@ impl Lmdb {
             batches,
             taken,
             touched,
+            groups,
             ids_end,
             journals,
+            has_passed,
+            has_returned,
             has_holes,
             has_late,
             last_key,
@@ -83,6 +95,7 @@ impl Lmdb {
     fn follow(&mut self, changes: Changes) {
         self.ids_end = changes.ids_end;
         self.journals = changes.journals;
+        self.groups = changes.groups;
         for (queue, touched) in changes.touched {
             if !touched.is_deleted {
                 if touched.row.purged_below.0 > 0 {
@@ -102,7 +115,7 @@ impl Lmdb {
 #[derive(Default)]
 pub(super) struct Scratch {
     puts: Chains<Pending>,
-    removals: Chains<MessageId>,
+    pub(super) removals: Chains<MessageId>,
     /// One queue's puts and removals while it is brought up to date.
     group: Vec<Pending>,
     gone: Vec<MessageId>,
@@ -139,12 +152,13 @@ pub(super) struct Pending {
     pub(super) message: MessageId,
     place: Place,
     body_size: u32,
+    record_size: u32,
 }
 
 impl Pending {
     /// Bytes of its record.
     pub(super) fn size(&self) -> usize {
-        layout::RECORD_HEADER_SIZE + self.body_size as usize
+        self.record_size as usize
     }
 
     /// The put itself.
@@ -158,13 +172,13 @@ impl Pending {
 }
 
 /// A queue that the batches change.
-struct Touched {
-    row: Row,
+pub(super) struct Touched {
+    pub(super) row: Row,
     /// Whether the database has a row of it from before.
     is_stored: bool,
     is_deleted: bool,
     puts: Chain,
-    removals: Chain,
+    pub(super) removals: Chain,
     /// What this call purged, and when: a message may come back later, below what was purged. Seldom more than one.
     purges: Vec<(Place, MessageId)>,
 }
@@ -189,6 +203,7 @@ impl Touched {
 /// What a committed call leaves to be brought into memory.
 struct Changes {
     touched: HashMap<QueueId, Touched, RandomState>,
+    groups: Groups,
     ids_end: u64,
     journals: Vec<JournalRow>,
 }
@@ -198,10 +213,15 @@ pub(super) struct Apply<'a> {
     pub(super) store: &'a Lmdb,
     pub(super) txn: RwTxn<'a>,
     pub(super) batches: &'a [Batch],
-    taken: &'a Taken,
-    touched: HashMap<QueueId, Touched, RandomState>,
+    pub(super) taken: &'a Taken,
+    pub(super) touched: HashMap<QueueId, Touched, RandomState>,
+    /// Groups as the mutations so far left them.
+    pub(super) groups: Groups,
     ids_end: u64,
     journals: Vec<JournalRow>,
+    /// Whether there is anything in `passed`, and in `returned`.
+    pub(super) has_passed: bool,
+    pub(super) has_returned: bool,
     /// Whether there were rows of `holes`, and of `late`, when the call began.
     pub(super) has_holes: bool,
     pub(super) has_late: bool,
@@ -218,21 +238,61 @@ impl Apply<'_> {
                 let touched = count(&mut self.touched, self.store, put.queue, &mutation)?;
                 if !self.taken.contains(put.message) {
                     // A decoded length is 32 bits.
-                    let pending = Pending { message: put.message, place, body_size: put.body.len() as u32 };
+                    let (body_size, record_size) = (put.body.len() as u32, layout::record_size(&put) as u32);
+                    let pending = Pending { message: put.message, place, body_size, record_size };
                     self.scratch.puts.push(&mut touched.puts, pending);
                 }
-                Ok(())
+                self.count_in_groups(put.queue, &mutation)
             }
-            Mutation::Take { queue, message } => self.remove(queue, message, &mutation),
-            Mutation::Corrupt { queue, message } => {
-                if !self.taken.contains(message) {
-                    self.keep_corrupt(queue, message).map_err(failure(OPERATION))?;
-                }
+            Mutation::Take { queue, message } | Mutation::Leave { queue, message, .. } => {
                 self.remove(queue, message, &mutation)
+            }
+            Mutation::Corrupt { queue, message } => {
+                let owner = self.owner(queue)?;
+                if !self.taken.contains(message) {
+                    self.keep_corrupt(owner, message).map_err(failure(OPERATION))?;
+                }
+                if !self.is_reader(queue) {
+                    return self.remove(queue, message, &mutation);
+                }
+                count(&mut self.touched, self.store, queue, &mutation)?;
+                self.pass(queue, message, MessageId(0)).map_err(failure(OPERATION))
             }
             Mutation::Purge { queue, below, count: _ } => {
                 count(&mut self.touched, self.store, queue, &mutation)?;
+                self.purge_returned(queue, below).map_err(failure(OPERATION))?;
+                if self.is_reader(queue) {
+                    return self.pass_all(queue, below).map_err(failure(OPERATION));
+                }
                 self.purge(queue, place, below)
+            }
+            Mutation::Return { queue, message, deliveries } => {
+                self.note_returned(queue, message, deliveries).map_err(failure(OPERATION))
+            }
+            Mutation::Pass { queue, message, low, .. } => {
+                count(&mut self.touched, self.store, queue, &mutation)?;
+                self.pass(queue, message, low).map_err(failure(OPERATION))
+            }
+            Mutation::Free { queue, message } => self.free(queue, message),
+            Mutation::Sweep { queue, freed } => self.sweep(queue, place, freed),
+            Mutation::Group { queue, of, created_ms, name, .. } => {
+                self.create(queue, created_ms, name)?;
+                self.begin_group(queue, of, &mutation)
+            }
+            Mutation::Configure { name, settings } => self.configure(name, settings).map_err(failure(OPERATION)),
+            Mutation::Move { queue, message, number, why, target } => {
+                let (key, value) = (layout::move_key(queue, number), layout::encode_move(message, why, target));
+                self.store.databases.moves.put(&mut self.txn, &key, &value).map_err(failure(OPERATION))
+            }
+            Mutation::Moved { queue, number } => {
+                let key = layout::move_key(queue, number);
+                self.store.databases.moves.delete(&mut self.txn, &key).map_err(failure(OPERATION))?;
+                Ok(())
+            }
+            Mutation::Accept { source, number, target } => {
+                let key = layout::accepted_key(source, target);
+                let accepted = self.store.databases.accepted;
+                accepted.put(&mut self.txn, &key, &number.to_le_bytes()).map_err(failure(OPERATION))
             }
             // A reply may outlive its queue: by the time its client is found to be gone, so may be the queue.
             Mutation::Unsent { queue } => match touch(&mut self.touched, self.store, queue) {
@@ -241,14 +301,17 @@ impl Apply<'_> {
             },
             Mutation::Passed { queue, .. } => count(&mut self.touched, self.store, queue, &mutation).map(|_| ()),
             Mutation::Delete { queue } => {
-                touch(&mut self.touched, self.store, queue)?.is_deleted = true;
+                let touched = touch(&mut self.touched, self.store, queue)?;
+                touched.is_deleted = true;
+                if let Some(groups) = self.groups.get_mut(&touched.row.of) {
+                    groups.retain(|group| *group != queue);
+                }
                 Ok(())
             }
             Mutation::Ids { end } => {
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
-            _ => unimplemented!(),
         }
     }
 
@@ -266,11 +329,11 @@ impl Apply<'_> {
         if !self.taken.contains(message) {
             self.scratch.removals.push(&mut touched.removals, message);
         }
-        Ok(())
+        self.forget_returned(queue, message).map_err(failure(OPERATION))
     }
 
     /// Purges what earlier calls stored. What this call puts is left out when it would be written.
-    fn purge(&mut self, queue: QueueId, place: Place, below: MessageId) -> Result<(), Error> {
+    pub(super) fn purge(&mut self, queue: QueueId, place: Place, below: MessageId) -> Result<(), Error> {
         let row = &self.touched[&queue].row;
         let (newest, gone_below) = (row.newest, row.gone_below());
         let late = self.purge_late(queue, below).map_err(failure(OPERATION))?;
@@ -309,7 +372,8 @@ impl Apply<'_> {
             }
         }
         self.txn.commit().map_err(failure(OPERATION))?;
-        Ok(Changes { touched: self.touched, ids_end: self.ids_end, journals: self.journals })
+        self.groups.retain(|_, groups| !groups.is_empty());
+        Ok(Changes { touched: self.touched, groups: self.groups, ids_end: self.ids_end, journals: self.journals })
     }
 
     /// Removes and writes one queue's messages.
@@ -392,7 +456,7 @@ pub(super) fn put_twice(queue: QueueId, message: MessageId) -> Error {
 }
 
 /// The queue as the mutations so far left it. Not a method, so that what else the call has can be used meanwhile.
-fn touch<'t>(
+pub(super) fn touch<'t>(
     touched: &'t mut HashMap<QueueId, Touched, RandomState>,
     store: &Lmdb,
     queue: QueueId,
@@ -405,7 +469,7 @@ fn touch<'t>(
     if touched.is_deleted { Err(unknown()) } else { Ok(touched) }
 }
 
-fn count<'t>(
+pub(super) fn count<'t>(
     touched: &'t mut HashMap<QueueId, Touched, RandomState>,
     store: &Lmdb,
     queue: QueueId,

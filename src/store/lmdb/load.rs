@@ -8,6 +8,7 @@ use std::ops::Bound;
 use super::super::layout::{self, message_key, message_of_key};
 use super::super::run::{self, Run};
 use super::super::{Error, Load, Loaded};
+use super::readers::Passed;
 use super::{Database, Databases, Lmdb, failure};
 use crate::ids::{MessageId, QueueId};
 use crate::mutation::{Mutation, PUT_HEADER_SIZE};
@@ -15,33 +16,42 @@ use crate::mutation::{Mutation, PUT_HEADER_SIZE};
 const OPERATION: &str = "reading messages";
 
 /// An answer while it grows.
-struct Answer {
+struct Answer<'p> {
+    /// Whose messages these are.
     queue: QueueId,
+    /// What the reader among its readers has done with them.
+    passed: Passed<'p>,
     after: MessageId,
     size: usize,
     size_max: usize,
     loaded: Loaded,
 }
 
-impl Answer {
+impl Answer<'_> {
     fn is_empty(&self) -> bool {
         self.loaded.reached == self.after
     }
 
     /// Takes a message in. `false`: it has no room.
-    #[must_use]
-    fn push(&mut self, message: MessageId, record: &[u8]) -> bool {
+    fn push(&mut self, message: MessageId, record: &[u8]) -> Result<bool, Error> {
+        if self.passed.contains(message)? {
+            return Ok(true);
+        }
         // Damaged records count too: a load must stay bounded when there are many of them.
         self.size += PUT_HEADER_SIZE + layout::body_size(record) as usize;
         if self.size > self.size_max && !self.is_empty() {
-            return false;
+            return Ok(false);
         }
         match layout::decode_record(self.queue, message, record).filter(|put| put.is_intact()) {
-            Some(put) => Mutation::Put(put).encode(&mut self.loaded.messages),
+            Some(put) => {
+                Mutation::Put(put).encode(&mut self.loaded.messages);
+                let deliveries = self.passed.deliveries(message)?;
+                self.loaded.deliveries.extend((deliveries > 0).then_some((message, deliveries)));
+            }
             None => self.loaded.corrupt.push((message, layout::body_size(record))),
         }
         self.loaded.reached = message;
-        true
+        Ok(true)
     }
 
     /// Takes in messages of a run, and those that came late before each of them. `false`: there is no room for the next.
@@ -56,7 +66,7 @@ impl Answer {
         for at in run.position(start)..run.position(below) {
             let (id, delta) = (run.id(at), run.delta(at));
             while holes.next_if(|hole| **hole < delta).is_some() {}
-            if holes.next_if_eq(&&delta).is_none() && !(late.push_below(id, self)? && self.push(id, run.record(at))) {
+            if holes.next_if_eq(&&delta).is_none() && !(late.push_below(id, self)? && self.push(id, run.record(at))?) {
                 return Ok(false);
             }
         }
@@ -90,9 +100,9 @@ impl<'t, I: Iterator<Item = Row<'t>>> Late<'t, I> {
     }
 
     /// Moves those below an id into the answer. `false`: it has no room for the next.
-    fn push_below(&mut self, id: MessageId, answer: &mut Answer) -> Result<bool, Error> {
+    fn push_below(&mut self, id: MessageId, answer: &mut Answer<'_>) -> Result<bool, Error> {
         while let Some((message, record)) = self.next.filter(|(message, _)| *message < id) {
-            if !answer.push(message, record) {
+            if !answer.push(message, record)? {
                 return Ok(false);
             }
             self.next = self.rows.next().transpose()?;
@@ -103,17 +113,20 @@ impl<'t, I: Iterator<Item = Row<'t>>> Late<'t, I> {
 
 impl Lmdb {
     pub(super) fn try_load(&self, load: &Load) -> Result<Loaded, Error> {
-        let Load { queue, after, below, size_max, .. } = *load;
+        let Load { queue: reader, after, below, size_max, .. } = *load;
         let loaded = Loaded { reached: after, ..Loaded::default() };
-        let mut answer = Answer { queue, after, size: 0, size_max, loaded };
         // A deleted queue's runs may still lie there.
-        let Some(row) = self.rows.get(&queue) else { return Ok(answer.loaded) };
-        let next = MessageId(after.0.saturating_add(1));
+        let Some(row) = self.rows.get(&reader) else { return Ok(loaded) };
+        let queue = if row.of.0 == 0 { reader } else { row.of };
+        let Some(owner) = self.rows.get(&queue) else { return Ok(loaded) };
+        let next = MessageId(after.0.saturating_add(1)).max(row.low);
         if next >= below {
-            return Ok(answer.loaded);
+            return Ok(loaded);
         }
         let Databases { messages, holes, late, .. } = self.databases;
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
+        let passed = self.passed_of(&txn, reader).map_err(failure(OPERATION))?;
+        let mut answer = Answer { queue, passed, after, size: 0, size_max, loaded };
         let is_empty = |database: Database| database.is_empty(&txn).map_err(failure(OPERATION));
         let rows_from = |database: Database, from: MessageId| {
             let (from, to) = (message_key(queue, from), message_key(queue, below));
@@ -128,7 +141,7 @@ impl Lmdb {
         let late = if is_empty(late)? { None } else { Some(rows_from(late, next)?) };
         let mut late = Late::new(late.into_iter().flatten())?;
         let (has_holes, mut deltas) = (!is_empty(holes)?, Vec::new());
-        let start = next.max(row.gone_below());
+        let start = next.max(owner.gone_below());
         let begun = self.run_at(&txn, queue, start).map_err(failure(OPERATION))?;
         for run in rows_from(messages, begun.map_or(start, |(first, _)| first))?.take_while(|_| start < below) {
             let (first, value) = run?;

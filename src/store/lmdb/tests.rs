@@ -354,7 +354,7 @@ fn another_format_is_refused_by_name_and_left_alone() {
         write_meta(temp.path(), layout::FORMAT_KEY, &other.to_le_bytes());
         for _ in 0..2 {
             let message = refusal(temp.path());
-            assert!(message.contains(&format!("format {other},")) && message.contains("format 2:"), "{message}");
+            assert!(message.contains(&format!("format {other},")) && message.contains("format 3:"), "{message}");
         }
     }
 }
