@@ -16,6 +16,7 @@ mod datagram;
 mod engine;
 mod examples;
 mod facts;
+mod flash_sale;
 mod groups;
 mod harness;
 mod history;
