@@ -87,7 +87,7 @@ bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY
 	$(CARGO) build $(LOCKED) --release --bins
 	bench/compare.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
-overhead: ## Measure what recording latencies costs: with it and without it, 20 alternating pairs, 4 minutes
+overhead: ## Measure what seeing into the server costs: recording and a scraper, or neither; 20 alternating pairs, 4 minutes
 	$(CARGO) build $(LOCKED) --release --bins
 	$(CARGO) build $(LOCKED) --release --bin ringq --no-default-features --target-dir target/overhead
 	bench/overhead.py target/release/ringq target/overhead/release/ringq
