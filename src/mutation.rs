@@ -22,7 +22,7 @@
 //! Pass       15 · queue u64 · message u64 · low u64 · why u8
 //! Free       16 · queue u64 · message u64
 //! Sweep      17 · queue u64 · freed u64
-//! Move       18 · queue u64 · message u64 · number u64 · name_len u8 · target
+//! Move       18 · queue u64 · message u64 · number u64 · why u8 · name_len u8 · target
 //! Moved      19 · queue u64 · number u64
 //! Accept     20 · source u64 · number u64 · name_len u8 · target
 //! ```
@@ -169,6 +169,8 @@ pub enum Mutation<'a> {
         message: MessageId,
         /// Of this transfer; rises over those from this queue.
         number: u64,
+        /// The reason, which counts if it was accepted.
+        why: Why,
         /// The name of the queue it goes to.
         target: &'a [u8],
     },
@@ -207,7 +209,8 @@ pub enum Why {
 }
 
 impl Why {
-    fn of(byte: u8) -> Option<Why> {
+    /// The inverse of `as u8`.
+    pub fn of(byte: u8) -> Option<Why> {
         [Why::Got, Why::Expired, Why::Discarded, Why::DeadLettered, Why::Skipped]
             .into_iter()
             .find(|why| *why as u8 == byte)
@@ -335,8 +338,9 @@ impl Mutation<'_> {
             }
             Mutation::Free { queue, message } => words(out, 16, &[queue.0, message.0]),
             Mutation::Sweep { queue, freed } => words(out, 17, &[queue.0, freed]),
-            Mutation::Move { queue, message, number, target } => {
+            Mutation::Move { queue, message, number, why, target } => {
                 words(out, 18, &[queue.0, message.0, number]);
+                out.push(why as u8);
                 name_to(out, target);
             }
             Mutation::Moved { queue, number } => words(out, 19, &[queue.0, number]),
@@ -430,6 +434,7 @@ impl<'a> Decoder<'a> {
                 queue: reader.queue()?,
                 message: reader.message()?,
                 number: reader.u64()?,
+                why: reader.why()?,
                 target: reader.name()?,
             },
             19 => Mutation::Moved { queue: reader.queue()?, number: reader.u64()? },
@@ -525,7 +530,7 @@ mod tests {
             Mutation::Pass { queue, message, low: MessageId(10), why: Why::Skipped },
             Mutation::Free { queue, message },
             Mutation::Sweep { queue, freed: 4 },
-            Mutation::Move { queue, message, number: 5, target: b"other" },
+            Mutation::Move { queue, message, number: 5, why: Why::Expired, target: b"other" },
             Mutation::Moved { queue, number: 5 },
             Mutation::Accept { source: queue, number: 5, target: b"other" },
             Mutation::Delete { queue },

@@ -88,6 +88,9 @@ pub fn run(config: &Config) -> Result<()> {
     let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
     let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
+    while let Err(error) = store.settle_moves() {
+        ballast.make_room(error)?;
+    }
     let journals = begin_journals(config, &mut store, &mut ballast, directory.path())?;
     let recovered = store.recover()?;
     let stored: u64 = recovered.queues.iter().map(|q| q.counters.present()).sum();

@@ -1,5 +1,5 @@
 //! The store in LMDB: opening it, reading it, and what is done to it when no one waits. Writing batches is in
-//! [`apply`], with [`writing`] and [`removal`]; reading messages in [`load`].
+//! [`apply`], with [`writing`], [`removal`], [`readers`] and [`moves`]; reading messages in [`load`].
 //!
 //! The database lies in the directory `store` inside the data directory and is laid out as docs/STORAGE.md tables it.
 //! Every commit is flushed to the device before it returns (no NOSYNC, NOMETASYNC or WRITEMAP): what a journal was told
@@ -21,13 +21,15 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
 use super::directory::{create_durably, sync_entries};
-use super::layout::{self, MessageKey, Row, message_key, message_of_key};
+use super::layout::{self, MessageKey, Role, Row, message_key, message_of_key};
 use super::run::Run;
 use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
 
 mod apply;
 mod load;
+mod moves;
+mod readers;
 mod removal;
 mod writing;
 
@@ -39,7 +41,7 @@ const MAP_SIZE_DEFAULT: u64 = 1 << 40;
 /// Below this a map is no longer worth starting with.
 const MAP_SIZE_MIN: u64 = 16 << 30;
 
-/// Named databases the file may hold: six now, with room for later formats' without another limit to change.
+/// Named databases the file may hold: eleven now, with room for later formats' without another limit to change.
 const DATABASES_MAX: u32 = 16;
 
 /// Rows one [`Store::tidy`] removes. A slice of small rows takes a few milliseconds, which is what a commit takes.
@@ -94,6 +96,16 @@ struct Databases {
     /// Messages that came after younger ones.
     late: Database,
     corrupt: Database,
+    /// What readers of queues with groups have passed while older messages were not.
+    passed: Database,
+    /// How often messages were delivered that came back.
+    returned: Database,
+    /// Messages on their way to queues of other shards.
+    moves: Database,
+    /// How far each way between queues has come.
+    accepted: Database,
+    /// By name of the queue.
+    settings: Database,
 }
 
 impl Lmdb {
@@ -163,6 +175,12 @@ impl Lmdb {
                 return Err(damaged(&format!("queue {} has the same id", other.name.escape_ascii())));
             }
         }
+        let groups: Vec<(QueueId, QueueId)> = self.rows.values().map(|row| (row.of, row.queue)).collect();
+        for (of, queue) in groups.into_iter().filter(|(of, _)| of.0 != 0) {
+            let damaged = || Error::Damaged(format!("queue {queue} is a group of queue {of}, which has none"));
+            let row = self.rows.get_mut(&of).filter(|row| row.is_grouped);
+            row.ok_or_else(damaged)?.groups.push(queue);
+        }
         Ok(())
     }
 
@@ -195,10 +213,10 @@ impl Lmdb {
     fn remove_slice(&self, txn: &mut RwTxn<'_>) -> Result<Tidied, heed::Error> {
         let mut budget = Budget { rows: TIDY_ROWS_MAX, size: TIDY_SIZE_MAX };
         let mut tidied = Tidied::default();
-        let Databases { messages, holes, late, corrupt, .. } = self.databases;
+        let Databases { messages, holes, late, corrupt, passed, returned, moves, .. } = self.databases;
         for &queue in &self.dropped {
             let all = [message_key(queue, MessageId(0)), message_key(queue, MessageId(u64::MAX))];
-            for database in [messages, holes, late, corrupt] {
+            for database in [messages, holes, late, corrupt, passed, returned, moves] {
                 if !self.remove_rows(txn, database, all, &mut budget)? {
                     return Ok(tidied);
                 }
@@ -289,6 +307,26 @@ impl Lmdb {
         Ok(())
     }
 
+    fn queue_row(&self, row: &Row, txn: &RoTxn<'_>) -> Result<QueueRow, heed::Error> {
+        let mut passed = Vec::new();
+        if row.role() != Role::Plain {
+            for entry in self.databases.passed.prefix_iter(txn, &row.queue.0.to_be_bytes())? {
+                passed.extend(message_of_key(row.queue, entry?.0));
+            }
+        }
+        Ok(QueueRow {
+            name: row.name.clone(),
+            queue: row.queue,
+            created_ms: row.created_ms,
+            counters: row.counters,
+            bytes: self.rows[&row.owner()].bytes,
+            of: row.of,
+            low: row.low,
+            passed,
+            freed: row.freed,
+        })
+    }
+
     /// What a write's result means for the writes after it.
     fn settle<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         let result = match result {
@@ -351,9 +389,26 @@ impl Store for Lmdb {
     }
 
     fn recover(&mut self) -> Result<Recovered, Error> {
-        let mut queues: Vec<QueueRow> = self.rows.values().map(queue_row).collect();
+        const OPERATION: &str = "reading the database's queues";
+        let txn = self.env.read_txn().map_err(failure(OPERATION))?;
+        let rows = self.rows.values().map(|row| Ok(self.queue_row(row, &txn).map_err(failure(OPERATION))?));
+        let mut queues = rows.collect::<Result<Vec<QueueRow>, Error>>()?;
         queues.sort_unstable_by_key(|row| row.queue);
-        Ok(Recovered { queues, ids_end: self.ids_end, journals: self.journals.clone(), ..Recovered::default() })
+        let settings = self.databases.settings.iter(&txn).map_err(failure(OPERATION))?;
+        let settings = settings.map(|entry| entry.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        Ok(Recovered {
+            queues,
+            ids_end: self.ids_end,
+            journals: self.journals.clone(),
+            settings: settings.collect::<Result<_, _>>().map_err(failure(OPERATION))?,
+            accepted: self.accepted(&txn)?,
+        })
+    }
+
+    fn settle_moves(&mut self) -> Result<(), Error> {
+        assert!(!self.failed, "a store that failed is not written to again");
+        let result = self.try_settle_moves();
+        self.settle(result)
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -402,20 +457,6 @@ impl Budget {
     }
 }
 
-fn queue_row(row: &Row) -> QueueRow {
-    QueueRow {
-        name: row.name.clone(),
-        queue: row.queue,
-        created_ms: row.created_ms,
-        counters: row.counters,
-        bytes: row.bytes,
-        of: QueueId(0),
-        low: MessageId(0),
-        passed: Vec::new(),
-        freed: 0,
-    }
-}
-
 /// Maps the file, with as much address space as the system grants.
 fn open_env(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, Error> {
     for size in map_sizes(map_size) {
@@ -453,42 +494,84 @@ fn open_env_sized(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, heed::E
     unsafe { options.open(path) }
 }
 
-/// Opens the named databases, creating them in an empty file; refuses a file of another format before anything changes.
+/// Opens the named databases, creating those that are missing; brings one of the format before to this one; refuses a file of
+/// another format before anything changes. All of it in one transaction.
 fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error> {
     const OPERATION: &str = "opening the database";
     let is_empty = env.unnamed_database_stat().entries == 0;
     let txn = env.write_txn().map_err(failure(OPERATION))?;
     let opened = env
         .create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
+            let mut format = layout::FORMAT;
             if !is_empty {
                 let Some(meta) = opener.open_database::<Bytes, Bytes>(txn, Some("meta"))? else {
                     return Ok(CommitOrAbort::Abort(foreign(path)));
                 };
-                if let Err(error) = check_format(meta.get(txn, layout::FORMAT_KEY)?, path) {
-                    return Ok(CommitOrAbort::Abort(error));
+                match check_format(meta.get(txn, layout::FORMAT_KEY)?, path) {
+                    Ok(stored) => format = stored,
+                    Err(error) => return Ok(CommitOrAbort::Abort(error)),
                 }
             }
-            let meta = opener.create_database::<Bytes, Bytes>(txn, Some("meta"))?;
-            let queues = opener.create_database::<Bytes, Bytes>(txn, Some("queues"))?;
-            let messages = opener.create_database::<Bytes, Bytes>(txn, Some("messages"))?;
-            let holes = opener.create_database::<Bytes, Bytes>(txn, Some("holes"))?;
-            let late = opener.create_database::<Bytes, Bytes>(txn, Some("late"))?;
-            let corrupt = opener.create_database::<Bytes, Bytes>(txn, Some("corrupt"))?;
-            if is_empty {
+            let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
+            let databases = [
+                create("meta")?,
+                create("queues")?,
+                create("messages")?,
+                create("holes")?,
+                create("late")?,
+                create("corrupt")?,
+                create("passed")?,
+                create("returned")?,
+                create("moves")?,
+                create("accepted")?,
+                create("settings")?,
+            ];
+            let [meta, queues, ..] = &databases;
+            if format == layout::FORMAT_BEFORE
+                && let Err(error) = upgrade(txn, queues)?
+            {
+                return Ok(CommitOrAbort::Abort(error));
+            }
+            if is_empty || format != layout::FORMAT {
                 meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
             }
-            Ok(CommitOrAbort::Commit((meta, queues, messages, holes, late, corrupt)))
+            Ok(CommitOrAbort::Commit(databases))
         })
         .map_err(failure(OPERATION))?;
-    let (meta, queues, messages, holes, late, corrupt) = Result::from(opened)?;
-    Ok(Databases { meta, queues, messages, holes, late, corrupt })
+    let [meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings] =
+        Result::from(opened)?;
+    Ok(Databases { meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings })
 }
 
-fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<(), Error> {
+/// Makes rows of the format before into those of this one.
+fn upgrade(txn: &mut RwTxn<'_>, queues: &heed::Database<'_, Bytes, Bytes>) -> Result<Result<(), Error>, heed::Error> {
+    let mut rows = Vec::new();
+    for entry in queues.iter(txn)? {
+        let (name, value) = entry?;
+        match Row::decode_before(name, value) {
+            Some(row) => rows.push(row),
+            None => {
+                let text = format!(
+                    "queue {}: its row of format {} cannot be read",
+                    name.escape_ascii(),
+                    layout::FORMAT_BEFORE
+                );
+                return Ok(Err(Error::Damaged(text)));
+            }
+        }
+    }
+    for row in rows {
+        queues.put(txn, &row.name, &row.encode())?;
+    }
+    Ok(Ok(()))
+}
+
+/// The format of the file, if it can be used.
+fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<u32, Error> {
     let Some(Ok(bytes)) = stored.map(TryInto::try_into) else { return Err(foreign(path)) };
     let stored = u32::from_le_bytes(bytes);
-    if stored == layout::FORMAT {
-        return Ok(());
+    if [layout::FORMAT, layout::FORMAT_BEFORE].contains(&stored) {
+        return Ok(stored);
     }
     Err(Error::Unusable(format!(
         "the database in {} has format {stored}, this ringq reads and writes format {}: start it with the release that \

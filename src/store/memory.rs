@@ -6,15 +6,17 @@
 //! what outlives the thread is what a restart would find. A [`MemoryStore::fork`] shares nothing: it is the copy that a
 //! simulated crash goes on with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::checkpoint::mutations;
-use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken, layout};
+use super::layout::{self, Role};
+use super::{Accepted, Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
-use crate::mutation::{Mutation, PUT_HEADER_SIZE, Put};
-use crate::queue::Counters;
+use crate::mutation::{Mutation, Put, Why};
+
+mod readers;
 
 /// A store whose messages are gone with its last handle.
 #[derive(Clone, Default)]
@@ -26,7 +28,15 @@ pub struct MemoryStore {
 struct Inner {
     /// Their bytes are added up when someone asks.
     queues: BTreeMap<QueueId, QueueRow>,
+    /// Those that have groups, or had and were not swept since.
+    grouped: BTreeSet<QueueId>,
     messages: BTreeMap<Key, Record>,
+    /// How often messages were delivered that came back, by reader.
+    returned: BTreeMap<Key, u32>,
+    /// By reader and number.
+    moves: BTreeMap<(QueueId, u64), Move>,
+    accepted: BTreeMap<(QueueId, Vec<u8>), u64>,
+    settings: BTreeMap<Vec<u8>, Vec<u8>>,
     ids_end: u64,
     journals: Vec<JournalRow>,
     /// How to take back what the running call did, newest last.
@@ -44,14 +54,28 @@ type Key = (QueueId, MessageId);
 struct Record {
     put_ms: u64,
     flags: u32,
+    expires_ms: u64,
     crc32c: u32,
     body: Vec<u8>,
+}
+
+/// A message on its way to a queue of another shard.
+#[derive(Clone)]
+struct Move {
+    message: MessageId,
+    why: Why,
+    target: Vec<u8>,
 }
 
 #[derive(Clone)]
 enum Undo {
     Queue(QueueId, Option<QueueRow>),
+    Grouped(QueueId, bool),
     Message(Key, Option<Record>),
+    Returned(Key, Option<u32>),
+    Move((QueueId, u64), Option<Move>),
+    Accepted((QueueId, Vec<u8>), Option<u64>),
+    Settings(Vec<u8>, Option<Vec<u8>>),
     IdsEnd(u64),
     Journals(Vec<JournalRow>),
 }
@@ -60,7 +84,12 @@ impl Default for Inner {
     fn default() -> Self {
         Inner {
             queues: BTreeMap::new(),
+            grouped: BTreeSet::new(),
             messages: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            settings: BTreeMap::new(),
             ids_end: 0,
             journals: Vec::new(),
             undo: Vec::new(),
@@ -146,6 +175,20 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn settle_moves(&mut self) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if inner.moves.is_empty() && inner.accepted.is_empty() {
+            return Ok(());
+        }
+        inner.check_switches()?;
+        let result = inner.settle_moves();
+        match result {
+            Ok(()) => inner.undo.clear(),
+            Err(_) => inner.roll_back(),
+        }
+        result
+    }
+
     fn load(&mut self, load: &Load) -> Result<Loaded, Error> {
         let inner = self.inner();
         let mut loaded = Loaded { reached: load.after, ..Loaded::default() };
@@ -153,15 +196,22 @@ impl Store for MemoryStore {
         if first >= load.below {
             return Ok(loaded);
         }
+        let Some(reader) = inner.queues.get(&load.queue) else { return Ok(loaded) };
+        let owner = owner(reader);
         let mut size = 0;
-        for (&(queue, message), record) in inner.messages.range((load.queue, first)..(load.queue, load.below)) {
-            size += PUT_HEADER_SIZE + record.body.len();
+        for (&(queue, message), record) in inner.messages.range((owner, first)..(owner, load.below)) {
+            if has_passed(reader, message) {
+                continue;
+            }
+            let put = record.put(queue, message);
+            size += put.encoded_size();
             if size > load.size_max && loaded.reached != load.after {
                 break;
             }
-            let put = record.put(queue, message);
             if put.is_intact() {
                 Mutation::Put(put).encode(&mut loaded.messages);
+                let deliveries = inner.returned.get(&(load.queue, message));
+                loaded.deliveries.extend(deliveries.map(|deliveries| (message, *deliveries)));
             } else {
                 loaded.corrupt.push((message, record.body.len() as u64));
             }
@@ -172,12 +222,17 @@ impl Store for MemoryStore {
 
     fn recover(&mut self) -> Result<Recovered, Error> {
         let inner = self.inner();
-        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(row.queue), ..row.clone() });
+        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(owner(row)), ..row.clone() });
+        let accepted = inner.accepted.iter().map(|((source, target), number)| {
+            let (source, target, number) = (*source, target.clone(), *number);
+            Accepted { source, target, number }
+        });
         Ok(Recovered {
             queues: queues.collect(),
             ids_end: inner.ids_end,
             journals: inner.journals.clone(),
-            ..Recovered::default()
+            settings: inner.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            accepted: accepted.collect(),
         })
     }
 
@@ -192,9 +247,19 @@ impl Store for MemoryStore {
 
 impl Record {
     fn put(&self, queue: QueueId, message: MessageId) -> Put<'_> {
-        let Record { put_ms, flags, crc32c, ref body } = *self;
-        Put { queue, message, put_ms, flags, expires_ms: 0, crc32c, body }
+        let Record { put_ms, flags, expires_ms, crc32c, ref body } = *self;
+        Put { queue, message, put_ms, flags, expires_ms, crc32c, body }
     }
+}
+
+/// The queue whose messages it reads.
+fn owner(row: &QueueRow) -> QueueId {
+    if row.of.0 == 0 { row.queue } else { row.of }
+}
+
+/// Whether a reader of a queue with groups has passed a message; others pass nothing.
+fn has_passed(row: &QueueRow, message: MessageId) -> bool {
+    message < row.low || row.passed.binary_search(&message).is_ok()
 }
 
 impl Inner {
@@ -225,44 +290,81 @@ impl Inner {
     fn mutate(&mut self, mutation: Mutation<'_>, taken: &Taken) -> Result<(), Error> {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
-            Mutation::Put(put) => {
-                self.count(put.queue, &mutation)?;
-                if taken.contains(put.message) {
-                    return Ok(());
-                }
-                let Put { queue, message, put_ms, flags, crc32c, body, .. } = put;
-                match self.set_message((queue, message), Some(Record { put_ms, flags, crc32c, body: body.to_vec() })) {
-                    false => Ok(()),
-                    true => Err(damaged(queue, &format!("message {message} was put twice"))),
-                }
-            }
-            Mutation::Take { queue, message } | Mutation::Corrupt { queue, message } => {
+            Mutation::Put(put) => self.put(put, &mutation, taken),
+            Mutation::Take { queue, message } | Mutation::Leave { queue, message, .. } => {
                 self.count(queue, &mutation)?;
-                let was_there = self.set_message((queue, message), None);
-                // What another store would not look for must not be there to be found.
-                assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+                self.remove(queue, message, taken);
+                Ok(())
+            }
+            Mutation::Corrupt { queue, message } => {
+                self.count(queue, &mutation)?;
+                match self.role(queue) {
+                    Role::Plain => self.remove(queue, message, taken),
+                    _ => self.pass(queue, message, MessageId(0), taken),
+                }
                 Ok(())
             }
             Mutation::Purge { queue, below, count: _ } => {
                 self.count(queue, &mutation)?;
-                self.remove_below(queue, below);
+                self.forget_below(queue, below);
+                match self.role(queue) {
+                    Role::Plain => drop(self.remove_below(queue, below)),
+                    _ => self.raise_low(queue, below),
+                }
                 Ok(())
             }
             Mutation::Unsent { queue } if !self.queues.contains_key(&queue) => Ok(()),
             Mutation::Unsent { queue } | Mutation::Passed { queue, .. } => self.count(queue, &mutation),
-            Mutation::Delete { queue } => {
-                if !self.set_queue(queue, None) {
-                    return Err(damaged(queue, "it is not there to be deleted"));
-                }
-                self.remove_below(queue, MessageId(u64::MAX));
-                Ok(())
-            }
+            Mutation::Delete { queue } => self.delete(queue),
             Mutation::Ids { end } => {
                 self.undo.push(Undo::IdsEnd(self.ids_end));
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
-            _ => unimplemented!(),
+            Mutation::Return { queue, message, deliveries } => {
+                self.row(queue)?;
+                if !taken.contains(message) {
+                    self.set_returned((queue, message), Some(deliveries));
+                }
+                Ok(())
+            }
+            Mutation::Group { queue, of, created_ms, name, .. } => {
+                self.begin_group(of, &mutation)?;
+                self.create(queue, created_ms, name)?;
+                self.count(queue, &mutation)?;
+                self.change(queue, |row| row.of = of)
+            }
+            Mutation::Pass { queue, message, low, .. } => {
+                self.count(queue, &mutation)?;
+                self.pass(queue, message, low, taken);
+                Ok(())
+            }
+            Mutation::Free { queue, message } => self.free(queue, message, taken),
+            Mutation::Sweep { queue, freed } => self.sweep(queue, freed),
+            Mutation::Configure { name, settings } => {
+                let value = (!settings.is_empty()).then(|| settings.to_vec());
+                let before = replace(&mut self.settings, name.to_vec(), value);
+                self.undo.push(Undo::Settings(name.to_vec(), before));
+                Ok(())
+            }
+            Mutation::Move { queue, message, number, why, target } => {
+                self.row(queue)?;
+                if !taken.contains(message) {
+                    self.set_move((queue, number), Some(Move { message, why, target: target.to_vec() }));
+                }
+                Ok(())
+            }
+            Mutation::Moved { queue, number } => {
+                self.row(queue)?;
+                self.set_move((queue, number), None);
+                Ok(())
+            }
+            Mutation::Accept { source, number, target } => {
+                let key = (source, target.to_vec());
+                let highest = self.accepted.get(&key).map_or(number, |before| number.max(*before));
+                self.set_accepted(key, Some(highest));
+                Ok(())
+            }
         }
     }
 
@@ -277,20 +379,72 @@ impl Inner {
         }
     }
 
-    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
-        let row = self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))?;
-        let mut row = row.clone();
-        layout::count(&mut row.counters, queue, mutation)?;
+    fn put(&mut self, put: Put<'_>, mutation: &Mutation<'_>, taken: &Taken) -> Result<(), Error> {
+        self.count(put.queue, mutation)?;
+        self.groups(put.queue).into_iter().try_for_each(|group| self.count(group, mutation))?;
+        if taken.contains(put.message) {
+            return Ok(());
+        }
+        let Put { queue, message, put_ms, flags, expires_ms, crc32c, body } = put;
+        let record = Record { put_ms, flags, expires_ms, crc32c, body: body.to_vec() };
+        match self.set_message((queue, message), Some(record)) {
+            false => Ok(()),
+            true => Err(damaged(queue, &format!("message {message} was put twice"))),
+        }
+    }
+
+    /// Removes a message for all readers, if it is there.
+    fn remove(&mut self, queue: QueueId, message: MessageId, taken: &Taken) {
+        let was_there = self.set_message((queue, message), None);
+        // What another store would not look for must not be there to be found.
+        assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+        self.set_returned((queue, message), None);
+    }
+
+    fn delete(&mut self, queue: QueueId) -> Result<(), Error> {
+        if !self.groups(queue).is_empty() {
+            return Err(damaged(queue, "it was deleted before its groups"));
+        }
+        if !self.set_queue(queue, None) {
+            return Err(damaged(queue, "it is not there to be deleted"));
+        }
+        self.set_grouped(queue, false);
+        self.forget_below(queue, MessageId(u64::MAX));
+        self.remove_below(queue, MessageId(u64::MAX));
+        Ok(())
+    }
+
+    fn row(&self, queue: QueueId) -> Result<&QueueRow, Error> {
+        self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))
+    }
+
+    fn role(&self, queue: QueueId) -> Role {
+        let of = self.queues.get(&queue).map_or(QueueId(0), |row| row.of);
+        Role::of(of, self.grouped.contains(&queue))
+    }
+
+    fn change(&mut self, queue: QueueId, change: impl FnOnce(&mut QueueRow)) -> Result<(), Error> {
+        let mut row = self.row(queue)?.clone();
+        change(&mut row);
         self.set_queue(queue, Some(row));
         Ok(())
     }
 
-    fn remove_below(&mut self, queue: QueueId, below: MessageId) {
+    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
+        let (mut row, role) = (self.row(queue)?.clone(), self.role(queue));
+        layout::count(&mut row.counters, queue, role, mutation)?;
+        self.set_queue(queue, Some(row));
+        Ok(())
+    }
+
+    /// Says how many there were.
+    fn remove_below(&mut self, queue: QueueId, below: MessageId) -> u64 {
         let doomed: Vec<Key> =
             self.messages.range((queue, MessageId(0))..(queue, below)).map(|(key, _)| *key).collect();
         for key in &doomed {
             self.set_message(*key, None);
         }
+        doomed.len() as u64
     }
 
     /// Whether there was one before.
@@ -309,11 +463,37 @@ impl Inner {
         was_there
     }
 
+    fn set_grouped(&mut self, queue: QueueId, is_grouped: bool) {
+        let was_grouped = if is_grouped { !self.grouped.insert(queue) } else { self.grouped.remove(&queue) };
+        self.undo.push(Undo::Grouped(queue, was_grouped));
+    }
+
+    fn set_returned(&mut self, key: Key, deliveries: Option<u32>) {
+        let before = replace(&mut self.returned, key, deliveries);
+        self.undo.push(Undo::Returned(key, before));
+    }
+
+    fn set_move(&mut self, key: (QueueId, u64), value: Option<Move>) {
+        let before = replace(&mut self.moves, key, value);
+        self.undo.push(Undo::Move(key, before));
+    }
+
+    fn set_accepted(&mut self, key: (QueueId, Vec<u8>), number: Option<u64>) {
+        let before = replace(&mut self.accepted, key.clone(), number);
+        self.undo.push(Undo::Accepted(key, before));
+    }
+
     fn roll_back(&mut self) {
         while let Some(undo) = self.undo.pop() {
             match undo {
                 Undo::Queue(queue, row) => drop(replace(&mut self.queues, queue, row)),
+                Undo::Grouped(queue, true) => drop(self.grouped.insert(queue)),
+                Undo::Grouped(queue, false) => drop(self.grouped.remove(&queue)),
                 Undo::Message(key, record) => drop(replace(&mut self.messages, key, record)),
+                Undo::Returned(key, deliveries) => drop(replace(&mut self.returned, key, deliveries)),
+                Undo::Move(key, value) => drop(replace(&mut self.moves, key, value)),
+                Undo::Accepted(key, number) => drop(replace(&mut self.accepted, key, number)),
+                Undo::Settings(name, value) => drop(replace(&mut self.settings, name, value)),
                 Undo::IdsEnd(end) => self.ids_end = end,
                 Undo::Journals(rows) => self.journals = rows,
             }

@@ -702,6 +702,10 @@ mod tests {
             Ok(())
         }
 
+        fn settle_moves(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
         fn load(&mut self, _: &Load) -> Result<Loaded, Error> {
             Ok(Loaded::default())
         }

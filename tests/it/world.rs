@@ -239,6 +239,7 @@ impl World {
         for batches in self.replayed() {
             checkpoint::replay(&mut self.store, &mut Ballast::none(), &batches, REPLAY_SLICE_SIZE).unwrap();
         }
+        self.store.settle_moves().unwrap();
         self.begin_journals();
         let recovered = self.store.recover().unwrap();
         self.ids_next = recovered.ids_end.max(1);

@@ -1,4 +1,4 @@
-//! Loads: a queue's stored messages in order of their ids, from its runs and from those that came late.
+//! Loads: the stored messages that a reader has not passed, in order of their ids, from runs and from those that came late.
 //!
 //! Invariant: what is returned was checked, and is followed by no message that should have come before it: where a run or its
 //! holes cannot be trusted, a load ends, or says so when it begins there.
@@ -10,38 +10,70 @@ use super::super::run::{self, Run};
 use super::super::{Error, Load, Loaded};
 use super::{Database, Databases, Lmdb, failure};
 use crate::ids::{MessageId, QueueId};
-use crate::mutation::{Mutation, PUT_HEADER_SIZE};
+use crate::mutation::Mutation;
 
 const OPERATION: &str = "reading messages";
 
 /// An answer while it grows.
-struct Answer {
+struct Answer<'t> {
     queue: QueueId,
     after: MessageId,
     size: usize,
     size_max: usize,
     loaded: Loaded,
+    /// What the reader has passed of what comes.
+    passed: Marks<'t>,
+    /// What was delivered to it before of what comes.
+    returned: Marks<'t>,
 }
 
-impl Answer {
+/// Rows of a reader in order of their messages, which are asked for in that order.
+struct Marks<'t> {
+    rows: Box<dyn Iterator<Item = Row<'t>> + 't>,
+    next: Option<(MessageId, &'t [u8])>,
+}
+
+impl<'t> Marks<'t> {
+    fn new(rows: impl Iterator<Item = Row<'t>> + 't) -> Result<Self, Error> {
+        let mut rows = Box::new(rows);
+        let next = rows.next().transpose()?;
+        Ok(Marks { rows, next })
+    }
+
+    fn of(&mut self, message: MessageId) -> Result<Option<&'t [u8]>, Error> {
+        while self.next.is_some_and(|(marked, _)| marked < message) {
+            self.next = self.rows.next().transpose()?;
+        }
+        Ok(self.next.filter(|(marked, _)| *marked == message).map(|(_, value)| value))
+    }
+}
+
+impl Answer<'_> {
     fn is_empty(&self) -> bool {
         self.loaded.reached == self.after
     }
 
-    /// Takes a message in. `false`: it has no room.
-    #[must_use]
-    fn push(&mut self, message: MessageId, record: &[u8]) -> bool {
+    /// Takes a message in, unless it was passed. `false`: it has no room.
+    fn push(&mut self, message: MessageId, record: &[u8]) -> Result<bool, Error> {
+        if self.passed.of(message)?.is_some() {
+            return Ok(true);
+        }
         // Damaged records count too: a load must stay bounded when there are many of them.
-        self.size += PUT_HEADER_SIZE + layout::body_size(record) as usize;
+        self.size += layout::encoded_size(record);
         if self.size > self.size_max && !self.is_empty() {
-            return false;
+            return Ok(false);
         }
         match layout::decode_record(self.queue, message, record).filter(|put| put.is_intact()) {
-            Some(put) => Mutation::Put(put).encode(&mut self.loaded.messages),
+            Some(put) => {
+                Mutation::Put(put).encode(&mut self.loaded.messages);
+                if let Some(deliveries) = self.returned.of(message)?.and_then(|value| value.try_into().ok()) {
+                    self.loaded.deliveries.push((message, u32::from_le_bytes(deliveries)));
+                }
+            }
             None => self.loaded.corrupt.push((message, layout::body_size(record))),
         }
         self.loaded.reached = message;
-        true
+        Ok(true)
     }
 
     /// Takes in messages of a run, and those that came late before each of them. `false`: there is no room for the next.
@@ -56,7 +88,7 @@ impl Answer {
         for at in run.position(start)..run.position(below) {
             let (id, delta) = (run.id(at), run.delta(at));
             while holes.next_if(|hole| **hole < delta).is_some() {}
-            if holes.next_if_eq(&&delta).is_none() && !(late.push_below(id, self)? && self.push(id, run.record(at))) {
+            if holes.next_if_eq(&&delta).is_none() && !(late.push_below(id, self)? && self.push(id, run.record(at))?) {
                 return Ok(false);
             }
         }
@@ -90,9 +122,9 @@ impl<'t, I: Iterator<Item = Row<'t>>> Late<'t, I> {
     }
 
     /// Moves those below an id into the answer. `false`: it has no room for the next.
-    fn push_below(&mut self, id: MessageId, answer: &mut Answer) -> Result<bool, Error> {
+    fn push_below(&mut self, id: MessageId, answer: &mut Answer<'_>) -> Result<bool, Error> {
         while let Some((message, record)) = self.next.filter(|(message, _)| *message < id) {
-            if !answer.push(message, record) {
+            if !answer.push(message, record)? {
                 return Ok(false);
             }
             self.next = self.rows.next().transpose()?;
@@ -103,32 +135,41 @@ impl<'t, I: Iterator<Item = Row<'t>>> Late<'t, I> {
 
 impl Lmdb {
     pub(super) fn try_load(&self, load: &Load) -> Result<Loaded, Error> {
-        let Load { queue, after, below, size_max, .. } = *load;
+        let Load { queue: reader, after, below, size_max, .. } = *load;
         let loaded = Loaded { reached: after, ..Loaded::default() };
-        let mut answer = Answer { queue, after, size: 0, size_max, loaded };
         // A deleted queue's runs may still lie there.
-        let Some(row) = self.rows.get(&queue) else { return Ok(answer.loaded) };
-        let next = MessageId(after.0.saturating_add(1));
+        let Some(row) = self.rows.get(&reader) else { return Ok(loaded) };
+        let (queue, next) = (row.owner(), MessageId(after.0.saturating_add(1)).max(row.low));
         if next >= below {
-            return Ok(answer.loaded);
+            return Ok(loaded);
         }
-        let Databases { messages, holes, late, .. } = self.databases;
+        let Databases { messages, holes, late, passed, returned, .. } = self.databases;
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
         let is_empty = |database: Database| database.is_empty(&txn).map_err(failure(OPERATION));
-        let rows_from = |database: Database, from: MessageId| {
+        let rows_of = |queue: QueueId, database: Database, from: MessageId| {
             let (from, to) = (message_key(queue, from), message_key(queue, below));
             let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
             let rows = database.range(&txn, &range).map_err(failure(OPERATION))?;
-            Ok::<_, Error>(rows.map(|entry| {
+            Ok::<_, Error>(rows.map(move |entry| {
                 let (key, value) = entry.map_err(failure(OPERATION))?;
                 let id = message_of_key(queue, key);
                 Ok((id.ok_or_else(|| Error::Damaged(format!("queue {queue}: a key has another size")))?, value))
             }))
         };
+        let rows_from = |database: Database, from: MessageId| rows_of(queue, database, from);
+        let mut answer = Answer {
+            queue,
+            after,
+            size: 0,
+            size_max,
+            loaded,
+            passed: Marks::new(rows_of(reader, passed, next)?)?,
+            returned: Marks::new(rows_of(reader, returned, next)?)?,
+        };
         let late = if is_empty(late)? { None } else { Some(rows_from(late, next)?) };
         let mut late = Late::new(late.into_iter().flatten())?;
         let (has_holes, mut deltas) = (!is_empty(holes)?, Vec::new());
-        let start = next.max(row.gone_below());
+        let start = next.max(self.rows[&queue].gone_below());
         let begun = self.run_at(&txn, queue, start).map_err(failure(OPERATION))?;
         for run in rows_from(messages, begun.map_or(start, |(first, _)| first))?.take_while(|_| start < below) {
             let (first, value) = run?;
