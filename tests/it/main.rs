@@ -22,6 +22,7 @@ mod hostile;
 mod idle;
 mod import;
 mod journal;
+mod kestrel;
 mod layers;
 mod lifecycle;
 mod limits;
