@@ -1,12 +1,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run build man install uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run demo build man install uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
 LOCKED := $(if $(wildcard Cargo.lock),--locked)
-SCRIPTS := .ci/run $(wildcard tests/*.sh tests/clients/*.sh tests/clients/*/*.sh bench/*.sh perf/*.sh)
+SCRIPTS := .ci/run $(wildcard tests/*.sh tests/clients/*.sh tests/clients/*/*.sh docs/examples/*/*.sh bench/*.sh perf/*.sh)
 MAINTAINER_SCRIPTS := $(filter-out %/changelog,$(wildcard packaging/debian/*))
 SKIPPED := $(CURDIR)/target/skipped-tests.txt
 PROGRAMS := ringq ringqctl
@@ -20,6 +20,11 @@ help: ## List the targets
 
 run: ## Start a server on port 22201, data in ./ringq-data; ARGS='-p 11311 -N' adds options
 	$(CARGO) run $(LOCKED) --release --bin ringq -- $(ARGS)
+
+demo: ## Open a flash sale on this machine, pages in PHP and RingQ behind them; Ctrl-C ends it
+	docs/examples/flash-sale/demo.sh --check
+	$(CARGO) build $(LOCKED) --release --bin ringq
+	docs/examples/flash-sale/demo.sh target/release/ringq
 
 build: man ## Build the programs, their manual pages and completions for `make install`
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))
