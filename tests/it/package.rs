@@ -43,7 +43,7 @@ fn the_installed_configuration_shows_every_option_and_its_default() {
         assert!(options.remove(name).is_some(), "there is no option --{name} any more");
     }
     let text = read("packaging/ringq.toml");
-    let (options_text, queues_text) = text.split_once("#[queue]\n").expect("tables for queues");
+    let (options_text, queues_text) = text.split_once("#[queue]").expect("tables for queues");
     for (key, _) in Settings::default().shown() {
         assert!(queues_text.contains(&format!("\n#{key} = ")), "{key} is not shown");
     }
