@@ -567,7 +567,7 @@ impl Engine {
         self.wake_memory_waiters();
     }
 
-    fn wake_memory_waiters(&mut self) {
+    pub(super) fn wake_memory_waiters(&mut self) {
         self.wake_lanes();
         for conn in std::mem::take(&mut self.memory_waiters) {
             self.go_on(conn, Wait::Memory);
@@ -637,7 +637,8 @@ impl Engine {
         let others = [
             self.waits.next_deadline(),
             self.passing.next_deadline(),
-            self.due.next_deadline(),
+            // With a full batch they end later.
+            self.due.next_deadline().filter(|_| self.has_room_in_batch()),
             self.expiry.next_deadline(),
             self.idle.next_deadline(),
         ];
