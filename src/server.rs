@@ -19,6 +19,7 @@ use crate::limits;
 use crate::listen::{self, Address, Inherited, Sockets};
 use crate::log;
 use crate::mailbox::Mailbox;
+use crate::proto::Dialect;
 use crate::queue::Explicit;
 use crate::ring::{self, Ring};
 use crate::shard::{Links, Mail, Report, Shard, Shared};
@@ -110,6 +111,7 @@ pub fn run(config: &Config) -> Result<()> {
         // Puts wait when half the share is not in the store.
         pressure_share: config.memory_share() / 2,
         accept_paused: AtomicBool::new(false),
+        reload_asked: AtomicBool::new(false),
         start,
     });
 
@@ -120,7 +122,8 @@ pub fn run(config: &Config) -> Result<()> {
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
     let facts = Facts {
         connections_max,
-        addresses: sockets.listeners.iter().map(|listener| listener.address.clone()).collect(),
+        addresses: addresses_of(&sockets, Dialect::MemcacheQ),
+        kestrel_addresses: addresses_of(&sockets, Dialect::Kestrel),
         udp_addresses: udp_sockets.iter().map(|(address, _)| *address).collect(),
         admin_addresses: admin.addresses().to_vec(),
     };
@@ -132,7 +135,8 @@ pub fn run(config: &Config) -> Result<()> {
     let changes = engine_changes(config, &facts);
     let mut threads = Vec::new();
     // Shard 0 accepts for all.
-    let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
+    let mut listeners: Vec<(OwnedFd, Dialect)> =
+        sockets.listeners.into_iter().map(|listener| (listener.socket, listener.dialect)).collect();
     let mut queues = by_owner(recovered.queues, config.shards, |row| &row.name);
     let mut said = by_owner(read_settings(recovered.settings), config.shards, |(name, _)| name);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
@@ -181,6 +185,8 @@ pub struct Facts {
     pub connections_max: usize,
     /// Where the server listens.
     pub addresses: Vec<Address>,
+    /// Where it speaks Kestrel's dialect.
+    pub kestrel_addresses: Vec<Address>,
     /// Where it takes datagrams.
     pub udp_addresses: Vec<SocketAddr>,
     /// Where the admin listener is.
@@ -200,8 +206,15 @@ impl Facts {
     fn ready_lines(&self) -> Vec<String> {
         let admin = self.admin_addresses.iter().map(|address| format!("admin on http://{address}/"));
         let streams = self.addresses.iter().map(|address| format!("ready on {address}"));
+        let kestrel = self.kestrel_addresses.iter().map(|address| format!("ready on kestrel:{address}"));
+        let streams = streams.chain(kestrel);
         admin.chain(streams).chain(self.udp_addresses.iter().map(|address| format!("ready on udp:{address}"))).collect()
     }
+}
+
+fn addresses_of(sockets: &Sockets, dialect: Dialect) -> Vec<Address> {
+    let listeners = sockets.listeners.iter().filter(|listener| listener.dialect == dialect);
+    listeners.map(|listener| listener.address.clone()).collect()
 }
 
 // --- starting ---
@@ -407,7 +420,7 @@ fn start_shard(
     id: ShardId,
     engine: Engine,
     journal: Journal,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<(OwnedFd, Dialect)>,
     links: Links,
 ) -> Result<JoinHandle<()>> {
     let core = core_of(&config.pin, id);
@@ -484,6 +497,7 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("tcp_keepalive", &config.keepalive.map_or(0, |period| period.as_secs()));
     stat("udpport", &facts.udp_addresses.first().map_or(0, SocketAddr::port));
     stat("udp_reply_max", &config.udp_reply_size_max);
+    stat("kestrelport", &facts.kestrel_addresses.iter().find_map(tcp).map_or(0, |address| address.port()));
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
     stat("verbosity", &config.verbosity);

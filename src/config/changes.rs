@@ -28,6 +28,7 @@ impl Config {
     pub fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let Config {
             port,
+            kestrel_port,
             listen,
             socket,
             socket_mode,
@@ -79,6 +80,7 @@ impl Config {
         } = self;
         let differing = [
             ("-p", *port != new.port),
+            ("--kestrel-port", *kestrel_port != new.kestrel_port),
             ("-l", *listen != new.listen),
             ("-s", *socket != new.socket),
             ("-a", *socket_mode != new.socket_mode),

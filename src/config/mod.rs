@@ -38,6 +38,8 @@ pub fn command() -> clap::Command {
 pub struct Config {
     /// `-p`.
     pub port: u16,
+    /// `--kestrel-port`; `None`: Kestrel's dialect is not spoken.
+    pub kestrel_port: Option<u16>,
     /// `-l`; empty: all addresses.
     pub listen: Vec<Place>,
     /// `-s`, absolute.
@@ -245,6 +247,7 @@ impl Config {
         let seconds = |s: u32| Duration::from_secs(u64::from(s));
         let config = Config {
             port: options.port,
+            kestrel_port: options.kestrel_port,
             listen: options.listen,
             socket: absolute_of(options.socket)?,
             socket_mode: options.socket_mode,
@@ -292,6 +295,10 @@ impl Config {
             args,
             directory,
         };
+        if config.port != 0 && config.kestrel_port == Some(config.port) {
+            let port = config.port;
+            return Err(refused(format!("-p and --kestrel-port are both {port}: each dialect needs its own port\n")));
+        }
         config.check_memory()?;
         Ok(config)
     }
@@ -387,6 +394,14 @@ mod tests {
         assert!(text.contains("2097152") && text.contains("at least 16"), "{text}");
         assert_eq!(error.exit_code(), 2);
         assert!(parse("-m 16 -t 4 -B 2097152").is_ok());
+    }
+
+    #[test]
+    fn two_dialects_cannot_share_a_port() {
+        let text = parse("--kestrel-port 22201").unwrap_err().to_string();
+        assert!(text.contains("-p and --kestrel-port are both 22201"), "{text}");
+        assert_eq!(parse("-p 0 --kestrel-port 0").unwrap().kestrel_port, Some(0));
+        assert_eq!(parse("").unwrap().kestrel_port, None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Invariant: a shelf has the settings that follow from both for its queue, those of a group from its queue's; what is said of a name
 //! is in the batch that is being made, or in an earlier one.
 
-use super::forward::Request;
+use super::wire::Request;
 use super::{Changes, Engine};
 use crate::ids::{ConnId, Seq};
 use crate::mutation::Mutation;

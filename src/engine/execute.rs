@@ -4,7 +4,6 @@
 //! request that is refused.
 
 use super::datagram::Form;
-use super::groups::Start;
 use super::reads::answer_of;
 use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
@@ -135,7 +134,7 @@ impl Engine {
         let index = match self.find(name) {
             Some(index) => index,
             None if !name.contains(&b'/') => return GetResult::Miss,
-            None => match self.find_or_begin(name, Start::Oldest) {
+            None => match self.find_or_begin(name, form.start()) {
                 Some(index) => index,
                 None => return GetResult::NoGroup,
             },
@@ -177,9 +176,8 @@ impl Engine {
             return self.open_head(index, entry, options, form, reader, out);
         }
         let put = self.memory.message(entry.place);
-        let cas = form.cas.then_some(entry.message);
         let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
-        reply::value(out, shelf.client_name(), options, put.flags, cas, put.body);
+        form.show(out, shelf, options, put.flags, entry.message, put.body);
         if form.peek {
             return Given::Shown;
         }

@@ -48,6 +48,9 @@ impl Engine {
     /// When a message expires that is put now, wall clock, ms; 0: never, as far as its put says.
     pub(super) fn expires_ms(&self, settings: Option<&Settings>, lifetime: Lifetime) -> u64 {
         let now_ms = self.now.wall_ms;
+        if lifetime.expires_ms > 0 {
+            return lifetime.expires_ms;
+        }
         if let Some(ttl_s) = lifetime.ttl_s {
             return if ttl_s == 0 { 0 } else { now_ms + u64::from(ttl_s) * 1000 };
         }

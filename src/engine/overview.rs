@@ -4,7 +4,8 @@
 //! ones, and later ones wait for them. A listing is made piece by piece, and the next piece only when the client has
 //! room for it, so neither the number of queues nor a client that does not read costs memory.
 
-use super::forward::{Expected, Request};
+use super::forward::Expected;
+use super::wire::Request;
 use super::{Engine, Origin};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::latency::Snapshot;
@@ -119,6 +120,8 @@ impl Engine {
                 self.latency.encode(out);
             }
             Report::Sizes => self.sizes.encode(out),
+            Report::Kestrel => self.shard_stats().encode(out),
+            Report::FlushExpired => out.extend_from_slice(&self.flush_all_expired().to_le_bytes()),
         }
     }
 
@@ -177,9 +180,14 @@ impl Engine {
                 }
                 Report::Shards => stats::shards(out, &answers),
                 Report::Sizes => stats::sizes(out, &Sizes::sum(&answers)),
+                Report::Kestrel => return stats::kestrel(out, &host, &ShardStats::sum(&answers)),
+                Report::FlushExpired => return stats::sum(out, &answers),
             }
             out.extend_from_slice(reply::END);
         });
+        if report == Report::Kestrel {
+            return self.begin_listing(conn, Listed::KestrelStats);
+        }
         self.go_on(conn, Wait::Replies);
     }
 
@@ -211,10 +219,10 @@ impl Engine {
     }
 
     /// `flush_all`
-    pub(super) fn serve_flush(&mut self, conn: ConnId, noreply: bool) -> Result<(), Wait> {
+    pub(super) fn serve_flush(&mut self, conn: ConnId, text: &'static [u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         self.flush();
-        self.ask_all(conn, &Request::Flush, self.newest(), if noreply { b"" } else { reply::OK });
+        self.ask_all(conn, &Request::Flush, self.newest(), text);
         Ok(())
     }
 
@@ -333,17 +341,21 @@ impl Engine {
     /// `stats queue` and `stats conns`
     pub(super) fn serve_listing(&mut self, conn: ConnId, what: Listed) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
+        self.begin_listing(conn, what);
+        Ok(())
+    }
+
+    fn begin_listing(&mut self, conn: ConnId, what: Listed) {
         let session = self.session(conn).expect("it is being served");
         session.listing = Some(Listing { what, shard: 0, cursor: 0, asked: false });
         session.wait = Some(Wait::Replies);
         self.make_runnable(conn);
-        Ok(())
     }
 
     /// Writes lines of queues or connections of this shard from `cursor` on. Returns where to go on, or 0 at the end.
     pub(super) fn list(&self, what: Listed, cursor: u32, out: &mut Vec<u8>) -> u32 {
         match what {
-            Listed::Queues => self.list_queues(cursor, out),
+            Listed::Queues | Listed::KestrelStats | Listed::KestrelDump => self.list_queues(what, cursor, out),
             Listed::Connections => self.list_connections(cursor, out),
         }
     }
@@ -371,16 +383,19 @@ impl Engine {
         0
     }
 
-    fn list_queues(&self, cursor: u32, out: &mut Vec<u8>) -> u32 {
+    fn list_queues(&self, what: Listed, cursor: u32, out: &mut Vec<u8>) -> u32 {
         let start = out.len();
         let first = cursor as usize;
         for (index, shelf) in self.shelves.iter().enumerate().skip(first) {
             if out.len() - start >= LISTING_SIZE_MAX || index - first >= LISTING_LEN_MAX {
                 return index as u32;
             }
-            if let Some(shelf) = shelf {
+            let Some(shelf) = shelf else { continue };
+            if what == Listed::Queues {
                 let queue = &shelf.queue;
                 reply::stat_queue(out, &queue.name, queue.counters.puts, queue.counters.gets);
+            } else {
+                self.list_for_kestrel(what, index as u32, out);
             }
         }
         0

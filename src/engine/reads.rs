@@ -16,11 +16,12 @@
 
 use super::datagram::Form;
 use super::execute::Given;
-use super::forward::Request;
+use super::wire::Request;
 use super::{Engine, Fate, Origin};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::mutation::{Mutation, Why};
+use crate::proto::Dialect;
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::queue::{Entry, Open};
@@ -145,14 +146,11 @@ impl Engine {
         if owner != shard {
             self.room_to_forward(conn, owner, name.len())?;
         }
-        let closing = if options.close { self.pop_oldest(conn, name) } else { None };
-        let reads_max = self.config.open_reads_max;
-        let reads = self.session(conn).expect("it is being served").reads.get_or_insert_default();
-        if reads.len() >= reads_max {
-            assert!(closing.is_none(), "one less is below the bound");
+        if !self.may_open(conn, name, options.close) {
             self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_MANY_OPEN_READS));
             return Ok(());
         }
+        let closing = if options.close { self.pop_oldest(conn, name) } else { None };
         let reader = Reader { shard, conn, ttr_s: options.ttr_s.unwrap_or(0) };
         let form = Form { open: Some(reader), ..self.form(conn, cas, 0) };
         if owner == shard {
@@ -172,6 +170,16 @@ impl Engine {
         let closing = closing.map(|(_, opened)| opened);
         self.send_get(conn, at, name, options, form, closing);
         Ok(())
+    }
+
+    /// Whether a connection may open a read of a queue; `closes`: after it has closed its oldest, if it has one. In Kestrel's dialect the bound
+    /// is for each queue, and was looked at before.
+    fn may_open(&mut self, conn: ConnId, name: &[u8], closes: bool) -> bool {
+        let reads_max = self.config.open_reads_max;
+        let session = self.session(conn).expect("it is being served");
+        let Some(reads) = &session.reads else { return true };
+        let closed = usize::from(closes && reads.len_of(name) > 0);
+        session.dialect == Dialect::Kestrel || reads.len() - closed < reads_max
     }
 
     /// A get that takes or looks, and may wait.
@@ -196,7 +204,7 @@ impl Engine {
     }
 
     /// A get whose answer comes from elsewhere or later. If it may wait, later requests of the connection wait until it is answered.
-    fn send_get(
+    pub(super) fn send_get(
         &mut self,
         conn: ConnId,
         at: SlotId,
@@ -219,7 +227,7 @@ impl Engine {
         }
     }
 
-    fn pop_oldest(&mut self, conn: ConnId, name: &[u8]) -> Option<(ShardId, Opened)> {
+    pub(super) fn pop_oldest(&mut self, conn: ConnId, name: &[u8]) -> Option<(ShardId, Opened)> {
         self.session(conn).expect("it is being served").reads.as_mut()?.pop_oldest(name)
     }
 
@@ -273,6 +281,7 @@ impl Engine {
     pub(super) fn note_opened(&mut self, conn: ConnId, at: SlotId, shard: ShardId, opened: Option<Opened>) {
         if let Some(reads) = self.session(conn).and_then(|session| session.reads.as_mut()) {
             reads.end(at, shard, opened);
+            self.note_monitored(conn, at, opened.is_some());
         }
     }
 
@@ -335,8 +344,7 @@ impl Engine {
         let put = self.memory.message(entry.place);
         let (put_ms, size) = (put.put_ms, put.body.len() as u64);
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
-        let cas = form.cas.then_some(entry.message);
-        reply::value(out, shelf.client_name(), options, put.flags, cas, put.body);
+        form.show(out, shelf, options, put.flags, entry.message, put.body);
         let is_detached = reader.ttr_s > 0;
         let ttr_s = if is_detached { u64::from(reader.ttr_s) } else { shelf.visibility_timeout_s() };
         let deadline_ms = if ttr_s == 0 { 0 } else { self.now.mono_ms.saturating_add(ttr_s.saturating_mul(1000)) };

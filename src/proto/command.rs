@@ -51,6 +51,8 @@ pub struct Lifetime {
     pub exptime: i64,
     /// `/ttl=S`, s from now, 0: for ever. Goes before the exptime.
     pub ttl_s: Option<u32>,
+    /// When it is over, wall clock, ms; goes before both. 0: they say.
+    pub expires_ms: u64,
 }
 
 /// A command that is complete with its line.
@@ -143,11 +145,23 @@ pub enum Report {
     Shards,
     /// `stats sizes`
     Sizes,
+    /// `stats` of Kestrel's
+    Kestrel,
+    /// How many messages `flush_all_expired` of Kestrel's has removed
+    FlushExpired,
 }
 
 impl Report {
     /// All of them, each at the place of its number.
-    pub const ALL: [Report; 5] = [Report::General, Report::Latency, Report::Commit, Report::Shards, Report::Sizes];
+    pub const ALL: [Report; 7] = [
+        Report::General,
+        Report::Latency,
+        Report::Commit,
+        Report::Shards,
+        Report::Sizes,
+        Report::Kestrel,
+        Report::FlushExpired,
+    ];
 }
 
 /// A valid queue name as the client wrote it.
@@ -291,7 +305,7 @@ fn set(mut words: &[u8], body_size_max: usize) -> Line<'_> {
         Ok(of) => of,
         Err(refusal) => return refused(refusal),
     };
-    let lifetime = Lifetime { exptime, ttl_s };
+    let lifetime = Lifetime { exptime, ttl_s, expires_ms: 0 };
     match usize::try_from(size) {
         Ok(size) if size <= body_size_max => Line::Set(SetLine { key, flags, lifetime, size, noreply }),
         _ => refused(if noreply { b"" } else { reply::TOO_LARGE }),

@@ -18,6 +18,7 @@ mod text {
     pub const OK: &[u8] = b"OK\r\n";
     pub const RESET: &[u8] = b"RESET\r\n";
     pub const ERROR: &[u8] = b"ERROR\r\n";
+    pub const CLIENT_ERROR: &[u8] = b"CLIENT_ERROR\r\n";
     pub const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
     pub const BAD_DATA_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
     pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
@@ -27,6 +28,10 @@ mod text {
     pub const OPTIONS_TOO_LONG: &[u8] = b"CLIENT_ERROR options too long\r\n";
     pub const READ_EXPIRED: &[u8] = b"CLIENT_ERROR read expired\r\n";
     pub const TOO_MANY_OPEN_READS: &[u8] = b"SERVER_ERROR too many open reads\r\n";
+    pub const FLUSHED_ALL: &[u8] = b"Flushed all queues.\r\n";
+    pub const RELOADED: &[u8] = b"Reloaded config.\r\n";
+    pub const UP: &[u8] = b"UP\r\n";
+    pub const READONLY: &[u8] = b"READONLY\r\n";
     pub const TOUCHED: &[u8] = b"TOUCHED\r\n";
     pub const TOO_MANY_SETTINGS: &[u8] = b"SERVER_ERROR too many queues have settings\r\n";
     pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";

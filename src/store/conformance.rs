@@ -10,7 +10,7 @@ use super::lmdb::{Lmdb, LmdbConfig};
 use super::memory::MemoryStore;
 use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
-use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put};
+use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put, Why};
 use crate::queue::Counters;
 
 mod histories;
@@ -269,11 +269,11 @@ fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
 
 fn a_taken_message_is_only_counted(subject: &impl Subject) {
     let mut store = begun(subject);
-    let corrupt = Mutation::Corrupt { queue: ONE, message: MessageId(4) };
+    let leave = Mutation::Leave { queue: ONE, message: MessageId(4), why: Why::Expired };
     let batches = [
         batch(0, 1, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c"), put(ONE, 4, b"d")]),
         batch(0, 2, &[take(ONE, 1), Mutation::Unsent { queue: ONE }]),
-        batch(0, 3, &[take(ONE, 3), corrupt]),
+        batch(0, 3, &[take(ONE, 3), leave]),
     ];
     let taken = Taken::of(&batches).unwrap();
     apply_all(&mut store, &batches[..2], &taken);
@@ -283,7 +283,7 @@ fn a_taken_message_is_only_counted(subject: &impl Subject) {
     apply_all(&mut store, &batches[2..], &taken);
     drop(store);
     store = subject.open();
-    assert_eq!(counters(&mut store, ONE), Counters { gets: 2, corrupt: 1, ..counted });
+    assert_eq!(counters(&mut store, ONE), Counters { gets: 2, expired: 1, ..counted });
     assert_eq!(ids(&mut store, ONE), [2]);
 }
 

@@ -35,6 +35,7 @@ const PORTS: &[&str] = &["abc", "", "-1", "65536", "99999", "1x", "0x10", "1.5"]
 const VALUED: &[Valued] = &[
     valued('p', "port", &["0", "1", "65535"], PORTS, "numbers from 0 to 65535"),
     valued('U', "udp-port", &["0", "22201"], PORTS, "numbers from 0 to 65535"),
+    valued('-', "kestrel-port", &["0", "22133"], PORTS, "numbers from 0 to 65535"),
     valued('s', "socket", &["ringq.sock", "/run/ringq.sock"], &[], ""),
     valued(
         'a',

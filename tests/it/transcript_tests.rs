@@ -333,6 +333,7 @@ fn steps_carry_line_and_connection() {
         open_reads_max: Some(3),
         enable_flush_all: true,
         enable_shutdown: true,
+        ..ServerOptions::default()
     };
     assert_eq!(transcript.options, options);
     assert_eq!(
@@ -347,6 +348,8 @@ fn steps_carry_line_and_connection() {
     ];
     assert_eq!(transcript.steps, expected);
     assert_eq!(parse("> x\n").unwrap().options.args(), [""; 0]);
+    let options = parse("= --max-open-reads 2\n@ kestrel:A\n> x\n").unwrap().options;
+    assert_eq!(options.args(), ["--max-open-reads", "2", "--kestrel-port", "0"]);
 }
 
 #[test]

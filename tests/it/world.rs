@@ -11,6 +11,7 @@ use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
 use ringq::mutation::{Decoder, Mutation};
+use ringq::proto::Dialect;
 use ringq::queue::{Counters, Defaults, Explicit};
 use ringq::stats::{Capacity, Host};
 use ringq::store::ballast::Ballast;
@@ -348,8 +349,13 @@ impl World {
 
     /// A client connects; shards are given connections in turn. Returns its number.
     pub fn connect(&mut self) -> usize {
+        self.connect_speaking(Dialect::MemcacheQ)
+    }
+
+    /// As `connect`, to the port of this dialect.
+    pub fn connect_speaking(&mut self, dialect: Dialect) -> usize {
         let client = self.enter();
-        self.engines[self.clients[client].shard].on_open(self.clients[client].conn);
+        self.engines[self.clients[client].shard].on_open(self.clients[client].conn, dialect);
         client
     }
 
