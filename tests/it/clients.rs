@@ -51,6 +51,11 @@ fn pymemcache_client() {
 }
 
 #[test]
+fn stats_forms() {
+    run("stats_forms.py");
+}
+
+#[test]
 fn unix_socket() {
     run_over_unix("unix_socket.py");
 }
