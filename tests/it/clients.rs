@@ -61,6 +61,11 @@ fn unix_socket() {
 }
 
 #[test]
+fn php_unix_socket() {
+    run_over_unix("php_unix_socket.php");
+}
+
+#[test]
 fn pylibmc_client() {
     run("pylibmc_client.py");
 }
