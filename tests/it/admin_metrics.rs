@@ -1,6 +1,6 @@
-//! `/metrics` as those who read it do: a parser of the format, the dashboard for Grafana and the alert rules that are kept in docs.
+//! `/metrics` as those who read it do: parsers of its formats, the dashboard for Grafana and the alert rules that are kept in docs.
 
-use crate::admin::{admin_of, get};
+use crate::admin::{admin_of, ask, get};
 use crate::clients::{python, skip};
 use crate::harness::Server;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ fn root() -> &'static str {
 }
 
 #[test]
-fn a_parser_reads_metrics_of_many_and_hostile_queues() {
+fn parsers_read_metrics_of_many_and_hostile_queues() {
     let server = Server::start(&["--admin", "127.0.0.1:0", "-N", "-t", "2"]);
     let mut client = server.connect();
     for name in HOSTILE {
@@ -44,6 +44,22 @@ fn a_parser_reads_metrics_of_many_and_hostile_queues() {
     }
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.lines().any(|line| line.starts_with("ok ")), "{text}");
+}
+
+#[test]
+fn metrics_are_openmetrics_for_who_asks() {
+    let server = Server::start(&["--admin", "127.0.0.1:0"]);
+    let accepting = |accept: &str| ask(admin_of(&server), "GET", "/metrics", &[("Accept", accept)]);
+    let answer = accepting("application/openmetrics-text; version=1.0.0");
+    assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0;"), "{}", answer.head);
+    assert!(
+        answer.body.ends_with("\n# EOF\n") && answer.body.contains("# TYPE ringq_puts counter\n"),
+        "{}",
+        answer.body
+    );
+    let answer = accepting("text/plain, application/openmetrics-text; version=0.0.1");
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4;"), "{}", answer.head);
+    assert!(!answer.body.contains("# EOF") && !answer.body.contains("# UNIT"), "{}", answer.body);
 }
 
 /// Every name of a metric in a text.
