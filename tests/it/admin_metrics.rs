@@ -5,7 +5,9 @@ use crate::clients::{python, skip};
 use crate::harness::Server;
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 const QUEUES: usize = 3000;
 
@@ -92,4 +94,28 @@ fn what_dashboard_and_alerts_name_is_there() {
     }
     let dashboard = fs::read_to_string(format!("{}/docs/grafana/ringq.json", root())).expect("read the dashboard");
     serde_json::from_str::<serde_json::Value>(&dashboard).expect("the dashboard is JSON");
+}
+
+#[test]
+fn alerts_are_rules_that_fire_when_they_should() {
+    // Where tests/deps.sh puts it.
+    let fetched = Path::new(root()).join("target/tools/promtool");
+    let promtool = if fetched.exists() { fetched } else { "promtool".into() };
+    for arguments in [["check", "rules", "docs/prometheus/alerts.yml"], ["test", "rules", "tests/admin/alerts.yml"]] {
+        let mut command = Command::new(&promtool);
+        let output = match command.args(arguments).current_dir(root()).stdin(Stdio::null()).output() {
+            Ok(output) => output,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return skip("alert_rules", "promtool is not installed");
+            }
+            Err(error) => panic!("{}: {error}", promtool.display()),
+        };
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said));
+    }
+    let [rules, tests] = ["docs/prometheus/alerts.yml", "tests/admin/alerts.yml"]
+        .map(|file| fs::read_to_string(Path::new(root()).join(file)).unwrap_or_else(|error| panic!("{file}: {error}")));
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("- alertname: {alert}\n")), "no test says when {alert} fires");
+    }
 }
