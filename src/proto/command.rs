@@ -535,8 +535,11 @@ fn key_and_options(word: &[u8]) -> Result<(Key<'_>, Option<GetOptions>), &'stati
     Ok((Key { name }, Some(options)))
 }
 
+/// A queue, perhaps a group of it, perhaps a message.
+type Addressed<'a> = (Key<'a>, Option<&'a [u8]>, Option<MessageId>);
+
 /// `key/id=ID` of `delete` and `touch`, with a group before or behind the id or without one.
-fn key_and_id(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>, Option<MessageId>), &'static [u8]> {
+fn key_and_id(word: &[u8]) -> Result<Addressed<'_>, &'static [u8]> {
     let (name, text) = split(word)?;
     let (mut group, mut id) = (None, None);
     for option in text.split(|b| *b == b'/').skip(1) {
