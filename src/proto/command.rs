@@ -506,10 +506,8 @@ fn bare<'a>(mut words: &'a [u8], command: Command<'a>) -> Line<'a> {
 
 /// A queue name where no option has a meaning, or the reply that says what is wrong with it.
 fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
-    match split(word)? {
-        (name, b"") => Ok(Key { name }),
-        _ => Err(reply::UNKNOWN_OPTION),
-    }
+    let (name, options) = split(word)?;
+    options.is_empty().then_some(Key { name }).ok_or(reply::UNKNOWN_OPTION)
 }
 
 /// `key/ttl=S` of a put, with or without the option.
