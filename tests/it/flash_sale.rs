@@ -191,8 +191,9 @@ fn a_worker_that_died_before_it_confirmed_sells_nothing_twice() {
     for visitor in ["first", "second", "first", "third"] {
         worker.command(format!("set tickets 0 0 {}\r\n{visitor}\r\n", visitor.len()).as_bytes(), b"STORED\r\n");
     }
-    let has = |report: &str, line: &str| {
-        let stats = server.connect().command(format!("{report}\r\n").as_bytes(), b"END\r\n");
+    let mut asks = server.connect();
+    let mut has = |report: &str, line: &str| {
+        let stats = asks.command(format!("{report}\r\n").as_bytes(), b"END\r\n");
         String::from_utf8_lossy(&stats).contains(&format!("STAT {line}\r\n"))
     };
 
@@ -202,6 +203,7 @@ fn a_worker_that_died_before_it_confirmed_sells_nothing_twice() {
     assert!(has("stats queue tickets", "gets 0"), "confirmed without a line in the ledger");
     assert_eq!(ledger(&data).len(), 0);
     eventually("its message is back", TIMEOUT, || has("stats queue tickets", "open 0"));
+    eventually("its connection has gone", TIMEOUT, || has("stats", "curr_connections 2"));
 
     // One that recorded the first sale and half of the second, and whose end RingQ does not know of yet.
     let opened = String::from_utf8(worker.command(b"gets tickets/open\r\n", b"END\r\n")).expect("text");
@@ -210,7 +212,6 @@ fn a_worker_that_died_before_it_confirmed_sells_nothing_twice() {
     fs::write(data.join("ledger"), format!("{id} first ticket-1\n12345 sec")).expect("write the ledger");
 
     let mut next = Running { child: php("worker.php", "").spawn().expect("run PHP") };
-    // The connections of the two and the one that asks.
     eventually("the next worker has connected", TIMEOUT, || has("stats", "curr_connections 3"));
     drop(worker);
     eventually("all are in the ledger", TIMEOUT, || ledger(&data).len() == 4);
