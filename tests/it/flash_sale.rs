@@ -246,8 +246,9 @@ impl Sale {
         let scratch = tempfile::tempdir().expect("a temporary directory");
         let printed = scratch.path().join("printed");
         let output = File::create(&printed).expect("create the output file");
-        let child = Command::new(root("docs/examples/flash-sale/demo.sh"))
-            .arg(env!("CARGO_BIN_EXE_ringq"))
+        // Who runs the tests in the background has SIGINT ignored, which a shell cannot undo.
+        let child = Command::new("env")
+            .args(["--default-signal=INT", &root("docs/examples/flash-sale/demo.sh"), env!("CARGO_BIN_EXE_ringq")])
             .env("TMPDIR", scratch.path())
             .env("SALE_TICKETS", tickets.to_string())
             .env("SALE_GATE", gate.to_string())
