@@ -177,37 +177,50 @@ fn a_worker_that_died_before_it_confirmed_sells_nothing_twice() {
     let server = Server::start(&[]);
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let data = scratch.path().join("sale");
-    let php = |script: &str| {
-        let mut command = Command::new("php");
-        command.arg(root(&format!("docs/examples/flash-sale/{script}"))).stdin(Stdio::null());
+    let php = |script: &str, limit: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{limit} exec php \"$0\"")]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.arg(root(&format!("docs/examples/flash-sale/{script}")));
         command.env("SALE_RINGQ", server.addr().to_string()).env("SALE_DATA", &data);
         command.env("SALE_TICKETS", "2").env("SALE_GATE", "5");
         command
     };
-    assert!(php("setup.php").status().expect("run PHP").success());
+    assert!(php("setup.php", "").status().expect("run PHP").success());
 
     let mut worker = server.connect();
     for visitor in ["first", "second", "first", "third"] {
         worker.command(format!("set tickets 0 0 {}\r\n{visitor}\r\n", visitor.len()).as_bytes(), b"STORED\r\n");
     }
-    let opened = worker.command(b"gets tickets/open\r\n", b"END\r\n");
-    let opened = String::from_utf8(opened).expect("text");
-    let id = opened.split_whitespace().nth(4).expect("an id").to_owned();
-    // It recorded one sale and half of the next, and ends.
-    fs::write(data.join("ledger"), format!("{id} first ticket-1\n12345 sec")).expect("write the ledger");
-    drop(worker);
+    let mut asks = server.connect();
+    let mut has = |report: &str, line: &str| {
+        let stats = asks.command(format!("{report}\r\n").as_bytes(), b"END\r\n");
+        String::from_utf8_lossy(&stats).contains(&format!("STAT {line}\r\n"))
+    };
 
-    let mut worker = Running { child: php("worker.php").spawn().expect("run PHP") };
+    // A worker that cannot write a sale down ends at the first one, and confirms nothing.
+    let mut unable = Running { child: php("worker.php", "ulimit -f 0;").spawn().expect("run PHP") };
+    assert_ne!(unable.wait("the worker has ended"), Some(0));
+    assert!(has("stats queue tickets", "gets 0"), "confirmed without a line in the ledger");
+    assert_eq!(ledger(&data).len(), 0);
+    eventually("its message is back", TIMEOUT, || has("stats queue tickets", "open 0"));
+    eventually("its connection has gone", TIMEOUT, || has("stats", "curr_connections 2"));
+
+    // One that recorded the first sale and half of the second, and whose end RingQ does not know of yet.
+    let opened = String::from_utf8(worker.command(b"gets tickets/open\r\n", b"END\r\n")).expect("text");
+    let id = opened.split_whitespace().nth(4).expect("an id").to_owned();
+    worker.command(b"get tickets/open\r\n", b"END\r\n");
+    fs::write(data.join("ledger"), format!("{id} first ticket-1\n12345 sec")).expect("write the ledger");
+
+    let mut next = Running { child: php("worker.php", "").spawn().expect("run PHP") };
+    eventually("the next worker has connected", TIMEOUT, || has("stats", "curr_connections 3"));
+    drop(worker);
     eventually("all are in the ledger", TIMEOUT, || ledger(&data).len() == 4);
     let lines = ledger(&data);
     let shown: Vec<_> = lines.iter().map(|line| (&*line.visitor, &*line.outcome)).collect();
     assert_eq!(shown, [("first", "ticket-1"), ("second", "ticket-2"), ("first", "again"), ("third", "late-3")]);
     assert_eq!(lines[0].message.to_string(), id);
-    eventually("all are confirmed", TIMEOUT, || {
-        let stats = server.connect().command(b"stats queue tickets\r\n", b"END\r\n");
-        String::from_utf8_lossy(&stats).contains("STAT gets 4\r\n")
-    });
-    worker.end(Signal::TERM);
+    eventually("all are confirmed", TIMEOUT, || has("stats queue tickets", "gets 4"));
+    next.end(Signal::TERM);
 }
 
 /// The demonstration, running. Dropping it ends it.
@@ -233,8 +246,9 @@ impl Sale {
         let scratch = tempfile::tempdir().expect("a temporary directory");
         let printed = scratch.path().join("printed");
         let output = File::create(&printed).expect("create the output file");
-        let child = Command::new(root("docs/examples/flash-sale/demo.sh"))
-            .arg(env!("CARGO_BIN_EXE_ringq"))
+        // Who runs the tests in the background has SIGINT ignored, which a shell cannot undo.
+        let child = Command::new("env")
+            .args(["--default-signal=INT", &root("docs/examples/flash-sale/demo.sh"), env!("CARGO_BIN_EXE_ringq")])
             .env("TMPDIR", scratch.path())
             .env("SALE_TICKETS", tickets.to_string())
             .env("SALE_GATE", gate.to_string())

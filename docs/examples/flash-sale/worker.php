@@ -10,7 +10,7 @@ const OPEN = QUEUE . '/open/t=1000';
 const CLOSE_AND_OPEN = QUEUE . '/close/open/t=1000';
 
 $ledger = new Ledger(LEDGER);
-$queue = queue();
+$queue = only_reader();
 $read = OPEN;
 while (true) {
     $message = $queue->get($read, null, Memcached::GET_EXTENDED);
@@ -22,9 +22,22 @@ while (true) {
         $read = OPEN;
     } else {
         // RingQ has gone. What was open goes back to its place, or was confirmed: the ledger knows it in either case.
-        usleep(100_000);
-        $queue = queue();
+        $queue = only_reader();
         $read = OPEN;
+    }
+}
+
+/** A connection to RingQ, when nothing is open any more. As long as a worker before this one has a message open, the next is not the first. */
+function only_reader(): Memcached
+{
+    while (true) {
+        $queue = queue();
+        $stats = $queue->getStats('queue ' . QUEUE);
+        // No lines: nobody has come yet, and there is no such queue.
+        if ($stats !== false && ((reset($stats) ?: [])['open'] ?? 0) === 0) {
+            return $queue;
+        }
+        usleep(100_000);
     }
 }
 
