@@ -253,13 +253,21 @@ impl Engine {
         Some(self.waits.line(line).first.expect("no line is empty"))
     }
 
-    /// A message has come to a queue that has a line: its first gets it, the ordinary way. Who only looks leaves it to the next.
+    /// A message has come to a queue that has a line: its first gets it, the ordinary way. Who only looks leaves it to the next. If what has
+    /// come back is only in the store, all wait for that, in their order; who then finds nothing stands in a line again.
     pub(super) fn serve_line(&mut self, index: u32) {
-        while self.settle_head(index)
-            && let Head::Ready(entry) = self.shelf(index).queue.head()
-            && let Some(first) = self.first_in_line(index)
-        {
+        while self.settle_head(index) {
+            let head = self.shelf(index).queue.head();
+            if head == Head::Empty {
+                return;
+            }
+            let Some(first) = self.first_in_line(index) else { return };
             let waiter = self.leave_line(first);
+            let Head::Ready(entry) = head else {
+                self.wait_for_load(index, waiter);
+                self.load_ahead(index);
+                continue;
+            };
             let mut bytes = Vec::new();
             let given = self.give(index, entry, waiter.options(), waiter.form, &mut bytes);
             let seq = self.newest();

@@ -416,6 +416,36 @@ fn what_is_open_or_has_returned_leaves_memory_and_comes_back_in_its_place() {
 }
 
 #[test]
+fn what_returns_and_is_on_disk_only_is_loaded_for_those_who_wait() {
+    let mut world = World::new(Options { memory_share: 2 << 20, body_size_max: 1 << 16, ..Options::default() });
+    let (reader, other) = (world.connect(), world.connect());
+    let mut waiting: Vec<usize> = (0..4).map(|_| world.connect()).collect();
+    // What was opened first has left memory when the rest was.
+    (0..60).for_each(|n| drop(world.ask(other, &put("q", &large(n)))));
+    (0..2).for_each(|n| assert_eq!(world.ask(other, "get q/open\r\n"), value("q/open", &large(n))));
+    (2..60).for_each(|_| drop(world.ask(reader, "get q/open\r\n")));
+    for (client, key) in waiting.iter().zip(["q/peek/t=60000", "q/t=60000", "q/open/t=60000", "q/t=200"]) {
+        assert_eq!(world.ask(*client, &format!("get {key}\r\n")), "");
+    }
+    for round in 0..2 {
+        world.send(other, b"get q/abort\r\n");
+        world.turn(0);
+        assert!(world.has_loads(), "it is not in memory any more");
+        world.settle();
+        assert_eq!(world.heard(other), "END\r\n");
+        if round == 0 {
+            assert_eq!(world.heard(waiting.remove(0)), value("q/peek/t=60000", &large(0)));
+        }
+        let key = ["q/t=60000", "q/open/t=60000"][round];
+        assert_eq!(world.heard(waiting.remove(0)), value(key, &large(round)));
+    }
+    assert_eq!(world.heard(waiting[0]), "");
+    world.advance(200);
+    world.settle();
+    assert_eq!(world.heard(waiting[0]), "END\r\n", "it stood in line again");
+}
+
+#[test]
 fn a_returned_message_that_cannot_be_loaded_is_said_and_stays() {
     let mut world = World::new(Options { memory_share: 2 << 20, body_size_max: 1 << 16, ..Options::default() });
     let (reader, other) = (world.connect(), world.connect());
