@@ -41,8 +41,9 @@ install: ## Install what `make build` made; PREFIX=/usr/local, DESTDIR=
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions target/packaging/completions/zsh/*
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d target/packaging/completions/fish/*
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq README.md CHANGELOG.md LICENSE
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs docs/*.md docs/ringq.toml
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/decisions docs/decisions/*.md
+	for kind in grafana images prometheus; do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/$$kind docs/$$kind/*; done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/ringq.service packaging/ringq.socket
 	sed -i 's|/usr/bin/ringq|$(PREFIX)/bin/ringq|' $(DESTDIR)$(PREFIX)/lib/systemd/system/ringq.service
 	install -D -m 644 packaging/ringq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf

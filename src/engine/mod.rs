@@ -180,7 +180,7 @@ pub enum Notice {
         /// The line, without its line end.
         line: Vec<u8>,
     },
-    /// What became of a message, while commands are traced.
+    /// What became of a message, while commands or messages of its queue are traced.
     Message {
         /// The queue's name.
         queue: Vec<u8>,
@@ -190,6 +190,8 @@ pub enum Notice {
         fate: Fate,
         /// The batch that has it.
         batch: Seq,
+        /// The queue's settings want it.
+        by_queue: bool,
     },
     /// How far batches have come, while commands are traced.
     Batches {

@@ -612,7 +612,10 @@ mod tests {
         let lifetime = Lifetime::default();
         let expected = SetLine { key: Key { name: b"q" }, flags: 7, lifetime, size: 5, noreply: false };
         assert_eq!(parse(b"set q 7 0 5"), Line::Set(expected));
-        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(expected));
+        let lifetime = Lifetime { exptime: -1, ttl_s: None };
+        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(SetLine { lifetime, ..expected }));
+        let lifetime = Lifetime { exptime: 0, ttl_s: Some(9) };
+        assert_eq!(parse(b"set q/ttl=9 7 0 5"), Line::Set(SetLine { lifetime, ..expected }));
         assert_eq!(parse(b"set q 7 0 5 noreply"), Line::Set(SetLine { noreply: true, ..expected }));
     }
 

@@ -473,6 +473,39 @@ mod tests {
     }
 
     #[test]
+    fn nothing_leaves_that_cannot_have_come_so() {
+        let (queue, message, why) = (QueueId(1), MessageId(2), Why::Got);
+        let attempt = |role, mutation: Mutation<'static>| {
+            count(&mut Counters { puts: 1, ..Counters::default() }, queue, role, &mutation)
+        };
+        let (take, leave) = (Mutation::Take { queue, message }, Mutation::Leave { queue, message, why });
+        let pass = Mutation::Pass { queue, message, low: MessageId(0), why };
+        let put = |queue| {
+            let body = &b""[..];
+            Mutation::Put(Put { queue, message, put_ms: 0, flags: 0, expires_ms: 0, crc32c: 0, body })
+        };
+        for (role, fits) in [(Role::Plain, true), (Role::Grouped, false), (Role::Group, false)] {
+            for mutation in [take, leave, Mutation::Passed { queue, count: 1 }] {
+                assert_eq!(attempt(role, mutation).is_ok(), fits, "{role:?} {mutation:?}");
+            }
+            assert_eq!(attempt(role, pass).is_ok(), !fits);
+            assert_eq!(attempt(role, put(queue)).is_ok(), role != Role::Group);
+            assert!(attempt(role, put(QueueId(9))).is_ok());
+            let removal = if fits { leave } else { pass };
+            for mutation in [removal, Mutation::Corrupt { queue, message }] {
+                let mut counters = Counters { puts: 1, ..Counters::default() };
+                count(&mut counters, queue, role, &mutation).unwrap();
+                assert!(count(&mut counters, queue, role, &mutation).is_err(), "only one had come");
+            }
+        }
+        let counters = Counters { puts: 3, gets: 1, deleted: 1, ..Counters::default() };
+        let attempt = |role, freed: u64, count| free(&mut { freed }, queue, role, &counters, count).is_ok();
+        assert!(attempt(Role::Grouped, 0, 2) && attempt(Role::Grouped, 2, 0));
+        assert!(!attempt(Role::Grouped, 1, 2) && !attempt(Role::Grouped, 1, u64::MAX));
+        assert!(!attempt(Role::Plain, 0, 1) && !attempt(Role::Group, 0, 1));
+    }
+
+    #[test]
     fn a_transfer_is_stored_as_the_table_says() {
         let value = encode_move(MessageId(0x102), Why::DeadLettered, b"dead");
         assert_eq!(value, [2, 1, 0, 0, 0, 0, 0, 0, 3, b'd', b'e', b'a', b'd']);

@@ -51,8 +51,18 @@ fn pymemcache_client() {
 }
 
 #[test]
+fn stats_forms() {
+    run("stats_forms.py");
+}
+
+#[test]
 fn unix_socket() {
     run_over_unix("unix_socket.py");
+}
+
+#[test]
+fn php_unix_socket() {
+    run_over_unix("php_unix_socket.php");
 }
 
 #[test]

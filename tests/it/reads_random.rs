@@ -53,6 +53,9 @@ struct Queue {
     puts: u64,
     gets: u64,
     deleted: u64,
+    /// Messages that went straight from a put to who waited, in this life of the server: a crash may take them from both counters.
+    handed: u64,
+    uncounted: u64,
 }
 
 /// A client's read, as it knows it.
@@ -154,6 +157,7 @@ impl Model {
         while !self.queues[queue].ready.is_empty()
             && let Some(waiter) = self.queues[queue].line.pop_front()
         {
+            self.queues[queue].handed += u64::from(waiter.kind == Kind::Take);
             self.give(queue, waiter.client, &waiter.key, waiter.kind);
         }
     }
@@ -279,7 +283,7 @@ impl Model {
                 self.drop_all(queue);
                 let of = &mut self.queues[queue];
                 of.life += 1;
-                (of.puts, of.gets, of.deleted) = (0, 0, 0);
+                (of.puts, of.gets, of.deleted, of.handed) = (0, 0, 0, 0);
                 self.clients[client].due += if exists { "DELETED\r\n" } else { "NOT_FOUND\r\n" };
             }
             _ => {}
@@ -411,6 +415,7 @@ impl Model {
             of.line.clear();
             let open = std::mem::take(&mut of.open);
             of.ready.extend(open.into_keys());
+            of.uncounted = std::mem::take(&mut of.handed);
         }
         self.clients.clear();
         (0..CLIENTS).for_each(|_| self.connect());
@@ -456,19 +461,21 @@ impl Model {
             let (ready, open) = (of.ready.len() as u64, of.open.len() as u64);
             assert_eq!(of.puts, of.gets + ready + open + of.deleted, "the law of conservation");
             let text = self.world.ask(number, &format!("stats queue {}\r\n", name(queue)));
-            let of = &self.queues[queue];
+            let of = &mut self.queues[queue];
             let stat = |wanted: &str| {
                 let line =
                     text.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(wanted)?.strip_prefix(' '));
                 line.map_or(0, |value| value.parse().unwrap())
             };
+            let uncounted = of.puts.saturating_sub(stat("puts")).min(std::mem::take(&mut of.uncounted));
+            of.puts -= uncounted;
+            of.gets -= uncounted;
             let names =
                 ["puts", "gets", "ready", "open", "deleted", "expired", "discarded", "dead_lettered", "corrupt"];
             let expected = [of.puts, of.gets, ready, open, of.deleted, 0, 0, 0, 0];
             assert_eq!(names.map(stat), expected, "queue {queue}: {names:?}");
             if of.exists {
-                let bodies = of.ready.iter().chain(of.open.keys()).map(|message| self.body(*message).len() as u64);
-                assert_eq!(stat("bytes"), bodies.sum::<u64>(), "queue {queue}: bytes");
+                assert_eq!(stat("bytes"), (ready + open) * self.body_size as u64, "queue {queue}: bytes");
             }
         }
     }

@@ -103,7 +103,8 @@ impl Inner {
         let all = self.messages.range((queue, MessageId(0))..=(queue, MessageId(u64::MAX)));
         let doomed: Vec<MessageId> =
             all.map(|(key, _)| key.1).filter(|message| self.have_all_passed(queue, *message)).collect();
-        if doomed.len() as u64 != freed {
+        // There may be fewer: what goes with its queue later in the job was never written.
+        if doomed.len() as u64 > freed {
             return Err(damaged(queue, &format!("{} messages were passed by all, not {freed}", doomed.len())));
         }
         for message in doomed {
