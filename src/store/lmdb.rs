@@ -391,7 +391,7 @@ impl Store for Lmdb {
     fn recover(&mut self) -> Result<Recovered, Error> {
         const OPERATION: &str = "reading the database's queues";
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
-        let rows = self.rows.values().map(|row| Ok(self.queue_row(row, &txn).map_err(failure(OPERATION))?));
+        let rows = self.rows.values().map(|row| self.queue_row(row, &txn).map_err(failure(OPERATION)));
         let mut queues = rows.collect::<Result<Vec<QueueRow>, Error>>()?;
         queues.sort_unstable_by_key(|row| row.queue);
         let settings = self.databases.settings.iter(&txn).map_err(failure(OPERATION))?;
