@@ -83,6 +83,9 @@ pub enum Error {
     /// No request can hold this queue name.
     #[error("a queue name cannot be empty or contain spaces or control characters: {0}")]
     BadName(String),
+    /// No request can hold this word as a setting.
+    #[error("a setting is KEY=VALUE without spaces or control characters, not {0}")]
+    BadSetting(String),
 }
 
 /// A message that was taken from a queue.
@@ -337,6 +340,35 @@ impl Client {
     /// As for every request.
     pub fn queue_stats(&mut self) -> Result<Vec<Stat>, Error> {
         self.stat_lines(b"stats queue\r\n")
+    }
+
+    /// What a queue of this name does, whether it is there or not.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn queue_settings(&mut self, queue: &[u8]) -> Result<Vec<Stat>, Error> {
+        check_name(queue)?;
+        self.stat_lines(&[b"config ", queue, b"\r\n"].concat())
+    }
+
+    /// Changes what a queue of this name does: words `key=value`, at least one.
+    ///
+    /// # Errors
+    /// As for every request; when one word is refused, none has an effect.
+    pub fn configure<'a>(&mut self, queue: &[u8], words: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Error> {
+        check_name(queue)?;
+        let mut request = [b"config ", queue].concat();
+        for word in words {
+            let is_bad = !word.contains(&b'=') || word.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
+            if is_bad {
+                return Err(Error::BadSetting(format!("\"{}\"", word.escape_ascii())));
+            }
+            request.push(b' ');
+            request.extend_from_slice(word);
+        }
+        request.extend_from_slice(b"\r\n");
+        self.send(&[&request])?;
+        self.expect(b"OK")
     }
 
     /// Returns when everything that was accepted before is in the store.

@@ -22,6 +22,25 @@ pub const BODY_ANNOUNCED_MAX: u64 = i32::MAX as u64;
 /// Largest `-B`, bytes.
 pub const BODY_SIZE_MAX: usize = 128 << 20;
 
+/// Messages that leave the head of a queue at once because their time is over or others need their room: what a turn does for one
+/// queue while all others wait.
+pub const DROPPED_AT_ONCE_MAX: usize = 1024;
+
+/// Of these, how many go although the turn's batch is full: nearly always all there are.
+pub const DROPPED_IN_ANY_CASE: usize = 16;
+
+/// Queues that may have messages whose time is over, and from which nobody reads, are looked at so often, ms: nobody waits for that.
+pub const SWEEP_EVERY_MS: u64 = 1_000;
+
+/// Queues of these that one turn looks at.
+pub const SWEPT_LEN_MAX: usize = 256;
+
+/// Messages that a queue which drops its oldest may have beyond its bound while these are read from the disk to be dropped.
+pub const OVERFLOW_LEN_MAX: u64 = 1024;
+
+/// The same in bytes.
+pub const OVERFLOW_SIZE_MAX: u64 = 1 << 20;
+
 /// Requests of one connection served before the next connection has its turn. Large enough that a pipelining client is served
 /// from one receive, small enough that 64 such clients wait for each other less than a millisecond.
 pub const REQUESTS_PER_TURN: usize = 128;
@@ -145,6 +164,9 @@ pub const OPEN_READS_DEFAULT: u32 = 1024;
 
 /// Default `--max-groups`: every put costs a step for each.
 pub const GROUPS_DEFAULT: u32 = 64;
+
+/// Open reads that one `confirm` of Kestrel's may name: what it changes is one batch, which has a bound.
+pub const CONFIRM_LEN_MAX: usize = 16_384;
 
 /// Default `-B`, bytes.
 pub const BODY_SIZE_DEFAULT: usize = 1 << 20;

@@ -169,7 +169,7 @@ pub enum Mutation<'a> {
         message: MessageId,
         /// Of this transfer; rises over those from this queue.
         number: u64,
-        /// The reason, which counts if it was accepted.
+        /// Why it goes: what it is counted as when it was accepted.
         why: Why,
         /// The name of the queue it goes to.
         target: &'a [u8],
@@ -209,7 +209,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// The inverse of `as u8`.
+    /// The reason with this number.
     pub fn of(byte: u8) -> Option<Why> {
         [Why::Got, Why::Expired, Why::Discarded, Why::DeadLettered, Why::Skipped]
             .into_iter()

@@ -19,6 +19,8 @@ use crate::limits;
 use crate::listen::{self, Address, Inherited, Sockets};
 use crate::log;
 use crate::mailbox::Mailbox;
+use crate::proto::Dialect;
+use crate::queue::Explicit;
 use crate::ring::{self, Ring};
 use crate::shard::{Links, Mail, Report, Shard, Shared};
 use crate::stats::{Capacity, ShardStats};
@@ -26,7 +28,7 @@ use crate::store::ballast::Ballast;
 use crate::store::directory::DataDirectory;
 use crate::store::lmdb::{Lmdb, LmdbConfig};
 use crate::store::thread::{self, ThreadConfig};
-use crate::store::{self, Batch, QueueRow, Store};
+use crate::store::{self, Batch, Store};
 use crate::udp;
 use anyhow::{Context, Result, anyhow};
 use std::hash::{BuildHasher, RandomState};
@@ -109,6 +111,7 @@ pub fn run(config: &Config) -> Result<()> {
         // Puts wait when half the share is not in the store.
         pressure_share: config.memory_share() / 2,
         accept_paused: AtomicBool::new(false),
+        reload_asked: AtomicBool::new(false),
         start,
     });
 
@@ -119,7 +122,8 @@ pub fn run(config: &Config) -> Result<()> {
     let links = Links { shared: shared.clone(), store: store_requests, reports: report };
     let facts = Facts {
         connections_max,
-        addresses: sockets.listeners.iter().map(|listener| listener.address.clone()).collect(),
+        addresses: addresses_of(&sockets, Dialect::MemcacheQ),
+        kestrel_addresses: addresses_of(&sockets, Dialect::Kestrel),
         udp_addresses: udp_sockets.iter().map(|(address, _)| *address).collect(),
         admin_addresses: admin.addresses().to_vec(),
     };
@@ -131,12 +135,15 @@ pub fn run(config: &Config) -> Result<()> {
     let changes = engine_changes(config, &facts);
     let mut threads = Vec::new();
     // Shard 0 accepts for all.
-    let mut listeners: Vec<OwnedFd> = sockets.listeners.into_iter().map(|listener| listener.socket).collect();
-    let mut queues = by_owner(recovered.queues, config.shards);
+    let mut listeners: Vec<(OwnedFd, Dialect)> =
+        sockets.listeners.into_iter().map(|listener| (listener.socket, listener.dialect)).collect();
+    let mut queues = by_owner(recovered.queues, config.shards, |row| &row.name);
+    let mut said = by_owner(read_settings(recovered.settings), config.shards, |(name, _)| name);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
         let engine_config = engine_config(config, id, connections_max, changes.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
-        let engine = Engine::new(engine_config, rows, shared.reserve_ids());
+        let settings = std::mem::take(&mut said[usize::from(id.0)]);
+        let engine = Engine::new(engine_config, rows, settings, shared.reserve_ids());
         threads.push(start_shard(config, id, engine, journal, std::mem::take(&mut listeners), links.clone())?);
     }
     let udp_thread = udp::start(udp_sockets, config.udp_reply_size_max, &shared)?;
@@ -178,6 +185,8 @@ pub struct Facts {
     pub connections_max: usize,
     /// Where the server listens.
     pub addresses: Vec<Address>,
+    /// Where it speaks Kestrel's dialect.
+    pub kestrel_addresses: Vec<Address>,
     /// Where it takes datagrams.
     pub udp_addresses: Vec<SocketAddr>,
     /// Where the admin listener is.
@@ -197,8 +206,15 @@ impl Facts {
     fn ready_lines(&self) -> Vec<String> {
         let admin = self.admin_addresses.iter().map(|address| format!("admin on http://{address}/"));
         let streams = self.addresses.iter().map(|address| format!("ready on {address}"));
+        let kestrel = self.kestrel_addresses.iter().map(|address| format!("ready on kestrel:{address}"));
+        let streams = streams.chain(kestrel);
         admin.chain(streams).chain(self.udp_addresses.iter().map(|address| format!("ready on udp:{address}"))).collect()
     }
+}
+
+fn addresses_of(sockets: &Sockets, dialect: Dialect) -> Vec<Address> {
+    let listeners = sockets.listeners.iter().filter(|listener| listener.dialect == dialect);
+    listeners.map(|listener| listener.address.clone()).collect()
 }
 
 // --- starting ---
@@ -324,12 +340,28 @@ fn begin_journals(config: &Config, store: &mut Lmdb, ballast: &mut Ballast, home
     Ok(journals)
 }
 
-fn by_owner(queues: Vec<QueueRow>, shards: u16) -> Vec<Vec<QueueRow>> {
-    let mut owned: Vec<Vec<QueueRow>> = (0..shards).map(|_| Vec::new()).collect();
-    for row in queues {
-        owned[usize::from(Engine::owner_of(&row.name, shards).0)].push(row);
+/// What belongs to each shard, by the names of queues.
+fn by_owner<T>(all: Vec<T>, shards: u16, name: impl Fn(&T) -> &[u8]) -> Vec<Vec<T>> {
+    let mut owned: Vec<Vec<T>> = (0..shards).map(|_| Vec::new()).collect();
+    for one in all {
+        owned[usize::from(Engine::owner_of(name(&one), shards).0)].push(one);
     }
     owned
+}
+
+/// Settings by name as the store has them. Those of another version are kept and have no effect.
+fn read_settings(stored: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Box<[u8]>, Explicit)> {
+    let read = |(name, settings): (Vec<u8>, Vec<u8>)| {
+        let explicit = Explicit::decode(&name, &settings);
+        for unknown in explicit.unknown() {
+            let queue = name.escape_ascii();
+            tracing::warn!(
+                "queue {queue}: this version does not understand the setting {unknown}, which has no effect"
+            );
+        }
+        (name.into(), explicit)
+    };
+    stored.into_iter().map(read).collect()
 }
 
 /// What of an engine's configuration a reload may change.
@@ -340,6 +372,7 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
         idle_ms_max: config.idle_ms_max,
         open_reads_max: config.open_reads_max,
         groups_max: config.groups_max,
+        queue_defaults: config.queue_defaults.clone(),
         flush_all: config.flush_all,
         shutdown: config.shutdown,
         settings: settings(config, facts).into(),
@@ -353,6 +386,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: e
         idle_ms_max,
         open_reads_max,
         groups_max,
+        queue_defaults,
         flush_all,
         shutdown,
         settings,
@@ -366,6 +400,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: e
         idle_ms_max,
         open_reads_max,
         groups_max,
+        queue_defaults,
         queues_max,
         hash_seed: RandomState::new().hash_one(shard),
         flush_all,
@@ -385,7 +420,7 @@ fn start_shard(
     id: ShardId,
     engine: Engine,
     journal: Journal,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<(OwnedFd, Dialect)>,
     links: Links,
 ) -> Result<JoinHandle<()>> {
     let core = core_of(&config.pin, id);
@@ -462,6 +497,7 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("tcp_keepalive", &config.keepalive.map_or(0, |period| period.as_secs()));
     stat("udpport", &facts.udp_addresses.first().map_or(0, SocketAddr::port));
     stat("udp_reply_max", &config.udp_reply_size_max);
+    stat("kestrelport", &facts.kestrel_addresses.iter().find_map(tcp).map_or(0, |address| address.port()));
     stat("max_queues", &config.queues_max);
     stat("min_free", &config.free_size_min);
     stat("verbosity", &config.verbosity);

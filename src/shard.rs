@@ -9,6 +9,7 @@
 //! Step 1, 7 and 9 of a message's path.
 
 mod observe;
+mod pool;
 mod snapshot;
 
 pub use observe::{Action, CHECKPOINTS_KEPT, Ended, Page, Question, State};
@@ -24,10 +25,11 @@ use crate::latency::Metric;
 use crate::limits;
 use crate::log::{self, Complaints, shown};
 use crate::mailbox::Mailbox;
-use crate::proto::reply;
+use crate::proto::{Dialect, reply};
 use crate::ring::{Event, Ring};
 use crate::store;
 use crate::udp;
+use pool::Pool;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
@@ -45,8 +47,8 @@ pub enum Mail {
     Peer(ShardId, EngineMail),
     /// From the store.
     Store(store::Reply),
-    /// A connection accepted elsewhere that this shard is to serve.
-    Adopt(OwnedFd),
+    /// A connection accepted elsewhere that this shard is to serve, and what it speaks.
+    Adopt(OwnedFd, Dialect),
     /// A datagram's requests: this shard is to serve them, and to say the replies to the socket.
     Datagram {
         /// A connected stream socket, for the replies only. When it is closed, all was said.
@@ -90,6 +92,8 @@ pub enum Report {
     Verbosity(u8),
     /// A client asked the server to stop.
     Shutdown,
+    /// A client asked that the configuration be read again.
+    Reload,
     /// How the shard is, for the inquiry of this number.
     Inspected(ShardId, u64, Box<Snapshot>),
     /// The store thread has answered in the inquiry of this number.
@@ -120,6 +124,8 @@ pub struct Shared {
     pub pressure_share: usize,
     /// Accepting is paused for lack of files.
     pub accept_paused: AtomicBool,
+    /// The main thread was asked to read the configuration again, and has not begun.
+    pub reload_asked: AtomicBool,
     /// When the process started.
     pub start: Instant,
 }
@@ -190,6 +196,8 @@ pub struct Shard {
     committing: VecDeque<(Seq, u64)>,
     /// Queues that are being read from the store, and since when, monotonic µs.
     loading: HashMap<QueueId, u64, foldhash::fast::RandomState>,
+    /// What those speak that come to each listener.
+    dialects: Vec<Dialect>,
     /// The next shard to get a connection.
     next_shard: usize,
     accepting: Accepting,
@@ -216,14 +224,16 @@ impl Shard {
         engine: Engine,
         mut ring: Ring,
         durability: Durability,
-        listeners: Vec<OwnedFd>,
+        listeners: Vec<(OwnedFd, Dialect)>,
         links: Links,
         batch_size: usize,
     ) -> io::Result<Shard> {
         let Links { shared, store, reports } = links;
         ring.watch(shared.mailboxes[usize::from(id.0)].wake_fd())?;
-        for listener in listeners {
+        let mut dialects = Vec::new();
+        for (listener, dialect) in listeners {
             ring.listen(listener)?;
+            dialects.push(dialect);
         }
         Ok(Shard {
             id,
@@ -241,6 +251,7 @@ impl Shard {
             batch_began_us: None,
             committing: VecDeque::new(),
             loading: HashMap::default(),
+            dialects,
             next_shard: 0,
             accepting: Accepting::On,
             accept_retry_ms: 0,
@@ -311,7 +322,7 @@ impl Shard {
             match mail {
                 Mail::Peer(from, mail) => self.engine.on_mail(from, mail),
                 Mail::Store(reply) => self.take_store_reply(reply),
-                Mail::Adopt(socket) => self.adopt(socket),
+                Mail::Adopt(socket, dialect) => self.adopt(socket, dialect),
                 Mail::Datagram { socket, requests, reply_size_max } => match self.ring.adopt(socket) {
                     Ok(conn) => self.engine.on_datagram(conn, &requests, reply_size_max),
                     Err(_) => self.engine.on_datagram_dropped(),
@@ -394,7 +405,7 @@ impl Shard {
                         Err(_) => self.engine.on_send_failed(conn, sent),
                     }
                 }
-                Event::Accepted { socket, .. } => self.assign(socket),
+                Event::Accepted { socket, listener } => self.assign(socket, self.dialects[listener.0 as usize]),
                 Event::AcceptFailed { error, .. } => self.pause_accepting(&error),
                 Event::Ended { conn, error: None } => self.engine.on_eof(conn),
                 Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
@@ -408,7 +419,7 @@ impl Shard {
     // --- connections ---
 
     /// Gives a new connection to the shards in turn, so that a few busy connections do not share one by chance.
-    fn assign(&mut self, socket: OwnedFd) {
+    fn assign(&mut self, socket: OwnedFd, dialect: Dialect) {
         if self.shared.connections.fetch_add(1, Ordering::SeqCst) >= self.shared.connections_max {
             self.shared.connections.fetch_sub(1, Ordering::SeqCst);
             return self.reject(&socket);
@@ -416,19 +427,19 @@ impl Shard {
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % self.shared.mailboxes.len();
         if shard == usize::from(self.id.0) {
-            self.adopt(socket);
+            self.adopt(socket, dialect);
         } else {
-            self.shared.mailboxes[shard].send(Mail::Adopt(socket));
+            self.shared.mailboxes[shard].send(Mail::Adopt(socket, dialect));
         }
     }
 
-    fn adopt(&mut self, socket: OwnedFd) {
+    fn adopt(&mut self, socket: OwnedFd, dialect: Dialect) {
         match self.ring.adopt(socket) {
             Ok(conn) => {
                 if log::logs_commands() {
                     tracing::debug!("<{}/{conn} new connection from {}", self.id, peer(&mut self.ring, conn));
                 }
-                self.engine.on_open(conn);
+                self.engine.on_open(conn, dialect);
             }
             Err(socket) => {
                 self.shared.connections.fetch_sub(1, Ordering::SeqCst);
@@ -645,6 +656,9 @@ impl Shard {
         if std::mem::take(&mut effects.stats_reset) {
             self.shared.udp.reset();
         }
+        if std::mem::take(&mut effects.reload) && !self.shared.reload_asked.swap(true, Ordering::SeqCst) {
+            let _ = self.reports.send(Report::Reload);
+        }
         if std::mem::take(&mut effects.shutdown) {
             let _ = self.reports.send(Report::Shutdown);
         }
@@ -657,7 +671,7 @@ impl Shard {
         };
         match notice {
             Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", shown(line)),
-            Notice::Message { queue, message, fate, batch } => {
+            Notice::Message { queue, message, fate, batch, by_queue } => {
                 let what = match fate {
                     Fate::Put => "was put",
                     Fate::Opened => "is in an open read",
@@ -667,12 +681,19 @@ impl Shard {
                     Fate::Delivered => "has reached the waiting client",
                     Fate::Returned => "goes the ordinary way after all",
                     Fate::Taken => "was taken",
+                    Fate::Expired => "has expired",
+                    Fate::Discarded => "was discarded",
                 };
                 let batch = match fate {
                     Fate::HandedOver | Fate::Delivered => String::new(),
                     _ => format!(", in batch {shard}/{batch}"),
                 };
-                tracing::debug!("message {message} of queue {} {what}{batch}", shown(queue));
+                let line = format!("message {message} of queue {} {what}{batch}", shown(queue));
+                if *by_queue {
+                    tracing::info!(target: log::ALWAYS, "{line}");
+                } else {
+                    tracing::debug!("{line}");
+                }
             }
             Notice::Batches { through, is_stored } => {
                 let place = if *is_stored { "the database" } else { "the journal" };
@@ -692,6 +713,9 @@ impl Shard {
                     b"" => ("connections closed for speaking HTTP", &b"it speaks HTTP"[..]),
                     reply::LINE_TOO_LONG => ("connections closed for lines that are too long", reply.trim_ascii_end()),
                     reply::BAD_DATA_CHUNK => ("connections closed for bodies of another size", reply.trim_ascii_end()),
+                    reply::CLIENT_ERROR | engine::DROPPED => {
+                        ("connections closed for what Kestrel has not", reply.trim_ascii_end())
+                    }
                     _ => ("connections closed for sizes that are none", reply.trim_ascii_end()),
                 };
                 complain(Level::INFO, kind, &|ring| {
@@ -759,29 +783,4 @@ impl Shard {
 /// Who a connection is from, for a line of the log.
 fn peer(ring: &mut Ring, conn: ConnId) -> String {
     ring.socket(conn).map_or_else(|| "a client that is gone".into(), host::peer)
-}
-
-/// Buffers for reuse, a bounded number of bytes of them.
-#[derive(Default)]
-struct Pool {
-    buffers: Vec<Vec<u8>>,
-    size: usize,
-}
-
-impl Pool {
-    /// An empty buffer.
-    fn take(&mut self) -> Vec<u8> {
-        let buffer = self.buffers.pop().unwrap_or_default();
-        self.size -= buffer.capacity();
-        buffer
-    }
-
-    fn put(&mut self, mut buffer: Vec<u8>) {
-        let size = buffer.capacity();
-        if (1..=limits::POOLED_BUFFER_SIZE_MAX).contains(&size) && self.size + size <= limits::POOL_SIZE_MAX {
-            buffer.clear();
-            self.size += size;
-            self.buffers.push(buffer);
-        }
-    }
 }

@@ -43,6 +43,8 @@ pub struct ShardStats {
     pub checkpoints: u64,
     pub open_reads: u64,
     pub returned_reads: u64,
+    /// Puts that a limit of their queue refused.
+    pub refused_puts: u64,
     pub groups: u64,
 }
 
@@ -96,7 +98,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 32;
+    const LEN: usize = 33;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -133,6 +135,7 @@ impl ShardStats {
             &mut self.checkpoints,
             &mut self.open_reads,
             &mut self.returned_reads,
+            &mut self.refused_puts,
             &mut self.groups,
         ]
     }
@@ -179,6 +182,7 @@ impl ShardStats {
         self.udp_dropped = 0;
         self.idle_kicks = 0;
         self.returned_reads = 0;
+        self.refused_puts = 0;
         self.accept_pauses = 0;
     }
 }
@@ -231,6 +235,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);
     stat(out, "returned_reads", all.returned_reads);
+    stat(out, "refused_puts", all.refused_puts);
     stat(out, "corrupt_items", all.corrupt);
     stat(out, "store_loads", all.loads);
     stat(out, "store_batches", all.batches);
@@ -238,6 +243,34 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "udp_dropped", host.udp.dropped + all.udp_dropped);
     stat(out, "udp_sent", host.udp.sent);
     stat(out, "udp_unsent", host.udp.unsent);
+}
+
+/// `stats` of Kestrel's, without its queues. What RingQ does not count is 0.
+pub fn kestrel(out: &mut Vec<u8>, host: &Host, all: &ShardStats) {
+    stat(out, "uptime", host.uptime_s);
+    stat(out, "time", host.time_s);
+    stat(out, "version", VERSION);
+    stat(out, "curr_items", all.curr_items);
+    stat(out, "total_items", all.total_items);
+    stat(out, "bytes", all.memory_used);
+    stat(out, "reserved_memory_ratio", 0);
+    stat(out, "curr_connections", all.curr_connections);
+    stat(out, "total_connections", all.total_connections);
+    stat(out, "cmd_get", all.get_cmds);
+    stat(out, "cmd_set", all.set_cmds);
+    stat(out, "cmd_peek", 0);
+    stat(out, "get_hits", all.get_hits);
+    stat(out, "get_misses", all.get_cmds.saturating_sub(all.get_hits));
+    stat(out, "bytes_read", all.bytes_read);
+    stat(out, "bytes_written", all.bytes_written);
+    ["queue_creates", "queue_deletes", "queue_expires"].iter().for_each(|name| stat(out, name, 0));
+}
+
+/// A line with the sum of what the shards said, a u64 each.
+pub fn sum(out: &mut Vec<u8>, answers: &[impl AsRef<[u8]>]) {
+    let number = |answer: &[u8]| u64::from_le_bytes(answer.try_into().expect("eight bytes"));
+    let sum: u64 = answers.iter().map(|answer| number(answer.as_ref())).sum();
+    out.extend_from_slice(format!("{sum}\r\n").as_bytes());
 }
 
 /// How many puts brought a body of each size since the start.

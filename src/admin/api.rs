@@ -55,6 +55,7 @@ pub(super) fn overview(seen: &Seen, has_token: bool) -> Value {
             "bytes_read": all.bytes_read,
             "bytes_written": all.bytes_written,
             "corrupt": all.corrupt,
+            "refused_puts": all.refused_puts,
         },
         "journal": {
             "records": all.journal_records,
@@ -218,6 +219,14 @@ struct Row<'a> {
     get_rate: f64,
     oldest_ms: Option<u64>,
     waiters: u64,
+    deleted: u64,
+    expired: u64,
+    discarded: u64,
+    dead_lettered: u64,
+    skipped: u64,
+    corrupt: u64,
+    refused_puts: u64,
+    settings: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -268,7 +277,7 @@ fn row(shard: ShardId, queue: &QueueView) -> Row<'_> {
         name: String::from_utf8_lossy(&queue.name),
         shard: shard.0,
         ready: queue.ready,
-        open: 0,
+        open: queue.open,
         bytes: queue.bytes,
         puts: queue.counters.puts,
         gets: queue.counters.gets,
@@ -276,7 +285,21 @@ fn row(shard: ShardId, queue: &QueueView) -> Row<'_> {
         get_rate: queue.get_rate,
         oldest_ms: queue.oldest_ms,
         waiters: queue.waiters,
+        deleted: queue.counters.deleted,
+        expired: queue.counters.expired,
+        discarded: queue.counters.discarded,
+        dead_lettered: queue.counters.dead_lettered,
+        skipped: queue.counters.skipped,
+        corrupt: queue.counters.corrupt,
+        refused_puts: queue.refused_puts,
+        settings: set(queue),
     }
+}
+
+/// The settings of a queue that are not those of a queue without any, as `config` shows them.
+fn set(queue: &QueueView) -> Map<String, Value> {
+    let settings = queue.settings.iter().flat_map(|settings| settings.shown_if_set());
+    settings.map(|(key, text)| (key.into(), String::from_utf8_lossy(&text).into())).collect()
 }
 
 #[cfg(test)]
@@ -297,6 +320,8 @@ mod tests {
             get_rate: ready as f64,
             oldest_ms,
             waiters: 0,
+            refused_puts: 0,
+            settings: None,
         };
         (ShardId(0), queue)
     }

@@ -13,6 +13,7 @@ impl Config {
         self.wait_ms_max = new.wait_ms_max;
         self.open_reads_max = new.open_reads_max;
         self.groups_max = new.groups_max;
+        self.queue_defaults = new.queue_defaults.clone();
         self.queues_max = new.queues_max;
         self.checkpoint_every_ms = new.checkpoint_every_ms;
         self.free_size_min = new.free_size_min;
@@ -27,6 +28,7 @@ impl Config {
     pub fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let Config {
             port,
+            kestrel_port,
             listen,
             socket,
             socket_mode,
@@ -62,6 +64,7 @@ impl Config {
             wait_ms_max: _,
             open_reads_max: _,
             groups_max: _,
+            queue_defaults: _,
             flush_all: _,
             shutdown: _,
             admin_token_file: _,
@@ -77,6 +80,7 @@ impl Config {
         } = self;
         let differing = [
             ("-p", *port != new.port),
+            ("--kestrel-port", *kestrel_port != new.kestrel_port),
             ("-l", *listen != new.listen),
             ("-s", *socket != new.socket),
             ("-a", *socket_mode != new.socket_mode),
@@ -131,6 +135,20 @@ mod tests {
     fn a_configuration_needs_no_restart_to_become_itself() {
         let config = parse("-l 127.0.0.1 -s sock -U 5 -P pid -u nobody --log-file log --pin 0,1 -N -d -r");
         assert!(config.needing_restart(&config.clone()).is_empty());
+    }
+
+    #[test]
+    fn what_holds_for_queues_changes_without_a_restart() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("ringq.toml");
+        std::fs::write(&file, "[queue]\nmax_messages = 1\n").unwrap();
+        let mut config = parse(&format!("--config {}", file.display()));
+        std::fs::write(&file, "[queues.'a*']\nmax_messages = 2\n").unwrap();
+        let new = config.reload().unwrap();
+        assert!(config.needing_restart(&new).is_empty());
+        config.adopt(&new);
+        let of = |name: &[u8]| config.queue_defaults.of(name).max_messages;
+        assert_eq!((of(b"a1"), of(b"b")), (2, 0));
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! The configuration file: TOML whose keys are the long names of options.
+//! The configuration file: TOML whose keys are the long names of options, and two tables for queues.
 //!
 //! What stands in it becomes the default of its option, so that the command line and the environment go before it, and it is
 //! checked as they are. Invariant: a key that no option has is refused.
 
+use super::queues;
+use crate::queue::Defaults;
 use clap::{ArgAction, Command};
 use std::fmt::Display;
 use std::path::Path;
@@ -11,17 +13,19 @@ use toml::{Table, Value};
 /// Options that make no sense in a file.
 const NOT_IN_FILES: [&str; 6] = ["config", "check-config", "check", "license", "version", "help"];
 
-/// Reads a file and makes what it says the defaults of `command`.
+/// Reads a file and makes what it says of options the defaults of `command`; and what it says of queues.
 ///
 /// # Errors
 /// What is wrong with the file, naming it.
-pub(super) fn apply(command: Command, path: &Path) -> Result<Command, String> {
+pub(super) fn apply(command: Command, path: &Path) -> Result<(Command, Defaults), String> {
     let in_file = |problem: &dyn Display| format!("{}: {problem}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| in_file(&error))?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| in_file(&error))?;
-    table.into_iter().try_fold(command, |command, (key, value)| {
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| in_file(&error))?;
+    let defaults = queues::take(&mut table).map_err(|problem| in_file(&problem))?;
+    let command = table.into_iter().try_fold(command, |command, (key, value)| {
         apply_one(command, &key, &value).map_err(|problem| in_file(&problem))
-    })
+    })?;
+    Ok((command, defaults))
 }
 
 fn apply_one(command: Command, key: &str, value: &Value) -> Result<Command, String> {
@@ -30,7 +34,9 @@ fn apply_one(command: Command, key: &str, value: &Value) -> Result<Command, Stri
         let dashed = key.replace('_', "-");
         let hint =
             if dashed != key && known(&dashed).is_some() { format!("; it is written {dashed}") } else { String::new() };
-        return Err(format!("unknown key `{key}`{hint}. The keys are the long names of options, see --help"));
+        return Err(format!(
+            "unknown key `{key}`{hint}. The keys are the long names of options, see --help, and the tables [queue] and [queues]"
+        ));
     };
     let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
     let id = arg.get_id().clone();

@@ -9,17 +9,20 @@ mod changes;
 mod file;
 mod options;
 mod place;
+mod queues;
 
 pub use admin::Admin;
 pub use place::Place;
 
 use crate::journal;
 use crate::limits;
+use crate::queue::Defaults;
 use clap::{CommandFactory, FromArgMatches};
 use options::Options;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Default `-p`: MemcacheQ's.
@@ -35,6 +38,8 @@ pub fn command() -> clap::Command {
 pub struct Config {
     /// `-p`.
     pub port: u16,
+    /// `--kestrel-port`; `None`: Kestrel's dialect is not spoken.
+    pub kestrel_port: Option<u16>,
     /// `-l`; empty: all addresses.
     pub listen: Vec<Place>,
     /// `-s`, absolute.
@@ -101,6 +106,8 @@ pub struct Config {
     pub open_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
+    /// What holds for queues of which nothing was said: `[queue]` and `[queues]` in the configuration file.
+    pub queue_defaults: Arc<Defaults>,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -186,7 +193,7 @@ impl Config {
         // Without one, absolute paths are still good, and the others are refused below.
         let directory = std::env::current_dir().unwrap_or_default();
         match &options.config {
-            None => Config::of(options, None, args, directory),
+            None => Config::of(options, None, Defaults::default(), args, directory),
             Some(path) => Config::parse_with(&absolute(&directory, path)?, args, directory),
         }
     }
@@ -204,17 +211,18 @@ impl Config {
 
     /// The command line was already found to be good without the file.
     fn parse_with(path: &Path, args: Vec<OsString>, directory: PathBuf) -> Result<Config, clap::Error> {
-        let command = file::apply(command(), path).map_err(|problem| refused(format!("{problem}\n")))?;
+        let (command, defaults) = file::apply(command(), path).map_err(|problem| refused(format!("{problem}\n")))?;
         let matches = command.try_get_matches_from(&args).map_err(|error| {
             // Rendered, it names option and value; where the value stands is for us to say.
             refused(format!("{}: {}", path.display(), error.to_string().trim_start_matches("error: ")))
         })?;
-        Config::of(Options::from_arg_matches(&matches)?, Some(path.to_owned()), args, directory)
+        Config::of(Options::from_arg_matches(&matches)?, Some(path.to_owned()), defaults, args, directory)
     }
 
     fn of(
         options: Options,
         file: Option<PathBuf>,
+        queue_defaults: Defaults,
         args: Vec<OsString>,
         directory: PathBuf,
     ) -> Result<Config, clap::Error> {
@@ -239,6 +247,7 @@ impl Config {
         let seconds = |s: u32| Duration::from_secs(u64::from(s));
         let config = Config {
             port: options.port,
+            kestrel_port: options.kestrel_port,
             listen: options.listen,
             socket: absolute_of(options.socket)?,
             socket_mode: options.socket_mode,
@@ -272,6 +281,7 @@ impl Config {
             wait_ms_max: u64::from(options.max_wait) * 1000,
             open_reads_max: options.max_open_reads as usize,
             groups_max: options.max_groups as usize,
+            queue_defaults: queue_defaults.into(),
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
             admin: options.admin,
@@ -285,6 +295,10 @@ impl Config {
             args,
             directory,
         };
+        if config.port != 0 && config.kestrel_port == Some(config.port) {
+            let port = config.port;
+            return Err(refused(format!("-p and --kestrel-port are both {port}: each dialect needs its own port\n")));
+        }
         config.check_memory()?;
         Ok(config)
     }
@@ -380,6 +394,14 @@ mod tests {
         assert!(text.contains("2097152") && text.contains("at least 16"), "{text}");
         assert_eq!(error.exit_code(), 2);
         assert!(parse("-m 16 -t 4 -B 2097152").is_ok());
+    }
+
+    #[test]
+    fn two_dialects_cannot_share_a_port() {
+        let text = parse("--kestrel-port 22201").unwrap_err().to_string();
+        assert!(text.contains("-p and --kestrel-port are both 22201"), "{text}");
+        assert_eq!(parse("-p 0 --kestrel-port 0").unwrap().kestrel_port, Some(0));
+        assert_eq!(parse("").unwrap().kestrel_port, None);
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub(super) struct Options {
           value_parser = number::<u16>(0, u16::MAX), help_heading = SOCKETS)]
     pub port: u16,
 
+    /// TCP port of Kestrel's dialect, on the addresses of -l; 0 lets the system choose [default: none]
+    #[arg(long, value_name = "PORT", env = "RINGQ_KESTREL_PORT", value_parser = number::<u16>(0, u16::MAX),
+          help_heading = SOCKETS)]
+    pub kestrel_port: Option<u16>,
+
     /// Where to listen: an address or host name, with or without a port (HOST:PORT, an IPv6 address in brackets), or the path
     /// of a unix socket (anything with a slash); may be repeated [default: all addresses]
     #[arg(short = 'l', long, value_name = "ADDR", env = "RINGQ_LISTEN", value_delimiter = ',', help_heading = SOCKETS)]

@@ -22,6 +22,16 @@ pub enum Place {
     Unix(PathBuf),
 }
 
+impl Place {
+    /// The host without the port. `None`: it has none.
+    pub fn without_port(&self) -> Option<Place> {
+        match self {
+            Place::Host { host, .. } => Some(Place::Host { host: host.clone(), port: None }),
+            Place::Unix(_) => None,
+        }
+    }
+}
+
 impl FromStr for Place {
     type Err = String;
 

@@ -96,7 +96,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let status = match error {
             Error::Refused(_) => REFUSED,
-            Error::BadName(_) => BAD_USAGE,
+            Error::BadName(_) | Error::BadSetting(_) => BAD_USAGE,
             _ => FAILED,
         };
         Failure::new(status, error.to_string())

@@ -7,6 +7,7 @@
 //! `Command::run` makes it known. Its doc comment is its help.
 
 mod answer;
+mod config;
 mod exit;
 mod import;
 mod messages;
@@ -73,6 +74,7 @@ enum Command {
     Stats(stats::Stats),
     Settings(server::Settings),
     Queues(queues::Queues),
+    Config(config::Config),
     Put(messages::Put),
     Get(messages::Get),
     Peek(messages::Peek),
@@ -92,6 +94,7 @@ impl Command {
             Command::Stats(command) => command.run(context),
             Command::Settings(command) => command.run(context),
             Command::Queues(command) => command.run(context),
+            Command::Config(command) => command.run(context),
             Command::Put(command) => command.run(context),
             Command::Get(command) => command.run(context),
             Command::Peek(command) => command.run(context),

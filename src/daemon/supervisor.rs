@@ -156,6 +156,10 @@ impl<'a> Supervisor<'a> {
                 result.with_context(|| format!("shard {id} failed, and nothing more was acknowledged"))?;
             }
             Report::Signal(SIGHUP) => self.reload(),
+            Report::Reload => {
+                self.shared.reload_asked.store(false, Ordering::SeqCst);
+                self.reload();
+            }
             Report::Signal(SIGUSR1) => {
                 self.begin(Purpose::Dump, QUEUES_MAX, Some(Instant::now() + DUMP_PATIENCE));
             }

@@ -10,10 +10,13 @@
 //!
 //! Does not know how a datagram looks: that is `udp`.
 
-use super::Engine;
+use super::groups::Start;
 use super::reads::Reader;
-use crate::ids::{ConnId, Seq};
+use super::{Engine, Shelf};
+use crate::ids::{ConnId, MessageId, Seq};
 use crate::limits::UDP_REPLY_MARGIN;
+use crate::proto::Dialect;
+use crate::proto::kestrel;
 use crate::proto::reply::{self, VALUE_OVERHEAD_MAX};
 use crate::queue::Entry;
 use crate::session::Wait;
@@ -34,11 +37,30 @@ pub(super) struct Form {
     pub open: Option<Reader>,
     /// Only if its `VALUE` block has at most this size, bytes.
     pub size_max: u32,
+    /// In whose words.
+    pub dialect: Dialect,
 }
 
 impl Form {
     /// Larger than any message.
     pub const ANY_SIZE: u32 = u32::MAX;
+
+    /// Appends the `VALUE` block of a message of a queue, for a get whose key had these options.
+    pub fn show(self, out: &mut Vec<u8>, of: &Shelf, options: &[u8], flags: u32, message: MessageId, body: &[u8]) {
+        let cas = self.cas.then_some(message);
+        match self.dialect {
+            Dialect::MemcacheQ => reply::value(out, of.client_name(), options, flags, cas, body),
+            Dialect::Kestrel => reply::value(out, &kestrel::shown_name(&of.queue.name), b"", 0, cas, body),
+        }
+    }
+
+    /// Where a group begins that this get names first.
+    pub fn start(self) -> Start {
+        match self.dialect {
+            Dialect::MemcacheQ => Start::Oldest,
+            Dialect::Kestrel => Start::Newest,
+        }
+    }
 
     /// Whether the client is a datagram's.
     pub fn is_bounded(self) -> bool {
@@ -98,6 +120,7 @@ impl Engine {
             peek: false,
             open: None,
             size_max: u32::try_from(self.reply_room(conn, held)).unwrap_or(Form::ANY_SIZE),
+            dialect: self.session(conn).map_or(Dialect::MemcacheQ, |session| session.dialect),
         }
     }
 

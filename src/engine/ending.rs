@@ -33,6 +33,9 @@ impl Engine {
             }
             Phase::Finishing if said_all => {
                 session.phase = Phase::Lingering;
+                // It can confirm nothing any more, however long its client takes to go.
+                self.return_reads_of(conn);
+                let session = self.session(conn).expect("just seen");
                 let at_once = session.eof;
                 if at_once || self.stopping {
                     self.close(conn);
@@ -60,6 +63,7 @@ impl Engine {
             (0..hits).for_each(|_| self.unsent(queue));
         }
         self.gathers.remove(&conn.index);
+        self.monitors.remove(&conn.index);
         if let Some(place) = waiting {
             self.leave_line(place);
         }

@@ -4,14 +4,14 @@
 //! request that is refused.
 
 use super::datagram::Form;
-use super::groups::Start;
 use super::reads::answer_of;
 use super::{Engine, Fate, Notice, Origin, Shelf, Waiter};
 use crate::ids::{MessageId, QueueId, Seq};
 use crate::latency::Metric;
 use crate::mutation::{Mutation, Put, Why};
+use crate::proto::command::Lifetime;
 use crate::proto::reply;
-use crate::queue::{Entry, Head, Queue};
+use crate::queue::{Entry, Head, Queue, Settings};
 use crate::session::reads::Opened;
 use crate::session::replies::Answer;
 use crate::store::{self, Load, Loaded};
@@ -59,29 +59,30 @@ pub(super) enum Given {
 
 impl Engine {
     /// Appends a message to a queue of this shard, which is created if need be.
-    pub(super) fn put(&mut self, name: &[u8], flags: u32, body: &[u8]) -> PutResult {
+    pub(super) fn put(&mut self, name: &[u8], flags: u32, lifetime: Lifetime, body: &[u8]) -> PutResult {
         self.stats.set_cmds += 1;
         if self.refusing_puts {
             return PutResult::Done { reply: reply::OUT_OF_STORAGE, seq: Seq(0) };
         }
-        let index = match self.find(name) {
-            Some(index) => index,
-            None if self.by_id.len() >= self.config.queues_max => {
-                return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
-            }
-            None => self.create(name),
+        let Some(index) = self.admit(name, body.len()) else {
+            return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
         };
         self.stats.set_hits += 1;
         self.stats.total_items += 1;
         let shelf = self.shelf(index);
         let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
+        let settings = self.shelves[index as usize].as_ref().expect("just seen").settings.as_deref();
+        let (expires_ms, bounds_puts) =
+            (self.expires_ms(settings, lifetime), settings.is_some_and(Settings::bounds_puts));
         if is_awaited
             && !has_groups
+            && !bounds_puts
+            && expires_ms == 0
             && let Some(message) = self.hand_over(index, flags, body)
         {
             return PutResult::Passing(message);
         }
-        let put = self.new_put(index, flags, body);
+        let put = self.new_put(index, flags, expires_ms, body);
         let message = put.message;
         let place = self.memory.append(&put);
         self.batch.extend_from_slice(self.memory.encoded(place));
@@ -97,6 +98,12 @@ impl Engine {
         if has_groups {
             self.push_to_groups(index, Entry { message, place }, body.len(), &Mutation::Put(put));
         }
+        if expires_ms > 0 || self.shelf(index).may_expire {
+            self.note_expiring(index);
+            if (1..=self.now.wall_ms).contains(&expires_ms) {
+                self.settle_heads(index);
+            }
+        }
         if is_awaited {
             self.serve_line(index);
         }
@@ -107,11 +114,11 @@ impl Engine {
     }
 
     /// A body becomes a message of a queue.
-    pub(super) fn new_put<'a>(&mut self, index: u32, flags: u32, body: &'a [u8]) -> Put<'a> {
+    pub(super) fn new_put<'a>(&mut self, index: u32, flags: u32, expires_ms: u64, body: &'a [u8]) -> Put<'a> {
         let message = MessageId(self.next_id());
         let queue = self.shelf(index).queue.id;
         let put_ms = self.now.wall_ms;
-        Put { queue, message, put_ms, flags, expires_ms: 0, crc32c: 0, body }.sealed()
+        Put { queue, message, put_ms, flags, expires_ms, crc32c: 0, body }.sealed()
     }
 
     pub(super) fn create(&mut self, name: &[u8]) -> u32 {
@@ -127,11 +134,14 @@ impl Engine {
         let index = match self.find(name) {
             Some(index) => index,
             None if !name.contains(&b'/') => return GetResult::Miss,
-            None => match self.find_or_begin(name, Start::Oldest) {
+            None => match self.find_or_begin(name, form.start()) {
                 Some(index) => index,
                 None => return GetResult::NoGroup,
             },
         };
+        if !self.settle_head(index) {
+            return GetResult::MustWait(index);
+        }
         let shelf = self.shelf(index);
         match shelf.queue.head() {
             Head::Empty => GetResult::Miss,
@@ -166,9 +176,8 @@ impl Engine {
             return self.open_head(index, entry, options, form, reader, out);
         }
         let put = self.memory.message(entry.place);
-        let cas = form.cas.then_some(entry.message);
         let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
-        reply::value(out, shelf.client_name(), options, put.flags, cas, put.body);
+        form.show(out, shelf, options, put.flags, entry.message, put.body);
         if form.peek {
             return Given::Shown;
         }
@@ -225,21 +234,10 @@ impl Engine {
     /// When the oldest message of a queue was put, wall clock, ms. `None`: there is none, or it is only in the store; then it is asked
     /// for, and known a little later.
     pub(super) fn oldest_put_ms(&mut self, index: u32) -> Option<u64> {
-        let stored_below = self.stored_below;
-        let shard = self.config.shard;
-        let shelf = self.shelf(index);
-        match shelf.queue.head() {
-            Head::Ready(entry) => Some(self.memory.message(entry.place).put_ms),
-            Head::Stored if shelf.queue.wants_load() => {
-                let (after, below) = shelf.queue.begin_load(stored_below);
-                // One message comes in any case.
-                let load = Load { shard, queue: shelf.queue.id, after, below, size_max: 0 };
-                self.effects.loads.push(load);
-                self.stats.loads += 1;
-                None
-            }
-            Head::Stored | Head::Empty => None,
+        if self.shelf(index).queue.head() == Head::Stored {
+            self.load_head(index);
         }
+        self.known_oldest_put_ms(index)
     }
 
     /// The same, but nothing is asked for.
@@ -272,6 +270,7 @@ impl Engine {
             return self.fail_waiters(index);
         }
         self.serve_waiters(index);
+        self.trim(index);
         self.relieve_memory();
     }
 
@@ -282,6 +281,7 @@ impl Engine {
         if !loaded.messages.is_empty() {
             self.memory.load(loaded.messages, |message, place| entries.push(Entry { message, place }));
         }
+        let expires = entries.iter().any(|entry| self.memory.message(entry.place).expires_ms > 0);
         for (message, deliveries) in loaded.deliveries {
             shelf.queue.set_deliveries(message, deliveries);
         }
@@ -296,6 +296,11 @@ impl Engine {
             return false;
         };
         unwanted.into_iter().for_each(|place| self.memory.release(place));
+        if expires {
+            self.shelf(index).may_expire = true;
+            self.enlist(index);
+        }
+        let shelf = self.shelf(index);
         let has_readers = shelf.of.is_some() || shelf.fan.is_some();
         for message in lost {
             let shelf = self.shelf(index);
@@ -316,8 +321,10 @@ impl Engine {
     }
 
     /// Serves gets that waited, in order, as far as the head goes.
-    fn serve_waiters(&mut self, index: u32) {
-        while let Some(waiter) = self.next_waiter(index) {
+    pub(super) fn serve_waiters(&mut self, index: u32) {
+        while self.settle_head(index)
+            && let Some(waiter) = self.next_waiter(index)
+        {
             let shelf = self.shelf(index);
             let answer = match shelf.queue.head() {
                 Head::Ready(entry) => {

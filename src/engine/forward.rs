@@ -12,17 +12,18 @@
 
 use super::datagram::Form;
 use super::execute::{GetResult, Given, PutResult};
-use super::reads::{Ending, Reader, ending_reply};
+use super::reads::{Ending, ending_reply};
+use super::wire::{Bytes, Request, decode, decode_answer, encode, encode_answer};
 use super::{Awaiting, Engine, Origin, Waiter};
-use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
+use crate::ids::{ConnId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::{Report, SetLine};
+use crate::proto::command::SetLine;
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
+use crate::session::Wait;
 use crate::session::reads::Opened;
 use crate::session::replies::{Answer, Piece, Replies, SlotId};
-use crate::session::{Listed, Wait};
 use smallvec::smallvec;
 use std::collections::VecDeque;
 
@@ -94,78 +95,6 @@ pub(super) enum Expected {
     Listing { conn: ConnId },
 }
 
-/// A request as it crosses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Request<'a> {
-    Put {
-        flags: u32,
-        name: &'a [u8],
-        body: &'a [u8],
-    },
-    /// A get without options.
-    Get {
-        name: &'a [u8],
-        form: Form,
-    },
-    /// A get with options. Before that it may confirm an open read.
-    GetWith {
-        name: &'a [u8],
-        options: GetOptions,
-        form: Form,
-        closing: Option<Opened>,
-    },
-    /// Ends an open read as its reader wants it.
-    End {
-        opened: Opened,
-        confirms: bool,
-    },
-    /// Confirms an open read, whoever has it.
-    Confirm {
-        name: &'a [u8],
-        message: MessageId,
-    },
-    Touch {
-        name: &'a [u8],
-        message: MessageId,
-        seconds: u32,
-    },
-    /// The reader is gone.
-    Return {
-        opened: Opened,
-    },
-    /// A read of this connection was confirmed.
-    Forget {
-        conn: ConnId,
-        message: MessageId,
-        read: u64,
-    },
-    Delete {
-        name: &'a [u8],
-    },
-    FlushQueue {
-        name: &'a [u8],
-    },
-    Flush,
-    Checkpoint,
-    Stats(Report),
-    StatsReset,
-    LatencyReset,
-    List {
-        what: Listed,
-        cursor: u32,
-    },
-    StatQueue {
-        name: &'a [u8],
-    },
-    /// The get with this token takes nothing if it has not yet.
-    Cancel {
-        token: u32,
-    },
-    Unsent {
-        queue: QueueId,
-    },
-}
-
 /// Token of a request that wants no answer.
 const NO_TOKEN: u32 = u32::MAX;
 
@@ -210,7 +139,7 @@ impl Engine {
         body: &[u8],
     ) -> Result<(), Wait> {
         self.room_to_forward(conn, owner, body.len())?;
-        let request = Request::Put { flags: set.flags, name: set.key.name, body };
+        let request = Request::Put { flags: set.flags, lifetime: set.lifetime, name: set.key.name, body };
         let what = self.expected(conn, set.noreply, b"");
         self.forward(owner, &request, what);
         Ok(())
@@ -312,6 +241,7 @@ impl Engine {
         if std::mem::take(&mut self.cancels_due) {
             self.cancel_forwarded();
         }
+        self.tell_returns();
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             let shard = ShardId(shard as u16);
             if !lane.outbox.is_empty() {
@@ -395,7 +325,7 @@ impl Engine {
     fn execute_for(&mut self, from: ShardId, token: u32, request: Request<'_>, answer: &mut Answer) -> bool {
         let origin = Origin::Remote { shard: from, token };
         match request {
-            Request::Put { flags, name, body } => match self.put(name, flags, body) {
+            Request::Put { flags, lifetime, name, body } => match self.put(name, flags, lifetime, body) {
                 PutResult::Done { reply, seq } => {
                     answer.bytes.extend_from_slice(reply);
                     answer.seq = seq;
@@ -463,6 +393,12 @@ impl Engine {
                 answer.bytes.extend_from_slice(reply::END);
                 answer.seq = self.newest();
             }
+            Request::Configure { name, words } => {
+                let (text, seq) = self.configure(name, words);
+                answer.bytes.extend_from_slice(text);
+                answer.seq = seq;
+            }
+            Request::ShowSettings { name } => self.show_settings(name, &mut answer.bytes),
             Request::Flush => {
                 self.flush();
                 answer.seq = self.newest();
@@ -479,7 +415,13 @@ impl Engine {
                 let next = self.list(what, cursor, &mut answer.bytes);
                 answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
             }
-            Request::StatQueue { name } => self.stat_queue(name, &mut answer.bytes),
+            Request::StatQueue { name, room } => {
+                self.stat_queue(name, &mut answer.bytes);
+                if answer.bytes.len() + reply::END.len() > room as usize {
+                    answer.bytes.clear();
+                    answer.failure = Some(reply::REPLY_TOO_LARGE);
+                }
+            }
             Request::Cancel { token } => {
                 self.cancel_wait(from, token);
                 if let Some(queue) = self.remote_waiters.get(&(from, token)).copied() {
@@ -491,6 +433,7 @@ impl Engine {
                 self.unsent(queue);
                 return false;
             }
+            Request::Kestrel { ask, payload } => self.execute_kestrel(ask, payload, answer),
         }
         true
     }
@@ -545,289 +488,5 @@ impl Engine {
         }
         let waiters = std::mem::take(&mut self.forward_waiters[usize::from(from.0)]);
         waiters.into_iter().for_each(|conn| self.go_on(conn, Wait::Forward));
-    }
-}
-
-// --- encoding: token u32 · kind u8 · fields. Both ends are this file, so a malformed request is a bug. ---
-
-fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
-    let name_to = |out: &mut Vec<u8>, kind: u8, name: &[u8]| {
-        out.extend_from_slice(&[kind, name.len() as u8]);
-        out.extend_from_slice(name);
-    };
-    match *request {
-        Request::Put { flags, name, body } => {
-            name_to(out, 1, name);
-            out.extend_from_slice(&flags.to_le_bytes());
-            out.extend_from_slice(&(body.len() as u32).to_le_bytes());
-            out.extend_from_slice(body);
-        }
-        Request::Get { name, form } => {
-            name_to(out, if form.cas { 3 } else { 2 }, name);
-            out.extend_from_slice(&form.size_max.to_le_bytes());
-        }
-        Request::Delete { name } => name_to(out, 4, name),
-        Request::FlushQueue { name } => name_to(out, 19, name),
-        Request::Flush => out.push(5),
-        Request::Checkpoint => out.push(6),
-        Request::Stats(report) => out.extend_from_slice(&[7, report as u8]),
-        Request::StatsReset => out.push(8),
-        Request::LatencyReset => out.push(15),
-        Request::List { what, cursor } => {
-            out.push(if what == Listed::Queues { 9 } else { 16 });
-            out.extend_from_slice(&cursor.to_le_bytes());
-        }
-        Request::StatQueue { name } => name_to(out, 10, name),
-        Request::Cancel { token } => {
-            out.push(11);
-            out.extend_from_slice(&token.to_le_bytes());
-        }
-        Request::Unsent { queue } => {
-            out.push(12);
-            out.extend_from_slice(&queue.0.to_le_bytes());
-        }
-        Request::GetWith { name, options, form, closing } => {
-            let Form { cas, peek, open, size_max } = form;
-            name_to(out, 13, name);
-            let text = options.as_written();
-            out.push(text.len() as u8);
-            out.extend_from_slice(text);
-            out.push(
-                u8::from(cas) | u8::from(peek) << 1 | u8::from(open.is_some()) << 2 | u8::from(closing.is_some()) << 3,
-            );
-            out.extend_from_slice(&size_max.to_le_bytes());
-            if let Some(Reader { shard, conn, ttr_s }) = open {
-                out.extend_from_slice(&shard.0.to_le_bytes());
-                [conn.index, conn.generation, ttr_s].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-            }
-            if let Some(opened) = closing {
-                encode_opened(opened, out);
-            }
-        }
-        Request::End { opened, confirms } => {
-            out.push(if confirms { 14 } else { 20 });
-            encode_opened(opened, out);
-        }
-        Request::Confirm { name, message } => {
-            name_to(out, 21, name);
-            out.extend_from_slice(&message.0.to_le_bytes());
-        }
-        Request::Touch { name, message, seconds } => {
-            name_to(out, 22, name);
-            out.extend_from_slice(&message.0.to_le_bytes());
-            out.extend_from_slice(&seconds.to_le_bytes());
-        }
-        Request::Return { opened } => {
-            out.push(23);
-            encode_opened(opened, out);
-        }
-        Request::Forget { conn, message, read } => {
-            out.push(24);
-            [conn.index, conn.generation].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-            [message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-        }
-    }
-}
-
-fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
-    match reader.u8() {
-        1 => {
-            let name = reader.name();
-            let flags = reader.u32();
-            let size = reader.u32() as usize;
-            Request::Put { flags, name, body: reader.take(size) }
-        }
-        kind @ (2 | 3) => {
-            let name = reader.name();
-            let form = Form { cas: kind == 3, peek: false, open: None, size_max: reader.u32() };
-            Request::Get { name, form }
-        }
-        19 => Request::FlushQueue { name: reader.name() },
-        4 => Request::Delete { name: reader.name() },
-        5 => Request::Flush,
-        6 => Request::Checkpoint,
-        7 => Request::Stats(Report::ALL[usize::from(reader.u8())]),
-        8 => Request::StatsReset,
-        15 => Request::LatencyReset,
-        9 => Request::List { what: Listed::Queues, cursor: reader.u32() },
-        16 => Request::List { what: Listed::Connections, cursor: reader.u32() },
-        10 => Request::StatQueue { name: reader.name() },
-        11 => Request::Cancel { token: reader.u32() },
-        12 => Request::Unsent { queue: QueueId(reader.u64()) },
-        13 => {
-            let name = reader.name();
-            let options = GetOptions::parse(reader.name()).expect("they were parsed before they were sent");
-            let flags = reader.u8();
-            let size_max = reader.u32();
-            let reader_of = |reader: &mut Bytes<'_>| Reader {
-                shard: ShardId(reader.u16()),
-                conn: reader.conn(),
-                ttr_s: reader.u32(),
-            };
-            let open = (flags & 4 != 0).then(|| reader_of(reader));
-            let closing = (flags & 8 != 0).then(|| reader.opened());
-            let form = Form { cas: flags & 1 != 0, peek: flags & 2 != 0, open, size_max };
-            Request::GetWith { name, options, form, closing }
-        }
-        kind @ (14 | 20) => Request::End { opened: reader.opened(), confirms: kind == 14 },
-        21 => Request::Confirm { name: reader.name(), message: MessageId(reader.u64()) },
-        22 => Request::Touch { name: reader.name(), message: MessageId(reader.u64()), seconds: reader.u32() },
-        23 => Request::Return { opened: reader.opened() },
-        24 => Request::Forget { conn: reader.conn(), message: MessageId(reader.u64()), read: reader.u64() },
-        kind => unreachable!("no request of kind {kind}"),
-    }
-}
-
-/// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
-const FAILURES: [&[u8]; 4] =
-    [reply::STORAGE_UNREADABLE, reply::TOO_LARGE_FOR_UDP, reply::READ_EXPIRED, reply::NOT_FOUND];
-
-fn encode_opened(opened: Opened, out: &mut Vec<u8>) {
-    let Opened { queue, message, read, is_detached } = opened;
-    [queue.0, message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-    out.push(u8::from(is_detached));
-}
-
-/// token u32 · failure u8 (0: none) · queue u64 of a message that was taken (0: none) · opened u8 (0: none) · what was opened · size
-/// u32 · bytes
-fn encode_answer(token: u32, answer: Piece<'_>, out: &mut Vec<u8>) {
-    assert!(answer.hits.len() <= 1, "a forwarded get names one queue");
-    out.extend_from_slice(&token.to_le_bytes());
-    let failure = answer.failure.map_or(0, |text| {
-        1 + FAILURES.iter().position(|known| *known == text).expect("every failure of a forwarded request is known")
-    });
-    out.push(failure as u8);
-    out.extend_from_slice(&answer.hits.first().map_or(0, |q| q.0).to_le_bytes());
-    out.push(u8::from(answer.opened.is_some()));
-    if let Some(opened) = answer.opened {
-        encode_opened(opened, out);
-    }
-    out.extend_from_slice(&(answer.bytes.len() as u32).to_le_bytes());
-    out.extend_from_slice(answer.bytes);
-}
-
-/// Token, the queue of the message in it if there is one, and all else.
-fn decode_answer<'a>(reader: &mut Bytes<'a>) -> (u32, Option<QueueId>, Piece<'a>) {
-    let token = reader.u32();
-    let failure = usize::from(reader.u8()).checked_sub(1).map(|number| FAILURES[number]);
-    let queue = Some(QueueId(reader.u64())).filter(|queue| queue.0 != 0);
-    let opened = (reader.u8() != 0).then(|| reader.opened());
-    let size = reader.u32() as usize;
-    (token, queue, Piece { bytes: reader.take(size), seq: Seq(0), hits: &[], opened, failure })
-}
-
-struct Bytes<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Bytes<'a> {
-    fn take(&mut self, size: usize) -> &'a [u8] {
-        let (head, rest) = self.rest.split_at(size);
-        self.rest = rest;
-        head
-    }
-
-    fn u8(&mut self) -> u8 {
-        self.take(1)[0]
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take(4).try_into().expect("four bytes"))
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take(8).try_into().expect("eight bytes"))
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.take(2).try_into().expect("two bytes"))
-    }
-
-    fn conn(&mut self) -> ConnId {
-        ConnId { index: self.u32(), generation: self.u32() }
-    }
-
-    fn opened(&mut self) -> Opened {
-        let (queue, message, read) = (QueueId(self.u64()), MessageId(self.u64()), self.u64());
-        Opened { queue, message, read, is_detached: self.u8() != 0 }
-    }
-
-    fn name(&mut self) -> &'a [u8] {
-        let len = self.u8() as usize;
-        self.take(len)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_cross_unchanged() {
-        const ANY: Form = Form { cas: true, peek: false, open: None, size_max: Form::ANY_SIZE };
-        let opened = Opened { queue: QueueId(1), message: MessageId(2), read: 3, is_detached: true };
-        let conn = ConnId { index: 4, generation: 5 };
-        let open = Some(Reader { shard: ShardId(6), conn, ttr_s: 7 });
-        let options = |text: &[u8]| GetOptions::parse(text).unwrap();
-        let requests = [
-            Request::Put { flags: 7, name: b"q", body: b"body" },
-            Request::Get { name: b"q", form: ANY },
-            Request::Get { name: b"q", form: Form { size_max: 0, ..ANY } },
-            Request::Delete { name: b"q" },
-            Request::FlushQueue { name: b"q" },
-            Request::Flush,
-            Request::Checkpoint,
-            Request::Stats(Report::Commit),
-            Request::StatsReset,
-            Request::LatencyReset,
-            Request::List { what: Listed::Queues, cursor: 9 },
-            Request::List { what: Listed::Connections, cursor: 10 },
-            Request::StatQueue { name: b"q" },
-            Request::Cancel { token: 5 },
-            Request::Unsent { queue: QueueId(3) },
-            Request::GetWith {
-                name: b"q",
-                options: options(b"/t=05"),
-                form: Form { cas: false, size_max: 9, ..ANY },
-                closing: None,
-            },
-            Request::GetWith {
-                name: b"q",
-                options: options(b"/close/open/t=18446744073709551615"),
-                form: Form { open, ..ANY },
-                closing: Some(opened),
-            },
-            Request::GetWith {
-                name: b"q",
-                options: options(b"/peek"),
-                form: Form { peek: true, ..ANY },
-                closing: None,
-            },
-            Request::End { opened, confirms: true },
-            Request::End { opened, confirms: false },
-            Request::Confirm { name: b"q", message: MessageId(8) },
-            Request::Touch { name: b"q", message: MessageId(8), seconds: 9 },
-            Request::Return { opened },
-            Request::Forget { conn, message: MessageId(8), read: 10 },
-        ];
-        let mut bytes = Vec::new();
-        requests.iter().for_each(|r| encode(r, &mut bytes));
-        let mut reader = Bytes { rest: &bytes };
-        for request in requests {
-            assert_eq!(decode(&mut reader), request);
-        }
-        assert!(reader.rest.is_empty());
-    }
-
-    #[test]
-    fn answers_cross_without_the_senders_batch_number() {
-        let opened = Opened { queue: QueueId(1), message: MessageId(2), read: 3, is_detached: false };
-        for (failure, opened) in FAILURES.into_iter().map(|text| (Some(text), None)).chain([(None, Some(opened))]) {
-            let answer = Piece { bytes: b"x", seq: Seq(4), hits: &[QueueId(2)], opened, failure };
-            let mut bytes = Vec::new();
-            encode_answer(8, answer, &mut bytes);
-            let there = decode_answer(&mut Bytes { rest: &bytes });
-            assert_eq!(there, (8, Some(QueueId(2)), Piece { seq: Seq(0), hits: &[], ..answer }));
-        }
     }
 }

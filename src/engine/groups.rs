@@ -63,6 +63,7 @@ impl Engine {
         // What was handed over before was taken before there was a group.
         let parent = self.shelf(of).queue.id;
         self.journal_passing_of(parent);
+        self.count_passed();
         if self.shelf(of).fan.is_none() {
             let queue = &self.shelf(of).queue;
             let (stored, bytes) = (queue.counters.present(), queue.bytes());
@@ -89,6 +90,10 @@ impl Engine {
         self.stats.queues -= 1;
         self.stats.groups += 1;
         self.shelf(index).of = Some(of);
+        if self.readers_of(of).into_iter().any(|reader| self.shelf(reader).may_expire) {
+            self.shelf(index).may_expire = true;
+            self.enlist(index);
+        }
         self.shelf(of).fan.get_or_insert_default().groups.push(index);
         index
     }

@@ -14,28 +14,36 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
-//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`trace`] tells what was asked and answered.
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`kestrel`] speaks to Kestrel's clients, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
 
+mod admission;
+mod configure;
 mod datagram;
 mod ending;
 mod execute;
+mod expiry;
 mod forward;
 mod groups;
 mod idle;
+mod kestrel;
 mod multi_get;
 mod observe;
 mod overview;
 mod passing;
 mod reads;
+mod replying;
 mod room;
 mod serve;
+mod shelves;
 mod trace;
 mod waiting;
+mod wire;
 
 pub use forward::Mail;
+pub use kestrel::DROPPED;
 pub use overview::{QueueSummary, QueueView};
 pub use trace::Fate;
 
@@ -45,15 +53,14 @@ use crate::latency::{Latency, Metric};
 use crate::limits;
 use crate::mutation::Mutation;
 use crate::proto::options::{GetOptions, queue_of};
-use crate::queue::{Memory, Meter, Queue, Settings};
-use crate::session::replies::{Answer, Piece, SlotId};
+use crate::queue::{Defaults, Explicit, Memory, Meter, Queue, Settings};
+use crate::session::replies::{Answer, SlotId};
 use crate::session::timing::{Began, Timings};
 use crate::session::{Phase, Session, Wait};
 use crate::stats::{Capacity, JournalStats, ShardStats, Sizes};
 use crate::store::{Load, QueueRow};
 use hashbrown::{HashMap, HashTable};
 use std::collections::{BinaryHeap, VecDeque};
-use std::hash::BuildHasher;
 
 /// What an engine is told once.
 #[derive(Clone, Debug)]
@@ -78,6 +85,8 @@ pub struct Config {
     pub open_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
+    /// What holds for queues of which nothing was said.
+    pub queue_defaults: std::sync::Arc<Defaults>,
     /// `--enable-flush-all`.
     pub flush_all: bool,
     /// `--enable-shutdown`.
@@ -97,6 +106,7 @@ pub struct Changes {
     pub idle_ms_max: u64,
     pub open_reads_max: usize,
     pub groups_max: usize,
+    pub queue_defaults: std::sync::Arc<Defaults>,
     pub flush_all: bool,
     pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
@@ -123,6 +133,8 @@ pub struct Effects {
     pub verbosity: Option<u8>,
     /// A client asked the server to stop.
     pub shutdown: bool,
+    /// A client asked that the configuration be read again.
+    pub reload: bool,
     /// A client asked for `stats reset`: what is counted outside starts again, too.
     pub stats_reset: bool,
     /// A new range of ids is wanted: tell [`Engine::on_ids`].
@@ -168,7 +180,7 @@ pub enum Notice {
         /// The line, without its line end.
         line: Vec<u8>,
     },
-    /// What became of a message, while commands are traced.
+    /// What became of a message, while commands or messages of its queue are traced.
     Message {
         /// The queue's name.
         queue: Vec<u8>,
@@ -178,6 +190,8 @@ pub enum Notice {
         fate: Fate,
         /// The batch that has it.
         batch: Seq,
+        /// The queue's settings want it.
+        by_queue: bool,
     },
     /// How far batches have come, while commands are traced.
     Batches {
@@ -230,6 +244,12 @@ struct Shelf {
     fan: Option<Box<groups::Fan>>,
     /// Where the queue stands that it is a group of.
     of: Option<u32>,
+    /// Puts that its limits refused, since the start.
+    refused: u64,
+    /// Some message that is in memory can expire. It may be `true` for longer.
+    may_expire: bool,
+    /// Sweeps look at it.
+    is_listed: bool,
 }
 
 impl Shelf {
@@ -267,10 +287,12 @@ pub struct Engine {
     deadlines: BinaryHeap<std::cmp::Reverse<(u64, u32, u32)>>,
     idle: idle::Look,
     gathers: HashMap<u32, overview::Gather>,
+    monitors: HashMap<u32, kestrel::Monitor>,
 
     shelves: Vec<Option<Shelf>>,
     free_shelves: Vec<u32>,
     names: HashTable<u32>,
+    said: configure::Said,
     by_id: HashMap<QueueId, u32, foldhash::fast::FixedState>,
     hasher: foldhash::fast::FixedState,
     memory: Memory,
@@ -278,6 +300,7 @@ pub struct Engine {
     waits: waiting::Waits,
     passing: passing::Passing,
     due: reads::Due,
+    expiry: expiry::Expiry,
     refusing_puts: bool,
     puts_wait: bool,
 
@@ -319,8 +342,13 @@ pub struct Engine {
 
 impl Engine {
     /// A shard with the queues that belong to it, all of whose messages are in the store, and its first ids: `ids` is above
-    /// every id ever reserved.
-    pub fn new(config: Config, queues: impl IntoIterator<Item = QueueRow>, ids: IdRange) -> Engine {
+    /// every id ever reserved. `settings`: what was said of names that belong to it.
+    pub fn new(
+        config: Config,
+        queues: impl IntoIterator<Item = QueueRow>,
+        settings: impl IntoIterator<Item = (Box<[u8]>, Explicit)>,
+        ids: IdRange,
+    ) -> Engine {
         let shards = usize::from(config.shards);
         let mut engine = Engine {
             now: Now::default(),
@@ -335,9 +363,11 @@ impl Engine {
             deadlines: BinaryHeap::new(),
             idle: idle::Look::new(config.idle_ms_max),
             gathers: HashMap::new(),
+            monitors: HashMap::new(),
             shelves: Vec::new(),
             free_shelves: Vec::new(),
             names: HashTable::new(),
+            said: settings.into_iter().collect(),
             by_id: HashMap::default(),
             hasher: foldhash::fast::FixedState::with_seed(config.hash_seed),
             memory: Memory::new(),
@@ -345,6 +375,7 @@ impl Engine {
             waits: waiting::Waits::default(),
             passing: passing::Passing::default(),
             due: reads::Due::default(),
+            expiry: expiry::Expiry::default(),
             refusing_puts: false,
             puts_wait: false,
             ids,
@@ -425,8 +456,18 @@ impl Engine {
 
     /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
     pub fn change(&mut self, changes: Changes) {
-        let Changes { queues_max, wait_ms_max, idle_ms_max, open_reads_max, groups_max, flush_all, shutdown, settings } =
-            changes;
+        self.change_defaults(&changes);
+        let Changes {
+            queues_max,
+            wait_ms_max,
+            idle_ms_max,
+            open_reads_max,
+            groups_max,
+            queue_defaults,
+            flush_all,
+            shutdown,
+            settings,
+        } = changes;
         if idle_ms_max != self.config.idle_ms_max {
             self.idle = idle::Look::new(idle_ms_max);
         }
@@ -437,6 +478,7 @@ impl Engine {
             idle_ms_max,
             open_reads_max,
             groups_max,
+            queue_defaults,
             flush_all,
             shutdown,
             settings,
@@ -527,7 +569,7 @@ impl Engine {
         self.wake_memory_waiters();
     }
 
-    fn wake_memory_waiters(&mut self) {
+    pub(super) fn wake_memory_waiters(&mut self) {
         self.wake_lanes();
         for conn in std::mem::take(&mut self.memory_waiters) {
             self.go_on(conn, Wait::Memory);
@@ -597,7 +639,9 @@ impl Engine {
         let others = [
             self.waits.next_deadline(),
             self.passing.next_deadline(),
-            self.due.next_deadline(),
+            // With a full batch they end later.
+            self.due.next_deadline().filter(|_| self.has_room_in_batch()),
+            self.expiry.next_deadline(),
             self.idle.next_deadline(),
         ];
         sessions.into_iter().chain(others.into_iter().flatten()).min()
@@ -618,210 +662,6 @@ impl Engine {
         self.sessions.get_mut(conn.index as usize)?.as_mut().filter(|s| s.generation == conn.generation)
     }
 
-    // --- replies ---
-
-    /// Adds a complete reply to a connection.
-    fn reply(&mut self, conn: ConnId, seq: Seq, hits: &[QueueId], write: impl FnOnce(&mut Vec<u8>)) {
-        self.push_reply(conn, seq, hits, Some(self.began), write);
-    }
-
-    /// The same, measured as a request that began at another time, or not at all.
-    fn push_reply(
-        &mut self,
-        conn: ConnId,
-        seq: Seq,
-        hits: &[QueueId],
-        began: Option<Began>,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let durable = self.durable;
-        if let Some(session) = alive(&mut self.sessions, conn) {
-            session.replies.push(&mut self.timings, durable, seq, hits, began, write);
-            self.note_reply(conn, seq);
-        }
-    }
-
-    /// Answers one request, wherever it came from.
-    fn answer(&mut self, origin: Origin, answer: Answer) {
-        match origin {
-            Origin::Local { conn, at } => {
-                let durable = self.durable;
-                if self.session(conn).is_none() {
-                    return self.undo_answer(&answer);
-                }
-                self.note_opened(conn, at, self.config.shard, answer.opened);
-                let session = alive(&mut self.sessions, conn).expect("just seen");
-                let seq = session.replies.fill(&mut self.timings, durable, at, answer);
-                self.note_answer(conn, at, seq);
-            }
-            Origin::Remote { shard, token } => self.answer_remote(shard, token, answer.piece()),
-        }
-    }
-
-    /// Answers a request of a session that is there, with what another shard said.
-    fn answer_part(&mut self, conn: ConnId, at: SlotId, piece: Piece<'_>) {
-        let durable = self.durable;
-        let replies = &mut alive(&mut self.sessions, conn).expect("the caller has it").replies;
-        let timings = &mut self.timings;
-        let next = replies.fill_next(timings, durable, at, piece);
-        let seq = next.unwrap_or_else(|| replies.fill(timings, durable, at, piece.to_answer()));
-        self.note_answer(conn, at, seq);
-    }
-
-    /// An answer was filled in: the next request may wait for it, or for any that leaves.
-    fn note_answer(&mut self, conn: ConnId, at: SlotId, seq: Seq) {
-        let own = Wait::Message(at.slot);
-        let session = self.session(conn).expect("the caller has it");
-        let wait = if session.wait == Some(own) { own } else { Wait::Replies };
-        self.note_reply(conn, seq);
-        self.go_on(conn, wait);
-    }
-
-    /// Gives back what was in [`Engine::scratch`].
-    fn keep_scratch(&mut self, mut bytes: Vec<u8>) {
-        bytes.clear();
-        bytes.shrink_to(limits::POOLED_BUFFER_SIZE_MAX);
-        self.scratch = bytes;
-    }
-
-    /// A reply was added: it is either to be sent or to be released later.
-    fn note_reply(&mut self, conn: ConnId, seq: Seq) {
-        let durable = self.durable;
-        let session = self.session(conn).expect("the caller has it");
-        if session.replies.has_released() {
-            self.mark_sendable(conn);
-        }
-        let session = self.session(conn).expect("the caller has it");
-        if seq > durable && session.awaits < seq {
-            session.awaits = seq;
-            self.awaiting.push_back((seq, Awaiting::Conn(conn)));
-        }
-    }
-
-    fn release(&mut self, conn: ConnId) {
-        let durable = self.durable;
-        if let Some(session) = self.session(conn)
-            && session.replies.release(durable)
-        {
-            self.mark_sendable(conn);
-        }
-    }
-
-    fn mark_sendable(&mut self, conn: ConnId) {
-        let session = self.session(conn).expect("the caller has it");
-        if !session.sendable && !session.sending {
-            session.sendable = true;
-            self.effects.sends.push(conn);
-        }
-    }
-
-    /// What is to be sent to a connection of [`Effects::sends`]; `spare` is an empty buffer. `Err` gives it back when the
-    /// connection has nothing to send any more. `now_us`: monotonic µs, for what is measured.
-    pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>, now_us: u64) -> Result<Vec<u8>, Vec<u8>> {
-        let Some(session) = alive(&mut self.sessions, conn) else {
-            return Err(spare);
-        };
-        session.sendable = false;
-        if !session.replies.has_released() {
-            return Err(spare);
-        }
-        session.sending = true;
-        let bytes = session.replies.take_released(spare);
-        let latency = &mut self.latency;
-        session.replies.settle(&mut self.timings, |began, count| {
-            latency.record(began.metric, now_us.saturating_sub(began.at_us), count);
-        });
-        session.taken += bytes.len() as u64;
-        self.stats.bytes_written += bytes.len() as u64;
-        if self.trace {
-            self.trace_replies(conn, &bytes);
-        }
-        Ok(bytes)
-    }
-
-    /// The ring has sent what [`Engine::take_output`] gave.
-    pub fn on_sent(&mut self, conn: ConnId) {
-        let now_ms = self.now.mono_ms;
-        if let Some(session) = self.session_to_the_end(conn) {
-            session.sent = session.taken;
-            if !session.passing.is_empty() {
-                self.settle_sent(conn);
-            }
-        }
-        let Some(session) = self.session(conn) else {
-            return;
-        };
-        session.sending = false;
-        session.active_ms = now_ms;
-        if session.replies.has_released() {
-            self.mark_sendable(conn);
-        }
-        self.go_on(conn, Wait::Replies);
-    }
-
-    /// Counts messages taken for a client that is gone.
-    fn count_unsent(&mut self, answer: &Answer) {
-        for queue in &answer.hits {
-            self.unsent(*queue);
-        }
-    }
-
-    // --- queues ---
-
-    fn find(&self, name: &[u8]) -> Option<u32> {
-        let shelves = &self.shelves;
-        let named = |i: &u32| &*shelves[*i as usize].as_ref().expect("listed").queue.name == name;
-        self.names.find(self.hasher.hash_one(name), named).copied()
-    }
-
-    fn shelf(&mut self, index: u32) -> &mut Shelf {
-        self.shelves[index as usize].as_mut().expect("an index comes from the tables")
-    }
-
-    fn shelve(&mut self, queue: Queue) -> u32 {
-        let hash = self.hasher.hash_one(&*queue.name);
-        let id = queue.id;
-        let line = self.line_of(&queue.name);
-        let meter = Meter::new(self.now.mono_ms, &queue.counters);
-        let shelf = Some(Shelf {
-            queue,
-            waiters: VecDeque::new(),
-            line,
-            passed: 0,
-            meter,
-            settings: None,
-            fan: None,
-            of: None,
-        });
-        let index = match self.free_shelves.pop() {
-            Some(index) => {
-                self.shelves[index as usize] = shelf;
-                index
-            }
-            None => {
-                self.shelves.push(shelf);
-                u32::try_from(self.shelves.len() - 1).expect("fewer than 2^32 queues")
-            }
-        };
-        let (shelves, hasher) = (&self.shelves, &self.hasher);
-        let rehash = |i: &u32| hasher.hash_one(&*shelves[*i as usize].as_ref().expect("listed").queue.name);
-        self.names.insert_unique(hash, index, rehash);
-        self.by_id.insert(id, index);
-        self.stats.queues += 1;
-        index
-    }
-
-    fn unshelve(&mut self, index: u32) -> Shelf {
-        let shelf = self.shelves[index as usize].take().expect("an index comes from the tables");
-        let hash = self.hasher.hash_one(&*shelf.queue.name);
-        let entry = self.names.find_entry(hash, |i| *i == index);
-        entry.expect("every shelf is listed").remove();
-        self.by_id.remove(&shelf.queue.id);
-        self.free_shelves.push(index);
-        self.stats.queues -= 1;
-        shelf
-    }
-
     /// Checks everything that must hold between turns. For tests: takes time in the size of the shard.
     pub fn assert_consistent(&self) {
         for shelf in self.shelves.iter().flatten() {
@@ -836,6 +676,7 @@ impl Engine {
         self.assert_passing_consistent();
         self.assert_reads_consistent();
         self.assert_groups_consistent();
+        self.assert_expiry_consistent();
     }
 }
 

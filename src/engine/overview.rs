@@ -4,14 +4,15 @@
 //! ones, and later ones wait for them. A listing is made piece by piece, and the next piece only when the client has
 //! room for it, so neither the number of queues nor a client that does not read costs memory.
 
-use super::forward::{Expected, Request};
+use super::forward::Expected;
+use super::wire::Request;
 use super::{Engine, Origin};
 use crate::ids::{ConnId, QueueId, Seq, ShardId};
 use crate::latency::Snapshot;
 use crate::limits::{LISTING_LEN_MAX, LISTING_SIZE_MAX, OUTPUT_SIZE_MAX};
 use crate::proto::command::Report;
-use crate::proto::reply::{self, STAT_QUEUE_OVERHEAD_MAX};
-use crate::queue::Counters;
+use crate::proto::reply;
+use crate::queue::{Counters, Settings};
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::timing::Began;
 use crate::session::{Listed, Listing, Phase, Wait};
@@ -53,6 +54,10 @@ pub struct QueueView {
     pub oldest_ms: Option<u64>,
     /// Gets that wait for a message.
     pub waiters: u64,
+    /// Puts that its limits refused, since the start.
+    pub refused_puts: u64,
+    /// What it does besides keeping messages, if anything.
+    pub settings: Option<Box<Settings>>,
 }
 
 /// One queue in a few numbers.
@@ -115,6 +120,8 @@ impl Engine {
                 self.latency.encode(out);
             }
             Report::Sizes => self.sizes.encode(out),
+            Report::Kestrel => self.shard_stats().encode(out),
+            Report::FlushExpired => out.extend_from_slice(&self.flush_all_expired().to_le_bytes()),
         }
     }
 
@@ -173,9 +180,14 @@ impl Engine {
                 }
                 Report::Shards => stats::shards(out, &answers),
                 Report::Sizes => stats::sizes(out, &Sizes::sum(&answers)),
+                Report::Kestrel => return stats::kestrel(out, &host, &ShardStats::sum(&answers)),
+                Report::FlushExpired => return stats::sum(out, &answers),
             }
             out.extend_from_slice(reply::END);
         });
+        if report == Report::Kestrel {
+            return self.begin_listing(conn, Listed::KestrelStats);
+        }
         self.go_on(conn, Wait::Replies);
     }
 
@@ -207,10 +219,10 @@ impl Engine {
     }
 
     /// `flush_all`
-    pub(super) fn serve_flush(&mut self, conn: ConnId, noreply: bool) -> Result<(), Wait> {
+    pub(super) fn serve_flush(&mut self, conn: ConnId, text: &'static [u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         self.flush();
-        self.ask_all(conn, &Request::Flush, self.newest(), if noreply { b"" } else { reply::OK });
+        self.ask_all(conn, &Request::Flush, self.newest(), text);
         Ok(())
     }
 
@@ -254,21 +266,18 @@ impl Engine {
     /// `stats queue key`
     pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
-        if self.reply_room(conn, 0) < name.len() + STAT_QUEUE_OVERHEAD_MAX {
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
-            return Ok(());
-        }
         let owner = self.owner(name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, name.len())?;
+            let room = u32::try_from(self.reply_room(conn, 0)).unwrap_or(u32::MAX);
             let what = self.expected(conn, false, reply::END);
-            self.forward(owner, &Request::StatQueue { name }, what);
+            self.forward(owner, &Request::StatQueue { name, room }, what);
             return Ok(());
         }
-        let mut line = Vec::new();
-        self.stat_queue(name, &mut line);
-        self.reply(conn, Seq(0), &[], |out| {
-            out.extend_from_slice(&line);
+        let mut lines = Vec::new();
+        self.stat_queue(name, &mut lines);
+        self.reply_if_it_fits(conn, |out| {
+            out.extend_from_slice(&lines);
             out.extend_from_slice(reply::END);
         });
         Ok(())
@@ -294,6 +303,7 @@ impl Engine {
         reply::stat(out, "discarded", discarded);
         reply::stat(out, "dead_lettered", dead_lettered);
         reply::stat(out, "skipped", skipped);
+        reply::stat(out, "refused_puts", view.refused_puts);
         reply::stat(out, "put_rate", format!("{:.1}", view.put_rate));
         reply::stat(out, "get_rate", format!("{:.1}", view.get_rate));
         if let Some(age_ms) = view.oldest_ms {
@@ -301,6 +311,8 @@ impl Engine {
         }
         reply::stat(out, "waiters", view.waiters);
         reply::stat(out, "shard", self.config.shard);
+        let settings = view.settings.iter().flat_map(|settings| settings.shown_if_set());
+        settings.for_each(|(key, value)| reply::stat_text(out, key, &value));
     }
 
     /// What is to be said of a queue.
@@ -319,6 +331,8 @@ impl Engine {
             get_rate,
             oldest_ms: oldest_put_ms.map(|at| now.wall_ms.saturating_sub(at)),
             waiters: shelf.line.map_or(0, |line| waits.line_len(line)),
+            refused_puts: shelf.refused,
+            settings: shelf.settings.clone(),
         }
     }
 
@@ -327,17 +341,21 @@ impl Engine {
     /// `stats queue` and `stats conns`
     pub(super) fn serve_listing(&mut self, conn: ConnId, what: Listed) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
+        self.begin_listing(conn, what);
+        Ok(())
+    }
+
+    fn begin_listing(&mut self, conn: ConnId, what: Listed) {
         let session = self.session(conn).expect("it is being served");
         session.listing = Some(Listing { what, shard: 0, cursor: 0, asked: false });
         session.wait = Some(Wait::Replies);
         self.make_runnable(conn);
-        Ok(())
     }
 
     /// Writes lines of queues or connections of this shard from `cursor` on. Returns where to go on, or 0 at the end.
     pub(super) fn list(&self, what: Listed, cursor: u32, out: &mut Vec<u8>) -> u32 {
         match what {
-            Listed::Queues => self.list_queues(cursor, out),
+            Listed::Queues | Listed::KestrelStats | Listed::KestrelDump => self.list_queues(what, cursor, out),
             Listed::Connections => self.list_connections(cursor, out),
         }
     }
@@ -365,16 +383,19 @@ impl Engine {
         0
     }
 
-    fn list_queues(&self, cursor: u32, out: &mut Vec<u8>) -> u32 {
+    fn list_queues(&self, what: Listed, cursor: u32, out: &mut Vec<u8>) -> u32 {
         let start = out.len();
         let first = cursor as usize;
         for (index, shelf) in self.shelves.iter().enumerate().skip(first) {
             if out.len() - start >= LISTING_SIZE_MAX || index - first >= LISTING_LEN_MAX {
                 return index as u32;
             }
-            if let Some(shelf) = shelf {
+            let Some(shelf) = shelf else { continue };
+            if what == Listed::Queues {
                 let queue = &shelf.queue;
                 reply::stat_queue(out, &queue.name, queue.counters.puts, queue.counters.gets);
+            } else {
+                self.list_for_kestrel(what, index as u32, out);
             }
         }
         0

@@ -85,12 +85,11 @@ impl Engine {
             return None;
         }
         let (consumer, waiter) = self.step_forward(index)?;
-        let put = self.new_put(index, flags, body);
+        let put = self.new_put(index, flags, 0, body);
         let place = self.memory.append(&put);
-        let cas = waiter.form.cas.then_some(put.message);
         let mut answer = Answer::default();
-        let name = &self.shelves[index as usize].as_ref().expect("the caller found it").queue.name;
-        reply::value(&mut answer.bytes, name, waiter.options(), flags, cas, body);
+        let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
+        waiter.form.show(&mut answer.bytes, shelf, waiter.options(), flags, put.message, body);
         let deadline_ms = self.now.mono_ms + PASSING_MS_MAX;
         let it = HandOver { queue: put.queue, place, size, putter: None, deadline_ms };
         self.passing.unsettled.insert(put.message, it);

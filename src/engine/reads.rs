@@ -16,11 +16,12 @@
 
 use super::datagram::Form;
 use super::execute::Given;
-use super::forward::Request;
+use super::wire::Request;
 use super::{Engine, Fate, Origin};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::mutation::{Mutation, Why};
+use crate::proto::Dialect;
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::queue::{Entry, Open};
@@ -28,7 +29,7 @@ use crate::session::Wait;
 use crate::session::reads::Opened;
 use crate::session::replies::{Answer, SlotId};
 use smallvec::smallvec;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Who reads, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,9 +57,17 @@ pub(super) struct Due {
     by_time: BTreeSet<(u64, QueueId, MessageId)>,
     /// The number of the next reading.
     next_read: u64,
+    /// What lost connections had open and has not returned yet, here and on other shards.
+    returning: VecDeque<Opened>,
+    returning_elsewhere: Vec<(ShardId, Opened)>,
 }
 
 impl Due {
+    /// Whether something is to return before anybody is served.
+    pub(super) fn is_returning(&self) -> bool {
+        !self.returning.is_empty()
+    }
+
     /// When the first of them ends, monotonic ms.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         self.by_time.first().map(|(at, ..)| *at)
@@ -137,14 +146,11 @@ impl Engine {
         if owner != shard {
             self.room_to_forward(conn, owner, name.len())?;
         }
-        let closing = if options.close { self.pop_oldest(conn, name) } else { None };
-        let reads_max = self.config.open_reads_max;
-        let reads = self.session(conn).expect("it is being served").reads.get_or_insert_default();
-        if reads.len() >= reads_max {
-            assert!(closing.is_none(), "one less is below the bound");
+        if !self.may_open(conn, name, options.close) {
             self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_MANY_OPEN_READS));
             return Ok(());
         }
+        let closing = if options.close { self.pop_oldest(conn, name) } else { None };
         let reader = Reader { shard, conn, ttr_s: options.ttr_s.unwrap_or(0) };
         let form = Form { open: Some(reader), ..self.form(conn, cas, 0) };
         if owner == shard {
@@ -164,6 +170,16 @@ impl Engine {
         let closing = closing.map(|(_, opened)| opened);
         self.send_get(conn, at, name, options, form, closing);
         Ok(())
+    }
+
+    /// Whether a connection may open a read of a queue; `closes`: after it has closed its oldest, if it has one. In Kestrel's dialect the bound
+    /// is for each queue, and was looked at before.
+    fn may_open(&mut self, conn: ConnId, name: &[u8], closes: bool) -> bool {
+        let reads_max = self.config.open_reads_max;
+        let session = self.session(conn).expect("it is being served");
+        let Some(reads) = &session.reads else { return true };
+        let closed = usize::from(closes && reads.len_of(name) > 0);
+        session.dialect == Dialect::Kestrel || reads.len() - closed < reads_max
     }
 
     /// A get that takes or looks, and may wait.
@@ -188,7 +204,7 @@ impl Engine {
     }
 
     /// A get whose answer comes from elsewhere or later. If it may wait, later requests of the connection wait until it is answered.
-    fn send_get(
+    pub(super) fn send_get(
         &mut self,
         conn: ConnId,
         at: SlotId,
@@ -211,7 +227,7 @@ impl Engine {
         }
     }
 
-    fn pop_oldest(&mut self, conn: ConnId, name: &[u8]) -> Option<(ShardId, Opened)> {
+    pub(super) fn pop_oldest(&mut self, conn: ConnId, name: &[u8]) -> Option<(ShardId, Opened)> {
         self.session(conn).expect("it is being served").reads.as_mut()?.pop_oldest(name)
     }
 
@@ -265,23 +281,50 @@ impl Engine {
     pub(super) fn note_opened(&mut self, conn: ConnId, at: SlotId, shard: ShardId, opened: Option<Opened>) {
         if let Some(reads) = self.session(conn).and_then(|session| session.reads.as_mut()) {
             reads.end(at, shard, opened);
+            self.note_monitored(conn, at, opened.is_some());
         }
     }
 
     /// A connection is gone: what it has open returns, in its places, before anybody is served.
     pub(super) fn return_reads_of(&mut self, conn: ConnId) {
         let Some(mut reads) = self.session_to_the_end(conn).and_then(|session| session.reads.take()) else { return };
-        let mut queues = Vec::new();
-        for (shard, opened) in reads.drain().filter(|(_, opened)| !opened.is_detached) {
-            if shard != self.config.shard {
-                self.tell(shard, &Request::Return { opened });
-            } else if self.return_read(opened).is_some() && !queues.contains(&opened.queue) {
-                queues.push(opened.queue);
+        let mut opened: Vec<_> = reads.drain().filter(|(_, opened)| !opened.is_detached).collect();
+        // Who waits for a message gets the oldest, not the one that was read first.
+        opened.sort_unstable_by_key(|(_, opened)| opened.message);
+        for (shard, opened) in opened {
+            if shard == self.config.shard {
+                self.due.returning.push_back(opened);
+            } else {
+                self.due.returning_elsewhere.push((shard, opened));
             }
         }
-        for queue in queues {
-            if let Some(index) = self.by_id.get(&queue).copied() {
-                self.serve_line(index);
+        self.return_reads();
+    }
+
+    /// Tells other shards what is to return there: after they were told which gets are cancelled, so that a lost connection that waits
+    /// for more is not first in the line for what it gives back.
+    pub(super) fn tell_returns(&mut self) {
+        for (shard, opened) in std::mem::take(&mut self.due.returning_elsewhere) {
+            self.tell(shard, &Request::Return { opened });
+        }
+    }
+
+    /// Returns what lost connections had open. There may be more of it than a batch can hold: then nobody is served until that is handed
+    /// on, and the rest has returned.
+    pub(super) fn return_reads(&mut self) {
+        while self.has_room_in_batch()
+            && let Some(opened) = self.due.returning.pop_front()
+        {
+            self.take_back(opened);
+        }
+    }
+
+    /// The same, of what found no room in the batch before.
+    pub(super) fn go_on_returning(&mut self) {
+        if self.due.is_returning() {
+            self.return_reads();
+            if !self.due.is_returning() {
+                self.wake_memory_waiters();
             }
         }
     }
@@ -301,8 +344,7 @@ impl Engine {
         let put = self.memory.message(entry.place);
         let (put_ms, size) = (put.put_ms, put.body.len() as u64);
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
-        let cas = form.cas.then_some(entry.message);
-        reply::value(out, shelf.client_name(), options, put.flags, cas, put.body);
+        form.show(out, shelf, options, put.flags, entry.message, put.body);
         let is_detached = reader.ttr_s > 0;
         let ttr_s = if is_detached { u64::from(reader.ttr_s) } else { shelf.visibility_timeout_s() };
         let deadline_ms = if ttr_s == 0 { 0 } else { self.now.mono_ms.saturating_add(ttr_s.saturating_mul(1000)) };
@@ -340,22 +382,12 @@ impl Engine {
         Ending::Done(self.newest())
     }
 
-    /// Gives an open read back, if it is still open, and serves nobody yet. Returns its queue's place.
-    fn return_read(&mut self, opened: Opened) -> Option<u32> {
-        let index = *self.by_id.get(&opened.queue)?;
-        let open = self.shelf(index).queue.opened(opened.message)?;
-        if open.read != opened.read {
-            return None;
-        }
-        self.give_back_read(index, opened.message);
-        Some(index)
-    }
-
-    /// A client of this or another shard is gone: its read returns.
+    /// A client of this or another shard is gone: its read returns, if it is still open.
     pub(super) fn take_back(&mut self, opened: Opened) {
-        if !opened.is_detached
-            && let Some(index) = self.return_read(opened)
-        {
+        let Some(index) = self.by_id.get(&opened.queue).copied() else { return };
+        let open = self.shelf(index).queue.opened(opened.message);
+        if !opened.is_detached && open.is_some_and(|open| open.read == opened.read) {
+            self.give_back_read(index, opened.message);
             self.serve_line(index);
         }
     }
@@ -424,10 +456,12 @@ impl Engine {
         reply::TOUCHED
     }
 
-    /// Ends the reads whose time is over.
+    /// Ends the reads whose time is over, as far as the batch has room.
     pub(super) fn expire_reads(&mut self) {
         let now_ms = self.now.mono_ms;
-        while let Some((_, queue, message)) = self.due.by_time.first().copied().filter(|(at, ..)| *at <= now_ms) {
+        while let Some((_, queue, message)) = self.due.by_time.first().copied().filter(|(at, ..)| *at <= now_ms)
+            && self.has_room_in_batch()
+        {
             let index = self.by_id[&queue];
             self.give_back_read(index, message);
             self.serve_line(index);

@@ -17,6 +17,7 @@ use crate::limits::{
     AWAITED_GETS_MAX, AWAITED_GETS_MIN, BODY_STALL_MS_MAX, INPUT_SIZE_MAX, OUTPUT_SIZE_MAX, POOLED_BUFFER_SIZE_MAX,
     REQUESTS_PER_TURN,
 };
+use crate::proto::Dialect;
 use crate::proto::command::{Command, Key, Keys, Line, SetLine};
 use crate::proto::options::{GetOptions, group_name};
 use crate::proto::reply;
@@ -27,9 +28,11 @@ use smallvec::smallvec;
 use std::borrow::Cow;
 
 /// What a look at the front of the input led to.
-enum Step {
+pub(super) enum Step {
     /// A request was served; it took this many bytes.
     Served(usize),
+    /// A part of a request was served, which stays at the front of the input.
+    Again,
     /// The request has to wait.
     Wait(Wait),
     /// There is no whole request.
@@ -40,8 +43,9 @@ enum Step {
 
 impl Engine {
     /// A connection was accepted.
-    pub fn on_open(&mut self, conn: ConnId) {
+    pub fn on_open(&mut self, conn: ConnId, dialect: Dialect) {
         self.open(conn, None);
+        self.session(conn).expect("just opened").dialect = dialect;
         self.stats.curr_connections += 1;
         self.stats.total_connections += 1;
         if self.stopping {
@@ -151,14 +155,19 @@ impl Engine {
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way()
+        let is_returning = self.due.is_returning() && self.has_room_in_batch();
+        let unsettled = self.expiry.has_unsettled() && !self.is_batch_full();
+        let is_busy = is_returning || unsettled;
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_busy
     }
 
     /// Goes on with what waited for its turn.
     pub fn run(&mut self) {
+        self.go_on_returning();
         self.expire_deadlines();
         self.expire_waits();
         self.expire_reads();
+        self.expire_messages();
         self.expire_passing();
         self.close_idle();
         self.run_inbound();
@@ -227,6 +236,11 @@ impl Engine {
                         return (served, false);
                     }
                 }
+                Step::Again => {
+                    if self.session(conn).is_none_or(|session| session.wait.is_some()) {
+                        return (served, false);
+                    }
+                }
                 Step::Wait(wait) => {
                     self.wait_for(conn, wait);
                     return (served, false);
@@ -246,6 +260,9 @@ impl Engine {
 
     /// Looks at the front of the input and serves one request if there is one that need not wait.
     fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
+        if self.session(conn).expect("it is being served").dialect == Dialect::Kestrel {
+            return self.step_kestrel(conn, input);
+        }
         match frame(input, self.config.body_size_max) {
             Frame::Partial { need, body_size } => Step::Partial { need, body_size },
             Frame::Put { set, body, len } => match self.serve_put(conn, &set, body) {
@@ -276,7 +293,7 @@ impl Engine {
         }
     }
 
-    fn serve_put(&mut self, conn: ConnId, set: &SetLine<'_>, body: &[u8]) -> Result<(), Wait> {
+    pub(super) fn serve_put(&mut self, conn: ConnId, set: &SetLine<'_>, body: &[u8]) -> Result<(), Wait> {
         self.began.metric = Metric::Put;
         let owner = self.owner(set.key.name);
         if owner != self.config.shard {
@@ -285,7 +302,7 @@ impl Engine {
         if !self.has_room_for(body.len()) {
             return Err(Wait::Memory);
         }
-        match self.put(set.key.name, set.flags, body) {
+        match self.put(set.key.name, set.flags, set.lifetime, body) {
             PutResult::Done { reply, seq } if !set.noreply => {
                 self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
             }
@@ -317,8 +334,10 @@ impl Engine {
             Command::Flush { key, group, noreply } => {
                 return self.serve_flush_queue(conn, &reader_name(key, group), noreply);
             }
+            Command::Configure { key, words, noreply } => return self.serve_configure(conn, key.name, words, noreply),
+            Command::ShowSettings { key } => return self.serve_show_settings(conn, key.name),
             Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
-                return self.serve_flush(conn, noreply);
+                return self.serve_flush(conn, if noreply { b"" } else { reply::OK });
             }
             Command::FlushAll { is_valid: false, .. } if self.config.flush_all => {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::BAD_FORMAT));
@@ -609,9 +628,13 @@ fn metric_of(command: &Command<'_>) -> Metric {
         | Command::StatsQueues
         | Command::StatsConnections
         | Command::StatsQueue { .. } => Metric::Stats,
-        Command::Touch { .. } | Command::Version | Command::Verbosity { .. } | Command::Quit | Command::Shutdown => {
-            Metric::Other
-        }
+        Command::Configure { .. }
+        | Command::ShowSettings { .. }
+        | Command::Touch { .. }
+        | Command::Version
+        | Command::Verbosity { .. }
+        | Command::Quit
+        | Command::Shutdown => Metric::Other,
     }
 }
 

@@ -255,7 +255,8 @@ impl Engine {
 
     /// A message has come to a queue that has a line: its first gets it, the ordinary way. Who only looks leaves it to the next.
     pub(super) fn serve_line(&mut self, index: u32) {
-        while let Head::Ready(entry) = self.shelf(index).queue.head()
+        while self.settle_head(index)
+            && let Head::Ready(entry) = self.shelf(index).queue.head()
             && let Some(first) = self.first_in_line(index)
         {
             let waiter = self.leave_line(first);

@@ -4,6 +4,7 @@
 //! that this process starts inherits one, or believes that it was meant.
 
 use super::{Address, Error, Listener};
+use crate::proto::Dialect;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::ffi::OsStr;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -69,7 +70,7 @@ impl Inherited {
                     return Err("it is not listening; Accept=no is needed".into());
                 }
                 let address = address_of(&socket.local_addr().map_err(|error| error.to_string())?);
-                self.listeners.push(Listener { address, socket: socket.into() });
+                self.listeners.push(Listener { address, dialect: Dialect::MemcacheQ, socket: socket.into() });
             }
             Type::STREAM | Type::DGRAM => return Err("neither IPv4 nor IPv6 nor a unix stream socket".into()),
             _ => return Err("neither a stream nor a datagram socket".into()),

@@ -14,6 +14,7 @@ pub use unix::SocketFile;
 use crate::config::Config;
 use crate::config::PORT_DEFAULT;
 use crate::config::Place;
+use crate::proto::Dialect;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::fmt;
 use std::io;
@@ -27,6 +28,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// The option for the port of another dialect.
+const KESTREL: &str = "--kestrel-port";
 
 /// Questions that a client leaves unanswered before it is taken for gone.
 const KEEPALIVE_PROBES: u32 = 4;
@@ -54,6 +58,8 @@ impl fmt::Display for Address {
 pub struct Listener {
     /// Where it listens.
     pub address: Address,
+    /// What is spoken there.
+    pub dialect: Dialect,
     /// The socket.
     pub socket: OwnedFd,
 }
@@ -81,7 +87,7 @@ pub struct Error(String);
 pub fn open(config: &Config, inherited: Inherited) -> Result<Sockets, Error> {
     let mut sockets = Sockets { datagrams: inherited.datagrams, ..Sockets::default() };
     if !inherited.listeners.is_empty() {
-        warn_of_unused(config, "the sockets of the service manager are served", &["-s", "-l", "-p"]);
+        warn_of_unused(config, "the sockets of the service manager are served", &["-s", "-l", "-p", KESTREL]);
         tracing::info!("serving {} sockets of the service manager", inherited.listeners.len());
         for listener in &inherited.listeners {
             set_inherited_options(listener, config)
@@ -89,19 +95,28 @@ pub fn open(config: &Config, inherited: Inherited) -> Result<Sockets, Error> {
         }
         sockets.listeners = inherited.listeners;
     } else if let Some(path) = &config.socket {
-        warn_of_unused(config, "-s means this unix socket alone", &["-l", "-p", "-U"]);
+        warn_of_unused(config, "-s means this unix socket alone", &["-l", "-p", "-U", KESTREL]);
         sockets.add_unix(path, config)?;
     } else if config.listen.is_empty() {
         tracing::warn!(
             "listening on all addresses: anyone who can reach port {} can use the queues; see -l",
             config.port
         );
-        let (v6, v4) = (SocketAddr::from(([0u16; 8], config.port)), SocketAddr::from(([0u8; 4], config.port)));
-        // Where there is no IPv6, IPv4 is all addresses.
-        let listener = listen_tcp(v6, config).or_else(|_| listen_tcp(v4, config));
-        sockets.listeners.push(listener.map_err(|error| refused(&format!("port {}", config.port), &error))?);
+        for (port, dialect) in ports(config) {
+            let (v6, v4) = (SocketAddr::from(([0u16; 8], port)), SocketAddr::from(([0u8; 4], port)));
+            // Where there is no IPv6, IPv4 is all addresses.
+            let listener = listen_tcp(v6, dialect, config).or_else(|_| listen_tcp(v4, dialect, config));
+            sockets.listeners.push(listener.map_err(|error| refused(&format!("port {port}"), &error))?);
+        }
     } else {
-        sockets.add_places(config)?;
+        let hosts: Vec<Place> = config.listen.iter().filter_map(Place::without_port).collect();
+        sockets.add_places(&config.listen, config.port, Dialect::MemcacheQ, config)?;
+        if let Some(port) = config.kestrel_port {
+            if hosts.is_empty() {
+                warn_of_unused(config, "-l names no host", &[KESTREL]);
+            }
+            sockets.add_places(&hosts, port, Dialect::Kestrel, config)?;
+        }
     }
     Ok(sockets)
 }
@@ -117,13 +132,14 @@ impl Sockets {
 
     fn add_unix(&mut self, path: &Path, config: &Config) -> Result<(), Error> {
         let (socket, file) = unix::listen(path, config.socket_mode, config.backlog)?;
-        self.listeners.push(Listener { address: Address::Unix(path.to_owned()), socket });
+        let address = Address::Unix(path.to_owned());
+        self.listeners.push(Listener { address, dialect: Dialect::MemcacheQ, socket });
         self.files.push(file);
         Ok(())
     }
 
-    fn add_places(&mut self, config: &Config) -> Result<(), Error> {
-        let places = resolve(&config.listen, config.port)?;
+    fn add_places(&mut self, places: &[Place], port: u16, dialect: Dialect, config: &Config) -> Result<(), Error> {
+        let places = resolve(places, port)?;
         let every: Vec<SocketAddr> = places.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect();
         let mut seen = Vec::new();
         for (place, addresses) in &places {
@@ -143,7 +159,7 @@ impl Sockets {
                     served = true;
                     continue;
                 }
-                match listen_tcp(*address, config) {
+                match listen_tcp(*address, dialect, config) {
                     Ok(listener) => {
                         seen.push(*address);
                         self.listeners.push(listener);
@@ -204,13 +220,19 @@ pub fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-fn listen_tcp(address: SocketAddr, config: &Config) -> io::Result<Listener> {
+/// The ports of all addresses, and what is spoken there.
+fn ports(config: &Config) -> impl Iterator<Item = (u16, Dialect)> {
+    let kestrel = config.kestrel_port.map(|port| (port, Dialect::Kestrel));
+    std::iter::once((config.port, Dialect::MemcacheQ)).chain(kestrel)
+}
+
+fn listen_tcp(address: SocketAddr, dialect: Dialect, config: &Config) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     set_tcp_options(&socket, config)?;
     bind(&socket, address)?;
     socket.listen(config.backlog)?;
     let address = socket.local_addr()?.as_socket().expect("an IP socket has an IP address");
-    Ok(Listener { address: Address::Tcp(address), socket: socket.into() })
+    Ok(Listener { address: Address::Tcp(address), dialect, socket: socket.into() })
 }
 
 /// Options of a TCP listener, which Linux hands on to the sockets accepted from it.
@@ -241,6 +263,7 @@ fn warn_of_unused(config: &Config, because: &str, candidates: &[&'static str]) {
         "-s" => config.socket.is_some(),
         "-l" => !config.listen.is_empty(),
         "-p" => config.port != PORT_DEFAULT,
+        KESTREL => config.kestrel_port.is_some(),
         _ => config.udp_port != 0,
     };
     let unused: Vec<&str> = candidates.iter().filter(is_given).copied().collect();

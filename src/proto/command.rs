@@ -36,10 +36,23 @@ pub struct SetLine<'a> {
     pub key: Key<'a>,
     /// Returned as sent.
     pub flags: u32,
+    /// How long the message is good.
+    pub lifetime: Lifetime,
     /// Size of the body, bytes.
     pub size: usize,
     /// The client wants no answer.
     pub noreply: bool,
+}
+
+/// How long a message is good, as its put says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lifetime {
+    /// As memcached has it: 0: for ever; negative: not at all; s from now or, if large, since the epoch. Only some queues care.
+    pub exptime: i64,
+    /// `/ttl=S`, s from now, 0: for ever. Goes before the exptime.
+    pub ttl_s: Option<u32>,
+    /// When it is over, wall clock, ms; goes before both. 0: they say.
+    pub expires_ms: u64,
 }
 
 /// A command that is complete with its line.
@@ -83,6 +96,16 @@ pub enum Command<'a> {
         group: Option<&'a [u8]>,
         noreply: bool,
     },
+    /// Changes what a queue does: words `key=value`, at least one.
+    Configure {
+        key: Key<'a>,
+        words: Words<'a>,
+        noreply: bool,
+    },
+    /// Shows what a queue does.
+    ShowSettings {
+        key: Key<'a>,
+    },
     /// `is_valid`: without a delay. A server that does not offer the command does not judge it.
     FlushAll {
         is_valid: bool,
@@ -122,11 +145,23 @@ pub enum Report {
     Shards,
     /// `stats sizes`
     Sizes,
+    /// `stats` of Kestrel's
+    Kestrel,
+    /// How many messages `flush_all_expired` of Kestrel's has removed
+    FlushExpired,
 }
 
 impl Report {
     /// All of them, each at the place of its number.
-    pub const ALL: [Report; 5] = [Report::General, Report::Latency, Report::Commit, Report::Shards, Report::Sizes];
+    pub const ALL: [Report; 7] = [
+        Report::General,
+        Report::Latency,
+        Report::Commit,
+        Report::Shards,
+        Report::Sizes,
+        Report::Kestrel,
+        Report::FlushExpired,
+    ];
 }
 
 /// A valid queue name as the client wrote it.
@@ -140,6 +175,21 @@ pub struct Key<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'a> {
     words: &'a [u8],
+}
+
+/// Words of a line that are nobody's yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Words<'a> {
+    /// As the client wrote them, with spaces between.
+    pub text: &'a [u8],
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        next_word(&mut self.text)
+    }
 }
 
 impl<'a> Iterator for Keys<'a> {
@@ -191,6 +241,7 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
         b"delete" => delete(words),
         b"flush" => flush(words),
         b"flush_all" => flush_all(words),
+        b"config" => config(words),
         b"stats" => stats(words),
         b"version" => bare(words, Command::Version),
         b"verbosity" => verbosity(words),
@@ -247,15 +298,16 @@ fn set(mut words: &[u8], body_size_max: usize) -> Line<'_> {
     let Some(flags) = number(flags).and_then(|n| u32::try_from(n).ok()) else {
         return refused(reply::BAD_FORMAT);
     };
-    if !is_exptime(exptime) {
+    let Some(exptime) = parse_exptime(exptime) else {
         return refused(reply::BAD_FORMAT);
-    }
-    let key = match key(name) {
-        Ok(key) => key,
+    };
+    let (key, ttl_s) = match key_and_ttl(name) {
+        Ok(of) => of,
         Err(refusal) => return refused(refusal),
     };
+    let lifetime = Lifetime { exptime, ttl_s, expires_ms: 0 };
     match usize::try_from(size) {
-        Ok(size) if size <= body_size_max => Line::Set(SetLine { key, flags, size, noreply }),
+        Ok(size) if size <= body_size_max => Line::Set(SetLine { key, flags, lifetime, size, noreply }),
         _ => refused(if noreply { b"" } else { reply::TOO_LARGE }),
     }
 }
@@ -354,6 +406,27 @@ fn flush(mut words: &[u8]) -> Line<'_> {
     }
 }
 
+/// `config key` | `config key setting=value+ [noreply]`
+fn config(mut words: &[u8]) -> Line<'_> {
+    let Some(name) = next_word(&mut words) else {
+        return ERROR;
+    };
+    let key = match key(name) {
+        Ok(key) => key,
+        Err(reply) => return Line::Refused { reply, skip: 0 },
+    };
+    let Some(last) = (Words { text: words }).last() else {
+        return Line::Command(Command::ShowSettings { key });
+    };
+    let noreply = is_noreply(last);
+    if noreply {
+        let end = words.iter().rposition(|byte| *byte != b' ').map_or(0, |at| at + 1 - last.len());
+        words = &words[..end];
+    }
+    let words = Words { text: words };
+    if words.clone().next().is_none() { ERROR } else { Line::Command(Command::Configure { key, words, noreply }) }
+}
+
 /// `flush_all [0] [noreply]`
 fn flush_all(mut words: &[u8]) -> Line<'_> {
     let (delay, noreply) = match (next_word(&mut words), next_word(&mut words)) {
@@ -439,6 +512,18 @@ fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
     }
 }
 
+/// `key/ttl=S` of a put, with or without the option.
+fn key_and_ttl(word: &[u8]) -> Result<(Key<'_>, Option<u32>), &'static [u8]> {
+    let (name, text) = split(word)?;
+    let mut ttl_s = None;
+    for option in text.split(|b| *b == b'/').skip(1) {
+        let digits = option.strip_prefix(b"ttl=").ok_or(reply::UNKNOWN_OPTION)?;
+        let ttl = number(digits).filter(|_| ttl_s.is_none()).and_then(|s| u32::try_from(s).ok());
+        ttl_s = Some(ttl.ok_or(reply::BAD_FORMAT)?);
+    }
+    Ok((Key { name }, ttl_s))
+}
+
 /// A queue name of a get, with its options if it has some.
 fn key_and_options(word: &[u8]) -> Result<(Key<'_>, Option<GetOptions>), &'static [u8]> {
     let (name, text) = split(word)?;
@@ -450,8 +535,11 @@ fn key_and_options(word: &[u8]) -> Result<(Key<'_>, Option<GetOptions>), &'stati
     Ok((Key { name }, Some(options)))
 }
 
+/// A queue, perhaps a group of it, perhaps a message.
+type Addressed<'a> = (Key<'a>, Option<&'a [u8]>, Option<MessageId>);
+
 /// `key/id=ID` of `delete` and `touch`, with a group before or behind the id or without one.
-fn key_and_id(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>, Option<MessageId>), &'static [u8]> {
+fn key_and_id(word: &[u8]) -> Result<Addressed<'_>, &'static [u8]> {
     let (name, text) = split(word)?;
     let (mut group, mut id) = (None, None);
     for option in text.split(|b| *b == b'/').skip(1) {
@@ -488,10 +576,12 @@ fn body_size(word: &[u8]) -> Option<u64> {
     number(word).filter(|size| *size <= BODY_ANNOUNCED_MAX)
 }
 
-/// An exptime is any signed 64-bit integer; it is ignored.
-fn is_exptime(word: &[u8]) -> bool {
-    let digits = word.strip_prefix(b"-").unwrap_or(word);
-    number(digits).is_some_and(|n| n <= i64::MAX as u64 || (n == 1 << 63 && digits.len() < word.len()))
+/// An exptime is any signed 64-bit integer.
+fn parse_exptime(word: &[u8]) -> Option<i64> {
+    match word.strip_prefix(b"-") {
+        None => number(word).and_then(|n| i64::try_from(n).ok()),
+        Some(digits) => number(digits).and_then(|n| 0i64.checked_sub_unsigned(n)),
+    }
 }
 
 fn is_noreply(word: &[u8]) -> bool {
@@ -522,9 +612,13 @@ mod tests {
 
     #[test]
     fn a_set_line_gives_its_words() {
-        let expected = SetLine { key: Key { name: b"q" }, flags: 7, size: 5, noreply: false };
+        let lifetime = Lifetime::default();
+        let expected = SetLine { key: Key { name: b"q" }, flags: 7, lifetime, size: 5, noreply: false };
         assert_eq!(parse(b"set q 7 0 5"), Line::Set(expected));
-        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(expected));
+        let lifetime = Lifetime { exptime: -1, ttl_s: None, expires_ms: 0 };
+        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(SetLine { lifetime, ..expected }));
+        let lifetime = Lifetime { exptime: 0, ttl_s: Some(9), expires_ms: 0 };
+        assert_eq!(parse(b"set q/ttl=9 7 0 5"), Line::Set(SetLine { lifetime, ..expected }));
         assert_eq!(parse(b"set q 7 0 5 noreply"), Line::Set(SetLine { noreply: true, ..expected }));
     }
 
@@ -554,10 +648,13 @@ mod tests {
 
     #[test]
     fn exptime_is_any_signed_64_bit_integer() {
-        assert!(is_exptime(b"0") && is_exptime(b"-1") && is_exptime(b"9223372036854775807"));
-        assert!(is_exptime(b"-9223372036854775808"));
-        assert!(!is_exptime(b"9223372036854775808") && !is_exptime(b"-9223372036854775809"));
-        assert!(!is_exptime(b"") && !is_exptime(b"-") && !is_exptime(b"+1") && !is_exptime(b"--1"));
+        for (word, exptime) in [("0", 0), ("-0", 0), ("-1", -1), ("9223372036854775807", i64::MAX)] {
+            assert_eq!(parse_exptime(word.as_bytes()), Some(exptime));
+        }
+        assert_eq!(parse_exptime(b"-9223372036854775808"), Some(i64::MIN));
+        for word in ["9223372036854775808", "-9223372036854775809", "", "-", "+1", "--1"] {
+            assert_eq!(parse_exptime(word.as_bytes()), None, "{word}");
+        }
     }
 
     #[test]
@@ -638,6 +735,26 @@ mod tests {
         }
         assert_eq!(parse(b"flush q/t=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
         assert_eq!(parse(b"flush a\tb"), BAD_FORMAT);
+    }
+
+    #[test]
+    fn config_shows_or_changes_one_queue() {
+        let key = Key { name: b"q" };
+        assert_eq!(parse(b"config q"), Line::Command(Command::ShowSettings { key }));
+        for (line, count, silent) in [
+            (&b"config q a=1"[..], 1, false),
+            (b"CONFIG  q  a=1  b=2 ", 2, false),
+            (b"config q a=1 NoReply ", 1, true),
+            (b"config q noreply a=1", 2, false),
+        ] {
+            let Line::Command(Command::Configure { words, noreply, .. }) = parse(line) else { panic!("{line:?}") };
+            assert_eq!((words.count(), noreply), (count, silent), "{line:?}");
+        }
+        for line in [&b"config"[..], b"config q noreply"] {
+            assert_eq!(parse(line), ERROR, "{line:?}");
+        }
+        assert_eq!(parse(b"config q/open a=1"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 0 });
+        assert_eq!(parse(b"config a\tb"), BAD_FORMAT);
     }
 
     #[test]

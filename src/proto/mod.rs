@@ -1,10 +1,21 @@
-//! The memcache text protocol as bytes: lines in ([`command`]), replies out ([`reply`]). Pure; holds no state and knows
+//! The memcache text protocol as bytes: lines in ([`command`], [`kestrel`]), replies out ([`reply`]). Pure; holds no state and knows
 //! no queue.
 //!
 //! Step 3 of a message's path.
 
 pub mod command;
+pub mod kestrel;
 pub mod options;
 pub mod reply;
 
 pub use command::{Command, Key, Line, SetLine, parse_line};
+
+/// What a connection speaks: that of the port it came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Dialect {
+    /// MemcacheQ's, and what RingQ adds to it.
+    #[default]
+    MemcacheQ,
+    /// Kestrel's.
+    Kestrel,
+}

@@ -18,6 +18,7 @@ mod text {
     pub const OK: &[u8] = b"OK\r\n";
     pub const RESET: &[u8] = b"RESET\r\n";
     pub const ERROR: &[u8] = b"ERROR\r\n";
+    pub const CLIENT_ERROR: &[u8] = b"CLIENT_ERROR\r\n";
     pub const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
     pub const BAD_DATA_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
     pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
@@ -27,7 +28,12 @@ mod text {
     pub const OPTIONS_TOO_LONG: &[u8] = b"CLIENT_ERROR options too long\r\n";
     pub const READ_EXPIRED: &[u8] = b"CLIENT_ERROR read expired\r\n";
     pub const TOO_MANY_OPEN_READS: &[u8] = b"SERVER_ERROR too many open reads\r\n";
+    pub const FLUSHED_ALL: &[u8] = b"Flushed all queues.\r\n";
+    pub const RELOADED: &[u8] = b"Reloaded config.\r\n";
+    pub const UP: &[u8] = b"UP\r\n";
+    pub const READONLY: &[u8] = b"READONLY\r\n";
     pub const TOUCHED: &[u8] = b"TOUCHED\r\n";
+    pub const TOO_MANY_SETTINGS: &[u8] = b"SERVER_ERROR too many queues have settings\r\n";
     pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
     pub const OUT_OF_STORAGE: &[u8] = b"SERVER_ERROR out of storage\r\n";
     pub const TOO_MANY_CONNECTIONS: &[u8] = b"SERVER_ERROR too many open connections\r\n";
@@ -40,8 +46,8 @@ pub use text::*;
 /// What a `VALUE` block has besides key and body, bytes at most.
 pub const VALUE_OVERHEAD_MAX: usize = 64;
 
-/// What the reply for one queue has besides its name, `END` included, bytes at most: a dozen lines with two numbers of 20 digits.
-pub const STAT_QUEUE_OVERHEAD_MAX: usize = 640;
+/// The reply that shows a queue's settings, `END` included, bytes at most: as many lines, two of them with a name.
+pub const SETTINGS_REPLY_SIZE_MAX: usize = 1280;
 
 /// Appends the `VALUE` block of one message. The key is echoed as it was asked for, `options` with their slash. `cas` is
 /// for `gets`.
@@ -68,6 +74,17 @@ pub fn value(out: &mut Vec<u8>, name: &[u8], options: &[u8], flags: u32, cas: Op
 pub fn stat(out: &mut Vec<u8>, name: &str, value: impl std::fmt::Display) {
     use std::io::Write;
     write!(out, "STAT {name} {value}\r\n").expect("writing to memory");
+}
+
+/// Appends `STAT name value` with a value of any bytes but those that end a line.
+pub fn stat_text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    [b"STAT ", name.as_bytes(), b" ", value, b"\r\n"].into_iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// Appends `CLIENT_ERROR text`.
+pub fn client_error(out: &mut Vec<u8>, text: impl std::fmt::Display) {
+    use std::io::Write;
+    write!(out, "CLIENT_ERROR {text}\r\n").expect("writing to memory");
 }
 
 /// Appends the line of one queue in the list of all: `STAT name puts/gets`.

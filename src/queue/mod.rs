@@ -4,6 +4,7 @@
 //! Step 5 of a message's path.
 
 pub mod counters;
+pub mod defaults;
 pub mod memory;
 pub mod meter;
 #[allow(clippy::module_inception)]
@@ -11,7 +12,8 @@ pub mod queue;
 pub mod settings;
 
 pub use counters::Counters;
+pub use defaults::Defaults;
 pub use memory::Memory;
 pub use meter::Meter;
 pub use queue::{Entry, Head, Open, Queue};
-pub use settings::Settings;
+pub use settings::{Explicit, Settings};

@@ -35,21 +35,49 @@ pub enum Frame<'a> {
     },
 }
 
-/// Finds the request at the front of `input`. `body_size_max` is `-B`.
-pub fn frame(input: &[u8], body_size_max: usize) -> Frame<'_> {
+/// Why there is no line at the front of the input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// It has not come whole.
+    Partial {
+        /// Length of input at which another look is worth it.
+        need: usize,
+    },
+    /// There will be none that is allowed.
+    TooLong {
+        /// Bytes of input that show it.
+        len: usize,
+    },
+}
+
+/// The line at the front of `input`, without its end, and how many bytes it takes with that.
+///
+/// # Errors
+/// There is none.
+pub fn line(input: &[u8]) -> Result<(&[u8], usize), Cut> {
     let window = &input[..input.len().min(LINE_LEN_MAX + 2)];
     let Some(line_feed) = memchr::memchr(b'\n', window) else {
         if window.len() == LINE_LEN_MAX + 2 {
-            return too_long(window.len());
+            return Err(Cut::TooLong { len: window.len() });
         }
-        return Frame::Partial { need: input.len() + 1, body_size: 0 };
+        return Err(Cut::Partial { need: input.len() + 1 });
     };
     let line = &input[..line_feed];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line_len = line_feed + 1;
     if line.len() > LINE_LEN_MAX {
-        return too_long(line_len);
+        return Err(Cut::TooLong { len: line_len });
     }
+    Ok((line, line_len))
+}
+
+/// Finds the request at the front of `input`. `body_size_max` is `-B`.
+pub fn frame(input: &[u8], body_size_max: usize) -> Frame<'_> {
+    let (line, line_len) = match line(input) {
+        Ok(line) => line,
+        Err(Cut::Partial { need }) => return Frame::Partial { need, body_size: 0 },
+        Err(Cut::TooLong { len }) => return Frame::Line { line: Line::Fatal { reply: reply::LINE_TOO_LONG }, len },
+    };
     match parse_line(line, body_size_max) {
         Line::Set(set) => {
             let len = line_len + set.size + 2;
@@ -64,10 +92,6 @@ pub fn frame(input: &[u8], body_size_max: usize) -> Frame<'_> {
         }
         line => Frame::Line { line, len: line_len },
     }
-}
-
-fn too_long(len: usize) -> Frame<'static> {
-    Frame::Line { line: Line::Fatal { reply: reply::LINE_TOO_LONG }, len }
 }
 
 /// A body that is not there yet. Its first byte past the announced end tells at once when it is wrong, so that a client that

@@ -1,14 +1,16 @@
-//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`]; replies wait for their turn
+//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`] and [`kestrel`]; replies wait for their turn
 //! and for durability in [`replies`]. Pure.
 //!
 //! Step 2 and step 8 of a message's path.
 
 pub mod frame;
+pub mod kestrel;
 pub mod reads;
 pub mod replies;
 pub mod timing;
 
 use crate::ids::{MessageId, QueueId, Seq};
+use crate::proto::Dialect;
 use reads::Reads;
 use replies::Replies;
 use std::collections::VecDeque;
@@ -49,6 +51,8 @@ pub struct Session {
     pub generation: u32,
     /// Where it stands.
     pub phase: Phase,
+    /// What it speaks.
+    pub dialect: Dialect,
     /// Bytes received and not yet served.
     pub input: Vec<u8>,
     /// How many bytes `input` must hold before the request at its front can be complete.
@@ -129,6 +133,10 @@ pub enum Listed {
     Queues,
     /// `stats conns`: every connection.
     Connections,
+    /// `stats` of Kestrel's: every queue, in its words.
+    KestrelStats,
+    /// `dump_stats` of Kestrel's.
+    KestrelDump,
 }
 
 /// How far a listing has come.
@@ -144,12 +152,18 @@ pub struct Listing {
     pub asked: bool,
 }
 
+impl Listed {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Listed; 4] = [Listed::Queues, Listed::Connections, Listed::KestrelStats, Listed::KestrelDump];
+}
+
 impl Session {
     /// A new connection.
     pub fn new(generation: u32, now_ms: u64) -> Self {
         Session {
             generation,
             phase: Phase::Open,
+            dialect: Dialect::MemcacheQ,
             input: Vec::new(),
             need: 0,
             skip: 0,

@@ -9,6 +9,7 @@ use ringq::engine::{Config, Engine};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{Writer, WriterConfig};
 use ringq::kept::Kept;
+use ringq::proto::Dialect;
 use ringq::stats::Capacity;
 
 /// A client's turns before they are counted: more than are counted, so that every list has its room.
@@ -39,6 +40,7 @@ impl Shard {
             idle_ms_max: 0,
             open_reads_max: 8,
             groups_max: 8,
+            queue_defaults: std::sync::Arc::default(),
             hash_seed: 1,
             flush_all: false,
             shutdown: false,
@@ -48,9 +50,9 @@ impl Shard {
         let (salt, segment_size, segments) = (Salt([1; 16]), 16 << 20, 4);
         let writer = Writer::new(WriterConfig { shard, salt, segment_size, segments, depth: 4, unsynced: false });
         let first = 1 + (u64::from(number) << 32);
-        let mut engine = Engine::new(config, [], IdRange { next: first, end: first + (1 << 32) });
+        let mut engine = Engine::new(config, [], [], IdRange { next: first, end: first + (1 << 32) });
         let conn = ConnId { index: 0, generation: 1 };
-        engine.on_open(conn);
+        engine.on_open(conn, Dialect::MemcacheQ);
         let (kept, now) = (Kept::new(shard), Now { mono_ms: 1, mono_us: 1000, wall_ms: 1 });
         Shard { engine, writer, kept, spare_batch: Vec::new(), spare_reply: Vec::new(), conn, now }
     }

@@ -57,6 +57,34 @@ fn every_subcommand_works_over_tcp_and_unix_sockets() {
 }
 
 #[test]
+fn config_shows_and_changes_settings() {
+    let server = Server::start(&["-t", "2"]);
+    let address = server.addr().to_string();
+    let ask = |args: &[&str]| {
+        let output = ringqctl().args(["--server", &address, "config"]).args(args).output().expect("run ringqctl");
+        (output.status.code(), String::from_utf8(output.stdout.clone()).expect("text"), said(&output))
+    };
+    assert_eq!(ask(&["q", "max_messages=5", "expire_to=late"]), (Some(0), String::new(), String::new()));
+    let (_, shown, _) = ask(&["q"]);
+    for line in
+        ["SETTING             VALUE", "max_messages        5", "expire_to           late", "trace               off"]
+    {
+        assert!(shown.lines().any(|it| it == line), "no {line:?} in {shown}");
+    }
+    let (status, shown, _) = ask(&["q", "max_messages=", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!((status, &shown["queue"]), (Some(0), &json!("q")));
+    assert_eq!((&shown["settings"]["max_messages"], &shown["settings"]["expire_to"]), (&json!(0), &json!("late")));
+    let (status, shown, why) = ask(&["q", "max_messages=7", "foo=1"]);
+    assert_eq!((status, &*shown), (Some(3), ""));
+    assert!(why.contains("CLIENT_ERROR unknown setting foo"), "{why}");
+    for bad in ["max_messages", "a=b c", "a=\r\nflush q"] {
+        assert_eq!(ask(&["q", bad]).0, Some(2), "{bad:?} does not reach the server");
+    }
+    assert!(ask(&["q"]).1.contains("max_messages        0\n"), "nothing of it was done");
+}
+
+#[test]
 fn stats_are_tables_with_units() {
     let server = Server::start(&["-t", "2"]);
     let body = "x".repeat(3000);

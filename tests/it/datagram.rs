@@ -139,7 +139,7 @@ fn lists_that_do_not_fit_are_refused() {
         assert_eq!(answer(&mut world, "stats\r\n", 500), NO_ROOM);
         assert_eq!(answer(&mut world, "stats settings\r\n", 170), NO_ROOM);
         let queue = format!("queue-{:020}", 7);
-        assert_eq!(answer(&mut world, &format!("stats queue {queue}\r\n"), 600), NO_ROOM);
+        assert_eq!(answer(&mut world, &format!("stats queue {queue}\r\n"), 400), NO_ROOM);
         let one = answer(&mut world, &format!("stats queue {queue}\r\n"), 1400);
         assert!(one.starts_with(&format!("STAT {queue} 1/0\r\n")) && one.ends_with("END\r\n"), "{one}");
     }

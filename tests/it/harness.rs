@@ -117,6 +117,17 @@ impl Server {
             .unwrap_or_else(|| panic!("no TCP address among {addresses:?}"))
     }
 
+    /// The first address where the server speaks Kestrel's dialect.
+    pub fn kestrel_addr(&self) -> SocketAddr {
+        let mut found = None;
+        eventually("ringq names where it speaks Kestrel's dialect", READY_TIMEOUT, || {
+            let addresses = self.ready_addresses();
+            found = addresses.iter().find_map(|address| address.strip_prefix("kestrel:")?.parse().ok());
+            found.is_some()
+        });
+        found.expect("eventually returns only when it is set")
+    }
+
     /// Every address that the server has named so far, as printed, in the order of its lines.
     pub fn ready_addresses(&self) -> Vec<String> {
         ready_lines(&self.output())

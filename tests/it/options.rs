@@ -35,6 +35,7 @@ const PORTS: &[&str] = &["abc", "", "-1", "65536", "99999", "1x", "0x10", "1.5"]
 const VALUED: &[Valued] = &[
     valued('p', "port", &["0", "1", "65535"], PORTS, "numbers from 0 to 65535"),
     valued('U', "udp-port", &["0", "22201"], PORTS, "numbers from 0 to 65535"),
+    valued('-', "kestrel-port", &["0", "22133"], PORTS, "numbers from 0 to 65535"),
     valued('s', "socket", &["ringq.sock", "/run/ringq.sock"], &[], ""),
     valued(
         'a',
@@ -209,7 +210,10 @@ fn what_a_file_may_not_say_is_refused_by_name() {
         ("no-sync = 'yes'", "no-sync"),
         ("port = 1.5", "port"),
         ("port = [1, 2]", "port"),
-        ("[queues]", "queues"),
+        ("[other]", "other"),
+        ("queue = 1", "queue"),
+        ("[queue]\nmax_age = 'soon'", "[queue] bad value for max_age: soon"),
+        ("[queues.'q-*']\nmax_agee = 1", "[queues.\"q-*\"] unknown setting max_agee"),
         ("port = ", "line 1"),
         ("port = 1\nport = 2", "port"),
         ("verbose = 'x'", "verbose"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::transcript::Peer;
+use crate::transcript::{KESTREL, Peer};
 
 /// How long the server may take to answer or to close before the test is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Client connections to one server, by name.
 pub struct SocketPeer {
     address: SocketAddr,
+    /// Where connections go whose names begin with `kestrel:`.
+    kestrel: Option<SocketAddr>,
     patience: Duration,
     connections: HashMap<String, Connection>,
 }
@@ -36,11 +38,17 @@ struct Connection {
 impl SocketPeer {
     /// A peer whose connections go to `address`; each is opened when first used.
     pub fn new(address: SocketAddr) -> SocketPeer {
-        SocketPeer { address, patience: PATIENCE, connections: HashMap::new() }
+        SocketPeer::with_kestrel(address, None)
+    }
+
+    /// A peer that has the port of Kestrel's dialect, too.
+    pub fn with_kestrel(address: SocketAddr, kestrel: Option<SocketAddr>) -> SocketPeer {
+        SocketPeer { address, kestrel, patience: PATIENCE, connections: HashMap::new() }
     }
 
     fn connection(&mut self, name: &str) -> &mut Connection {
-        let address = self.address;
+        let is_kestrels = name.starts_with(KESTREL);
+        let address = if is_kestrels { self.kestrel.expect("the port is known") } else { self.address };
         self.connections.entry(name.to_string()).or_insert_with(|| Connection::open(address))
     }
 }

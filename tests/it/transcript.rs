@@ -5,6 +5,7 @@
 //! # comment                     blank lines and comments are skipped
 //! = -B 64 --enable-flush-all    options of the server; before every other step
 //! @ A                           the following steps are on connection A (the first one if nothing is said)
+//! @ kestrel:B                   the same, for a connection to the port of Kestrel's dialect
 //! > get q\r\n                   these bytes are sent in one write
 //! < END\r\n                     exactly these bytes come next
 //! ~ STAT pid {digits}\r\n       bytes with wildcards come next: {digits} {text} {version} {stats}
@@ -52,11 +53,18 @@ pub struct ServerOptions {
     pub body_size_max: Option<u32>,
     /// Number of shards (`-t`).
     pub threads: Option<u32>,
+    /// `--max-open-reads`.
+    pub open_reads_max: Option<u32>,
     /// `--enable-flush-all`.
     pub enable_flush_all: bool,
     /// `--enable-shutdown`.
     pub enable_shutdown: bool,
+    /// `--kestrel-port`: a connection goes there.
+    pub kestrel: bool,
 }
+
+/// What the names of connections to the port of Kestrel's dialect begin with.
+pub const KESTREL: &str = "kestrel:";
 
 /// One line of a transcript (or several neighbouring `?` lines).
 #[derive(Debug, PartialEq, Eq)]
@@ -139,7 +147,9 @@ impl ServerOptions {
     /// The options as the daemon's command line has them.
     pub fn args(&self) -> Vec<String> {
         let mut args = Vec::new();
-        for (name, value) in [("-B", self.body_size_max), ("-t", self.threads)] {
+        for (name, value) in
+            [("-B", self.body_size_max), ("-t", self.threads), ("--max-open-reads", self.open_reads_max)]
+        {
             if let Some(value) = value {
                 args.extend([name.to_string(), value.to_string()]);
             }
@@ -151,6 +161,9 @@ impl ServerOptions {
                 args.push(name.to_string());
             }
         }
+        if self.kestrel {
+            args.extend(["--kestrel-port".to_string(), "0".to_string()]);
+        }
         args
     }
 
@@ -161,6 +174,7 @@ impl ServerOptions {
             match word {
                 "-B" => options.body_size_max = Some(parse_number(word, words.next())?),
                 "-t" => options.threads = Some(parse_number(word, words.next())?),
+                "--max-open-reads" => options.open_reads_max = Some(parse_number(word, words.next())?),
                 "--enable-flush-all" => options.enable_flush_all = true,
                 "--enable-shutdown" => options.enable_shutdown = true,
                 _ => return Err(format!("no transcript can ask for the option {word}")),
@@ -186,7 +200,8 @@ impl Transcript {
         if parser.steps.is_empty() {
             return Err(format!("{file}:{first_line}: a transcript without a step"));
         }
-        let options = parser.options.unwrap_or_default();
+        let kestrel = parser.steps.iter().any(|step| step.conn.starts_with(KESTREL));
+        let options = ServerOptions { kestrel, ..parser.options.unwrap_or_default() };
         Ok(Transcript { file: file.to_string(), options, steps: parser.steps })
     }
 }
@@ -260,7 +275,8 @@ impl Parser {
     }
 
     fn switch(&mut self, name: &str) -> Result<(), String> {
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        let letters = name.strip_prefix(KESTREL).unwrap_or(name);
+        if letters.is_empty() || !letters.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(format!("a connection's name is letters and digits, not {name:?}"));
         }
         self.conn = name.to_string();

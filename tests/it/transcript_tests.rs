@@ -324,13 +324,22 @@ fn steps_carry_line_and_connection() {
     let transcript = Transcript::parse(
         "f",
         10,
-        "# c\n= -B 64 -t 2 --enable-flush-all --enable-shutdown\n\n> x\n@ B\n? a\\n\n? b\\n\n@ A\n? c\\n\n",
+        "# c\n= -B 64 -t 2 --max-open-reads 3 --enable-flush-all --enable-shutdown\n\n> x\n@ B\n? a\\n\n? b\\n\n@ A\n? c\\n\n",
     )
     .unwrap();
-    let options =
-        ServerOptions { body_size_max: Some(64), threads: Some(2), enable_flush_all: true, enable_shutdown: true };
+    let options = ServerOptions {
+        body_size_max: Some(64),
+        threads: Some(2),
+        open_reads_max: Some(3),
+        enable_flush_all: true,
+        enable_shutdown: true,
+        ..ServerOptions::default()
+    };
     assert_eq!(transcript.options, options);
-    assert_eq!(options.args(), ["-B", "64", "-t", "2", "--enable-flush-all", "--enable-shutdown"]);
+    assert_eq!(
+        options.args(),
+        ["-B", "64", "-t", "2", "--max-open-reads", "3", "--enable-flush-all", "--enable-shutdown"]
+    );
     let step = |line, conn: &str, action| Step { line, conn: conn.to_string(), action };
     let expected = [
         step(13, "A", Action::Send(b"x".to_vec())),
@@ -339,6 +348,8 @@ fn steps_carry_line_and_connection() {
     ];
     assert_eq!(transcript.steps, expected);
     assert_eq!(parse("> x\n").unwrap().options.args(), [""; 0]);
+    let options = parse("= --max-open-reads 2\n@ kestrel:A\n> x\n").unwrap().options;
+    assert_eq!(options.args(), ["--max-open-reads", "2", "--kestrel-port", "0"]);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 
 use crate::harness::Server;
 use crate::socket_peer::SocketPeer;
-use crate::transcript::{Chunking, Peer, ServerOptions, Transcript, extract_from_markdown, run};
+use crate::transcript::{Chunking, KESTREL, Peer, ServerOptions, Transcript, extract_from_markdown, run};
 use crate::world::{Options, World};
+use ringq::proto::Dialect;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -20,6 +21,7 @@ impl WorldPeer {
         let world = World::new(Options {
             shards: options.threads.map_or(1, |n| n as u16),
             body_size_max: options.body_size_max.map_or(defaults.body_size_max, |n| n as usize),
+            open_reads_max: options.open_reads_max.map_or(defaults.open_reads_max, |n| n as usize),
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,
             ..defaults
@@ -31,7 +33,8 @@ impl WorldPeer {
         if let Some(client) = self.clients.get(name) {
             return *client;
         }
-        let client = self.world.connect();
+        let dialect = if name.starts_with(KESTREL) { Dialect::Kestrel } else { Dialect::MemcacheQ };
+        let client = self.world.connect_speaking(dialect);
         self.clients.insert(name.into(), client);
         client
     }
@@ -123,7 +126,8 @@ fn against_server(chunking: Chunking) {
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let server = Server::start(&args);
-        let mut peer = SocketPeer::new(server.addr());
+        let kestrel = transcript.options.kestrel.then(|| server.kestrel_addr());
+        let mut peer = SocketPeer::with_kestrel(server.addr(), kestrel);
         failures.extend(run(&transcript, &mut peer, chunking).err());
     }
     check(failures);

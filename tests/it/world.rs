@@ -11,7 +11,8 @@ use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
 use ringq::mutation::{Decoder, Mutation};
-use ringq::queue::Counters;
+use ringq::proto::Dialect;
+use ringq::queue::{Counters, Defaults, Explicit};
 use ringq::stats::{Capacity, Host};
 use ringq::store::ballast::Ballast;
 use ringq::store::memory::MemoryStore;
@@ -37,6 +38,7 @@ pub struct Options {
     pub idle_ms_max: u64,
     pub open_reads_max: usize,
     pub groups_max: usize,
+    pub queue_defaults: Defaults,
     pub flush_all: bool,
     pub shutdown: bool,
     /// Size of one of the four segments of a shard's journal, bytes. Whatever a turn can bring must fit one.
@@ -56,6 +58,7 @@ impl Default for Options {
             idle_ms_max: 0,
             open_reads_max: 1024,
             groups_max: 64,
+            queue_defaults: Defaults::default(),
             flush_all: false,
             shutdown: false,
             segment_size: 4 << 20,
@@ -248,8 +251,10 @@ impl World {
             .map(|shard| {
                 let owned = |name: &[u8]| Engine::owner_of(name, shards) == ShardId(shard);
                 let rows = recovered.queues.iter().filter(|row| owned(&row.name)).cloned();
+                let settings = recovered.settings.iter().filter(|(name, _)| owned(name));
+                let settings = settings.map(|(name, said)| (name.as_slice().into(), Explicit::decode(name, said)));
                 let range = self.reserve_ids();
-                let mut engine = Engine::new(self.config(shard), rows, range);
+                let mut engine = Engine::new(self.config(shard), rows, settings, range);
                 engine.set_trace(true);
                 engine
             })
@@ -325,6 +330,7 @@ impl World {
             idle_ms_max: self.options.idle_ms_max,
             open_reads_max: self.options.open_reads_max,
             groups_max: self.options.groups_max,
+            queue_defaults: self.options.queue_defaults.clone().into(),
             hash_seed: 7,
             flush_all: self.options.flush_all,
             shutdown: self.options.shutdown,
@@ -343,8 +349,13 @@ impl World {
 
     /// A client connects; shards are given connections in turn. Returns its number.
     pub fn connect(&mut self) -> usize {
+        self.connect_speaking(Dialect::MemcacheQ)
+    }
+
+    /// As `connect`, to the port of this dialect.
+    pub fn connect_speaking(&mut self, dialect: Dialect) -> usize {
         let client = self.enter();
-        self.engines[self.clients[client].shard].on_open(self.clients[client].conn);
+        self.engines[self.clients[client].shard].on_open(self.clients[client].conn, dialect);
         client
     }
 
@@ -447,6 +458,11 @@ impl World {
     pub fn advance(&mut self, ms: u64) {
         self.now.mono_ms += ms;
         self.now.mono_us += ms * 1000;
+        self.now.wall_ms += ms;
+    }
+
+    /// The wall clock is set forward; nothing else knows.
+    pub fn set_wall_clock_forward(&mut self, ms: u64) {
         self.now.wall_ms += ms;
     }
 
@@ -653,6 +669,11 @@ impl World {
     /// The store tells every shard whether there is room.
     pub fn set_full(&mut self, full: bool) {
         self.engines.iter_mut().for_each(|engine| engine.on_full(full));
+    }
+
+    /// Whether the store was asked for messages.
+    pub fn has_loads(&self) -> bool {
+        !self.loads.is_empty()
     }
 
     /// The store cannot read what the oldest load asks for.
