@@ -41,8 +41,10 @@ install: ## Install what `make build` made; PREFIX=/usr/local, DESTDIR=
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions target/packaging/completions/zsh/*
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d target/packaging/completions/fish/*
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq README.md CHANGELOG.md LICENSE
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs docs/*.md docs/ringq.toml
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/decisions docs/decisions/*.md
+	for kind in examples examples/flash-sale examples/flash-sale/web; do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/$$kind docs/$$kind/*.*; done
+	for kind in grafana images prometheus; do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/$$kind docs/$$kind/*; done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/ringq.service packaging/ringq.socket
 	sed -i 's|/usr/bin/ringq|$(PREFIX)/bin/ringq|' $(DESTDIR)$(PREFIX)/lib/systemd/system/ringq.service
 	install -D -m 644 packaging/ringq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf
@@ -74,10 +76,11 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
 
-screenshots: ## Draw the pictures of the dashboard in docs/images anew, with Chromium
+screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
+	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))
 	rm -rf target/screenshots
-	RINGQ_REQUIRE_CLIENTS=1 RINGQ_SCREENSHOTS=$(CURDIR)/target/screenshots $(CARGO) test $(LOCKED) --test it -- admin::the_page_in_a_browser
-	for name in light dark phone; do install -D -m 644 target/screenshots/page-$$name.png docs/images/dashboard-$$name.png; done
+	python3 tests/admin/screenshots.py $(addprefix target/release/,$(PROGRAMS)) target/screenshots
+	install -D -m 644 -t docs/images target/screenshots/*.png
 
 test-package: deb ## Install, run, upgrade and purge the Debian package on a clean Debian (as root), some minutes
 	tests/deps.sh --package
@@ -92,7 +95,7 @@ bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY
 	$(CARGO) build $(LOCKED) --release --bins
 	bench/compare.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
-overhead: ## Measure what recording latencies costs: with it and without it, 20 alternating pairs, 4 minutes
+overhead: ## Measure what seeing into the server costs: recording and a scraper, or neither; 20 alternating pairs, 4 minutes
 	$(CARGO) build $(LOCKED) --release --bins
 	$(CARGO) build $(LOCKED) --release --bin ringq --no-default-features --target-dir target/overhead
 	bench/overhead.py target/release/ringq target/overhead/release/ringq

@@ -3,9 +3,9 @@
 
 The result begins with a verdict on every target (targets.py). What the targets rest on is measured in parts: the grid of
 put, get and mixed load over connections and requests in flight (grid.py), a minute of load far beyond memory
-(endurance.py), latency at a fixed rate, with and without checkpoints (latency.py), ten million messages (depth.py), an idle
-server and a second shard (threads.py). All servers run on one core, the load generator on another, unless a part says
-otherwise. Figures are medians over the rounds, ratios are medians of the ratios within a round.
+(endurance.py), latency at a fixed rate, with and without checkpoints (latency.py) and beside listings of ten thousand queues
+(listing.py), ten million messages (depth.py), an idle server and a second shard (threads.py). All servers run on one core,
+the load generator on another, unless a part says otherwise. Figures are medians over the rounds, ratios are medians of the ratios within a round.
 
 Usage: bench/compare.py [--quick] [--only NAME,...] [--rounds N] [--seconds S] [--scale X] [--ringq PATH] [--bench PATH]
 Environment: QUICK=1, ROUNDS, RINGQ, RINGQ_BENCH, MEMCACHEQ (a binary to compare with), SERVER_CPU (0), LOAD_CPU (1),
@@ -30,6 +30,7 @@ import depth
 import endurance
 import grid
 import latency
+import listing
 import machine
 import servers
 import targets
@@ -44,6 +45,7 @@ ROOT = machine.ROOT
 PARTS = {
     "open-loop": latency.measure_open_loop,
     "checkpoint-latency": latency.measure_checkpoints,
+    "listing": listing.measure,
     "two-shards": threads.measure_shards,
     "depth": depth.measure,
     "sustained": endurance.measure,

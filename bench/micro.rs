@@ -3,6 +3,8 @@
 //! ```text
 //! parse       bytes received -> a request                (session::frame, proto::command)
 //! queue       put into memory and queue, take out again  (queue, queue::memory, mutation)
+//! measure     what recording latencies adds to a request, and to a journal record (latency, session::timing, host): time is
+//!             that of one request, its share of the turn's clock reading included. At most 30 ns are wanted
 //! journal     a batch of mutations -> a record           (journal::record)
 //! checkpoint  batches -> a committed transaction in LMDB, and messages loaded from it (store::lmdb), on the file system
 //!             of $TMPDIR; by 1 MiB of puts; scattered takes reach every tenth message. CPU time: what a commit waits for is
@@ -12,16 +14,19 @@
 //! with its last run. They say nothing about what a server with a kernel under it reaches; that is `compare.py`.
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ringq::host;
 use ringq::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
 use ringq::journal::record::{self, Header};
 use ringq::journal::{BLOCK_SIZE, PageBuffer};
+use ringq::latency::{Latency, Metric};
 use ringq::limits::BODY_SIZE_DEFAULT;
 use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put};
 use ringq::queue::{Entry, Head, Memory, Queue};
 use ringq::session::frame::{Frame, frame};
+use ringq::session::timing::{Began, Due, Timings};
 use ringq::store::Taken;
 use ringq::store::lmdb::{Lmdb, LmdbConfig};
 use ringq::store::{Batch, Load, Store};
@@ -44,6 +49,12 @@ const MAP_SIZE: u64 = 64 << 30;
 
 /// Body sizes that matter: a job's id, a job with its arguments.
 const BODY_SIZES: [usize; 2] = [100, 1000];
+
+/// Connections that take turns while it is measured what measuring costs.
+const CONNECTIONS: usize = 64;
+
+/// Bytes of a reply; only that they are some matters.
+const REPLY_SIZE: u64 = 8;
 
 /// One message in so many is taken out of order.
 const SCATTER: u64 = 10;
@@ -147,6 +158,87 @@ fn queue(criterion: &mut Criterion) {
         });
         assert_eq!(lane.queue.len(), BACKLOG, "as many were taken as were put");
     }
+    group.finish();
+}
+
+/// What a shard has for measuring, and the calls it makes in a turn.
+struct Meter {
+    start: Instant,
+    now_us: u64,
+    latency: Latency,
+    timings: Timings,
+    connections: Vec<(Due, u64)>,
+    turn: usize,
+}
+
+impl Meter {
+    fn new() -> Meter {
+        let start = Instant::now();
+        let connections = vec![(Due::default(), 0); CONNECTIONS];
+        let (latency, timings) = (Latency::default(), Timings::default());
+        Meter { start, now_us: host::mono_us(start), latency, timings, connections, turn: 0 }
+    }
+
+    /// When the turn's requests are said to have begun: some time ago, and not always as long, so that not one bucket is hit.
+    fn begin(&mut self) -> u64 {
+        self.turn += 1;
+        self.latency.begin_turn(self.now_us / 1000);
+        self.now_us.saturating_sub(100 + self.turn as u64 * 37 % 900)
+    }
+
+    /// A turn in which one connection's requests are answered at once: a note for each reply, the clock, and the recording.
+    fn answer(&mut self, requests: &[Metric]) {
+        let at_us = self.begin();
+        let Meter { latency, timings, .. } = self;
+        let (due, end) = &mut self.connections[self.turn % CONNECTIONS];
+        for metric in requests {
+            if *metric == Metric::GetHit {
+                latency.record(Metric::Queued, self.now_us - at_us, 1);
+            }
+            *end += REPLY_SIZE;
+            timings.add(due, Began { at_us, metric: *metric }, *end);
+        }
+        self.now_us = host::mono_us(self.start);
+        let now_us = self.now_us;
+        timings.settle(due, *end, |began, count| {
+            latency.record(began.metric, now_us.saturating_sub(began.at_us), count);
+        });
+    }
+
+    /// What a journal record adds to its turns, whatever the number of requests in it.
+    fn commit(&mut self) {
+        let began_us = self.begin();
+        let submitted = host::now(self.start);
+        self.latency.record(Metric::Collect, submitted.mono_us.saturating_sub(began_us), 1);
+        self.latency.record(Metric::Write, self.now_us.saturating_sub(began_us), 1);
+        self.now_us = host::mono_us(self.start);
+        self.latency.record(Metric::Commit, self.now_us.saturating_sub(began_us), 1);
+    }
+}
+
+fn measure(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("measure");
+    let mut meter = Meter::new();
+    let in_turn: Vec<Metric> = [Metric::Put, Metric::GetHit].into_iter().cycle().take(16).collect();
+    let turns: [(&str, &[Metric]); 5] = [
+        ("put, alone in its turn", &[Metric::Put]),
+        ("put, 16 in a turn", &[Metric::Put; 16]),
+        ("get, alone in its turn", &[Metric::GetHit]),
+        ("get, 16 in a turn", &[Metric::GetHit; 16]),
+        ("put and get in turn, 16 in a turn", &in_turn),
+    ];
+    for (name, requests) in turns {
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|rounds| {
+                let turns = rounds.div_ceil(requests.len() as u64);
+                let begin = Instant::now();
+                (0..turns).for_each(|_| meter.answer(black_box(requests)));
+                begin.elapsed().mul_f64(rounds as f64 / (turns * requests.len() as u64) as f64)
+            });
+        });
+    }
+    group.bench_function("journal record", |bencher| bencher.iter(|| meter.commit()));
+    group.bench_function("clock", |bencher| bencher.iter(|| host::mono_us(black_box(meter.start))));
     group.finish();
 }
 
@@ -307,7 +399,7 @@ fn apply_slices(store: &mut Lmdb, slices: &mut Slices, rounds: u64, timed: Timed
 criterion_group! {
     name = pure;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
-    targets = parse, queue, journal
+    targets = parse, queue, measure, journal
 }
 criterion_group! {
     name = durable;

@@ -19,6 +19,7 @@ SHARD_CORES_MIN = 4
 ONE, MANY, BUSY, IDLE = (1, 1), (64, 1), (64, 16), (10_000, 0)
 OPEN_CELL, CHECKPOINT_CELL = (16, 128), (16, 128)
 DEEP_CELL = (8, 128)
+QUEUES_LISTED = 10_000
 ALL = ("put", "get", "mixed")
 
 
@@ -95,6 +96,16 @@ def with_checkpoints(figures, cell, _):
     return figures.ratio("ringq-checkpoints", "ringq-roomy", cell, "put", "put_p99_us")
 
 
+def above_alone(figures, cell, percentile):
+    """How much later requests are answered beside listings than without, ms: puts or gets, whichever is slower.
+
+    Where the slowest hundredth was held up as long without listings, it tells nothing of them.
+    """
+    alone, listed = (figures.values("ringq-listing", cell, state, f"{percentile}_us") for state in ("alone", "listed"))
+    more = [(listed[r] - alone[r]) / 1000 for r in listed if r in alone and alone[r] <= LISTING_MS * 1000]
+    return statistics.median(more) if more else None
+
+
 def deep_drain(figures, cell, _):
     return figures.ratio("ringq-deep", "ringq-shallow", cell, "drain")
 
@@ -115,6 +126,9 @@ def shards_row(cores):
 
 FLOOR = "every message durable: put with one connection, p50, against a 4 KiB direct synchronous write + a round trip"
 SUSTAINED = "a minute of 1 KB messages far beyond `-m`: slowest second against the median one"
+# A shard lists at most 1,024 queues or 16 KiB between two turns, so a request waits for one such piece, some 60 µs of work. All
+# queues at once are some 1,000 µs of it: half of that tells the two apart, and leaves room for a noisy machine.
+LISTING_MS = 0.5
 DEPTH = "10 million messages of 100 B queued"
 
 ROWS = [
@@ -154,6 +168,9 @@ ROWS = [
         ("ringq-N",), [BUSY], ("mixed",), balance("ringq-N")),
     Row("checkpoint-latency", "10,000 durable puts of 1 KB a second: p99 with a checkpoint running against p99 without", 2.0,
         ("ringq",), [CHECKPOINT_CELL], ("put",), with_checkpoints, least=False, part="checkpoint-latency"),
+    Row("listing", f"`-N`, `stats queue` over {QUEUES_LISTED:,} queues without a pause: latency of another connection's puts and gets, "
+        "above what it is alone", LISTING_MS,
+        ("ringq-N",), [ONE], ("p50", "p99"), above_alone, unit=" ms", least=False, part="listing"),
     Row("deep-drain", f"drain with {DEPTH} against drain with 10,000", 0.9,
         ("ringq",), [DEEP_CELL], ("get",), deep_drain, part="depth"),
     Row("rss", f"{DEPTH}, -m 64: memory of its own (RssAnon)", 128,

@@ -671,7 +671,7 @@ impl Shard {
         };
         match notice {
             Notice::Command { conn, line } => tracing::debug!("<{shard}/{conn} {}", shown(line)),
-            Notice::Message { queue, message, fate, batch } => {
+            Notice::Message { queue, message, fate, batch, by_queue } => {
                 let what = match fate {
                     Fate::Put => "was put",
                     Fate::Opened => "is in an open read",
@@ -688,7 +688,12 @@ impl Shard {
                     Fate::HandedOver | Fate::Delivered => String::new(),
                     _ => format!(", in batch {shard}/{batch}"),
                 };
-                tracing::debug!("message {message} of queue {} {what}{batch}", shown(queue));
+                let line = format!("message {message} of queue {} {what}{batch}", shown(queue));
+                if *by_queue {
+                    tracing::info!(target: log::ALWAYS, "{line}");
+                } else {
+                    tracing::debug!("{line}");
+                }
             }
             Notice::Batches { through, is_stored } => {
                 let place = if *is_stored { "the database" } else { "the journal" };

@@ -2,7 +2,7 @@
 # Installs what the client tests and the benchmarks need beyond Rust: memcache clients and a browser for the dashboard from Debian's
 # packages, Python clients in a virtual environment, the servers that benchmarks compare with. Installs only what is missing, starts
 # no service, and never fails for want of it: a test without its client reports itself as skipped. `--require` is for whoever
-# wants no test skipped.
+# wants no test skipped. One program, promtool, is taken out of its package into target/tools, because the package brings a service along.
 #
 #   tests/deps.sh            install what is missing (as root; otherwise say what to install)
 #   tests/deps.sh --check    only report, one line an item
@@ -23,6 +23,8 @@ TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-open
 PACKAGE_PACKAGES=(debootstrap systemd-container lintian)
 BUILD_PACKAGES=(libmemcached-dev zlib1g-dev)
 BENCH_PACKAGES=(memcached redis-server beanstalkd)
+# Checks the alert rules. Debian has it in the package of the Prometheus server, which nobody wants for that.
+PROMTOOL=target/tools/promtool
 POLICY=/usr/sbin/policy-rc.d
 
 main() {
@@ -59,6 +61,7 @@ probe() {
         has_package "$item" || MISSING_PACKAGES+=("$item") MISSING_FOR_TESTS+=("$item")
     done
     probe_clients
+    has_promtool || MISSING_FOR_TESTS+=(promtool)
     for item in "${BENCH_PACKAGES[@]}"; do
         has_package "$item" || MISSING_PACKAGES+=("$item")
     done
@@ -102,6 +105,10 @@ probe_clients() {
     done
 }
 
+has_promtool() {
+    [ -x "$PROMTOOL" ] || command -v promtool >/dev/null 2>&1
+}
+
 missing_client() {
     [[ " ${MISSING_FOR_TESTS[*]} " == *" $1 "* ]]
 }
@@ -135,6 +142,11 @@ report() {
             echo "present $name"
         fi
     done
+    if has_promtool; then
+        echo "present promtool"
+    else
+        echo "missing promtool (tests/deps.sh as root, or anywhere on the path)"
+    fi
 }
 
 install_missing() {
@@ -143,6 +155,9 @@ install_missing() {
     fi
     if [ ${#MISSING_CLIENTS[@]} -gt 0 ]; then
         install_clients
+    fi
+    if ! has_promtool && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        fetch_promtool
     fi
     probe
     if [ ${#MISSING_PACKAGES[@]} -gt 0 ]; then
@@ -153,6 +168,7 @@ install_missing() {
         echo "missing from $VENV: ${MISSING_CLIENTS[*]}"
         echo "to install: tests/deps.sh, where pip can reach a package index"
     fi
+    has_promtool || echo "missing: promtool; to have it: tests/deps.sh as root on Debian, or put one on the path"
 }
 
 # One package that cannot be had must not keep the others away, so they are tried one by one when the whole fails.
@@ -167,6 +183,19 @@ install_packages() {
         done
     fi
     allow_services
+}
+
+# Only downloaded and unpacked: nothing is installed, no user is made, no service starts.
+fetch_promtool() {
+    local scratch
+    scratch=$(mktemp -d)
+    # So that apt's own user may write into it.
+    chown _apt "$scratch" 2>/dev/null
+    (cd "$scratch" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }) \
+        && dpkg -x "$scratch"/prometheus_*.deb "$scratch/unpacked" \
+        && install -D -m 755 "$scratch/unpacked/usr/bin/promtool" "$PROMTOOL" \
+        || echo "promtool could not be taken out of Debian's package prometheus"
+    rm -rf "$scratch"
 }
 
 # Debian starts the server a package brings unless this policy, which invoke-rc.d asks first, forbids it.

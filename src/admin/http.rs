@@ -144,7 +144,7 @@ async fn answer(server: &Server, peer: SocketAddr, request: &Request<Incoming>) 
     }
     if request.method() == Method::GET || request.method() == Method::HEAD {
         let has_token = lock(&server.link.access).token.is_some();
-        return routes::read(&server.observer, request.uri(), has_token).await;
+        return routes::read(&server.observer, request.uri(), request.headers(), has_token).await;
     }
     let action = match routes::action(request.method(), request.uri().path()) {
         Ok(action) => action,

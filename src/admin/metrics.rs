@@ -1,7 +1,8 @@
-//! `/metrics`: the text format of Prometheus.
+//! `/metrics`: the text format of Prometheus, or OpenMetrics for who asks for it.
 //!
 //! Invariant: the number of series is bounded. Queues beyond [`ADMIN_METRIC_QUEUES_MAX`] are summed up under a label that is no queue's
-//! name; which have series of their own does not change while queues stay, so that no series comes and goes with its queue's traffic.
+//! name; which have series of their own does not change while queues stay, so that no series comes and goes with its queue's traffic. Both
+//! formats have the same series, label by label: a scraper that begins to ask for the other goes on with what it has.
 
 use super::observer::{Queues, Seen};
 use crate::engine::QueueView;
@@ -12,11 +13,56 @@ use crate::proto::reply::VERSION;
 use crate::stats::ShardStats;
 use crate::store::directory;
 use hdrhistogram::Histogram;
+use hyper::header::{self, HeaderMap};
 use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
-/// The content type.
-pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How metrics are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Format {
+    /// Prometheus' own, version 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// OpenMetrics if the `Accept` headers name it and want nothing else more; otherwise, and without one, text.
+    pub(super) fn asked_by(headers: &HeaderMap) -> Format {
+        let (mut text, mut open_metrics) = (0.0, 0.0);
+        let lines = headers.get_all(header::ACCEPT).into_iter().filter_map(|line| line.to_str().ok());
+        for range in lines.flat_map(|line| line.split(',')) {
+            let mut words = range.split(';').map(str::trim);
+            let kind = words.next().unwrap_or_default().to_ascii_lowercase();
+            let (mut version, mut weight) = (None, 1.0);
+            for (name, value) in words.filter_map(|word| word.split_once('=')) {
+                match &*name.trim().to_ascii_lowercase() {
+                    "version" => version = Some(value.trim().trim_matches('"')),
+                    "q" => weight = value.trim().parse::<f32>().unwrap_or(0.0),
+                    _ => {}
+                }
+            }
+            let best = match (&*kind, version) {
+                ("application/openmetrics-text", None | Some("1.0.0")) => &mut open_metrics,
+                ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => &mut text,
+                _ => continue,
+            };
+            *best = weight.max(*best);
+        }
+        if open_metrics > 0.0 && open_metrics >= text { Format::OpenMetrics } else { Format::Text }
+    }
+
+    /// The content type.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The units that a name may end in.
+const UNITS: [&str; 3] = ["bytes", "seconds", "ratio"];
 
 /// The label of all queues without series of their own: no name has a space in it.
 const OTHERS: &str = "(all others)";
@@ -47,20 +93,39 @@ const LONG_US: [u64; 14] = [
 /// Labels, each with its value.
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// The text being written.
-struct Text(String);
+/// The text being written, and how.
+struct Text {
+    out: String,
+    format: Format,
+}
 
 impl Text {
+    /// What is said of a metric before its samples, which have this name. OpenMetrics has some words in samples' names only.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        if self.format == Format::Text {
+            let kind = if kind == "info" { "gauge" } else { kind };
+            let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            return;
+        }
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let family = name.strip_suffix(suffix).expect("names of counters end in _total, of information in _info");
+        let _ = write!(self.out, "# HELP {family} {help}\n# TYPE {family} {kind}\n");
+        let has_unit = |unit: &&str| family.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'));
+        if let Some(unit) = UNITS.into_iter().find(has_unit) {
+            let _ = writeln!(self.out, "# UNIT {family} {unit}");
+        }
     }
 
     fn sample(&mut self, name: &str, labels: Labels<'_>, value: impl Display) {
-        self.0.push_str(name);
+        self.out.push_str(name);
         for (at, (label, value)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"{}\"", if at == 0 { '{' } else { ',' }, escaped(value));
+            let _ = write!(self.out, "{}{label}=\"{}\"", if at == 0 { '{' } else { ',' }, escaped(value));
         }
-        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+        let _ = writeln!(self.out, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
@@ -76,7 +141,7 @@ impl Text {
             self.sample(&bucket, &[&own[..], &[("le", bound)]].concat(), count);
         };
         for bound_us in bounds_us {
-            count(&seconds(*bound_us as f64), of.map_or(0, |histogram| histogram.count_between(0, *bound_us)));
+            count(&bound(*bound_us), of.map_or(0, |histogram| histogram.count_between(0, *bound_us)));
         }
         let len = of.map_or(0, Histogram::len);
         count("+Inf", len);
@@ -90,6 +155,11 @@ fn seconds(us: f64) -> String {
     format!("{}", us / 1e6)
 }
 
+/// A bucket's bound in seconds, as OpenMetrics wants it: a float as Go writes it, with a point or an exponent of two digits.
+fn bound(us: u64) -> String {
+    format!("{:?}", us as f64 / 1e6).replace("e-", "e-0")
+}
+
 fn escaped(value: &str) -> Cow<'_, str> {
     if !value.contains(['\\', '"', '\n']) {
         return value.into();
@@ -98,8 +168,8 @@ fn escaped(value: &str) -> Cow<'_, str> {
 }
 
 /// All that is known; what is `None` is left out.
-pub(super) fn text(seen: &Seen, latencies: Option<&Snapshot>, queues: Option<&Queues>) -> String {
-    let mut text = Text(String::with_capacity(64 << 10));
+pub(super) fn text(format: Format, seen: &Seen, latencies: Option<&Snapshot>, queues: Option<&Queues>) -> String {
+    let mut text = Text { out: String::with_capacity(64 << 10), format };
     process(&mut text, seen);
     traffic(&mut text, seen, &seen.totals());
     durability(&mut text, seen, &seen.totals());
@@ -110,12 +180,15 @@ pub(super) fn text(seen: &Seen, latencies: Option<&Snapshot>, queues: Option<&Qu
     if let Some(queues) = queues {
         by_queue(&mut text, queues);
     }
-    text.0
+    if format == Format::OpenMetrics {
+        text.out.push_str("# EOF\n");
+    }
+    text.out
 }
 
 fn process(text: &mut Text, seen: &Seen) {
     let host = &seen.host;
-    text.family("ringq_build_info", "gauge", "The version that runs.");
+    text.family("ringq_build_info", "info", "The version that runs.");
     text.sample("ringq_build_info", &[("version", VERSION)], 1);
     let started = seen.started_ms() as f64 / 1e3;
     text.one("process_start_time_seconds", "gauge", "When the process started, seconds since the epoch.", started);
@@ -368,10 +441,57 @@ mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let mut text = Text(String::new());
+        let mut text = Text { out: String::new(), format: Format::Text };
         text.sample("m", &[("a", "x\\y\"z\n"), ("b", "")], 1);
         text.sample("m", &[], 0.5);
-        assert_eq!(text.0, "m{a=\"x\\\\y\\\"z\\n\",b=\"\"} 1\nm 0.5\n");
+        assert_eq!(text.out, "m{a=\"x\\\\y\\\"z\\n\",b=\"\"} 1\nm 0.5\n");
+    }
+
+    #[test]
+    fn openmetrics_is_for_who_names_it_and_wants_nothing_more() {
+        let prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                            text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                            application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
+                            text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+        let cases: [(&[&str], Format); 12] = [
+            (&[prometheus_2], Format::OpenMetrics),
+            (&[prometheus_3], Format::OpenMetrics),
+            (&["text/plain;q=0.9", "Application/OpenMetrics-Text ; Version = \"1.0.0\""], Format::OpenMetrics),
+            (&["application/openmetrics-text"], Format::OpenMetrics),
+            (&[], Format::Text),
+            (&["*/*"], Format::Text),
+            (&["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], Format::Text),
+            (&["application/openmetrics-text;version=0.0.1"], Format::Text),
+            (&["application/openmetrics-text;q=0"], Format::Text),
+            (&["application/openmetrics-text;q=0.5, text/plain"], Format::Text),
+            (&["application/openmetrics-text;q=high"], Format::Text),
+            (&[",;=,"], Format::Text),
+        ];
+        for (lines, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::ACCEPT, line.parse().unwrap());
+            }
+            assert_eq!(Format::asked_by(&headers), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn openmetrics_names_families_without_what_only_samples_have() {
+        let mut text = Text { out: String::new(), format: Format::OpenMetrics };
+        text.one("a_bytes_total", "counter", "Help.", 1);
+        text.one("b_info", "info", "Help.", 1);
+        text.one("bytes", "gauge", "Help.", 1);
+        let expected = "# HELP a_bytes Help.\n# TYPE a_bytes counter\n# UNIT a_bytes bytes\na_bytes_total 1\n\
+                        # HELP b Help.\n# TYPE b info\nb_info 1\n# HELP bytes Help.\n# TYPE bytes gauge\nbytes 1\n";
+        assert_eq!(text.out, expected);
+    }
+
+    #[test]
+    fn bounds_are_floats_as_go_writes_them() {
+        let bounds = [1, 25, 100, 1_000_000, 30_000_000, 604_800_000_000].map(bound);
+        assert_eq!(bounds, ["1e-06", "2.5e-05", "0.0001", "1.0", "30.0", "604800.0"]);
     }
 
     #[test]
@@ -380,10 +500,10 @@ mod tests {
         for us in [1, 9, 11, 100, 1_000_000, 1 << 39] {
             histogram.record(us).unwrap();
         }
-        let mut text = Text(String::new());
+        let mut text = Text { out: String::new(), format: Format::Text };
         text.histogram("m", Some(("k", "v")), &SHORT_US, Some(&histogram));
         let counts: Vec<u64> = text
-            .0
+            .out
             .lines()
             .filter(|line| line.starts_with("m_bucket"))
             .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
@@ -391,7 +511,7 @@ mod tests {
         assert_eq!(counts.len(), SHORT_US.len() + 1);
         assert!(counts.is_sorted(), "{counts:?}");
         assert_eq!((counts[0], counts[1], counts[3], counts[15], counts[20]), (2, 3, 4, 5, 6));
-        assert!(text.0.contains("m_bucket{k=\"v\",le=\"0.00001\"} 2\n"), "{}", text.0);
-        assert!(text.0.ends_with("m_count{k=\"v\"} 6\n"), "{}", text.0);
+        assert!(text.out.contains("m_bucket{k=\"v\",le=\"1e-05\"} 2\n"), "{}", text.out);
+        assert!(text.out.ends_with("m_count{k=\"v\"} 6\n"), "{}", text.out);
     }
 }

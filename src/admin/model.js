@@ -54,12 +54,22 @@ export function sampleOf(overview, latency, before) {
   };
 }
 
-/** The queue that grows fastest, by its rates of the last 10 s; null when none grows. */
-export function fastestGrowing(queues) {
+/** Whether a queue's oldest message waits for long enough to be worth a look. Younger ones are a burst. */
+export function isOld(queue) {
+  return queue.oldest_ms >= OLD_MS;
+}
+
+/**
+ * The queue that grows and is worth a look, and by how much, by its rates of the last 10 s; null when none grows. One that is old
+ * goes before any burst, which may grow faster but is nobody's trouble; otherwise it is the one that grows fastest.
+ */
+export function growingQueue(queues) {
   let best = null;
   for (const queue of queues) {
     const growth = queue.put_rate - queue.get_rate;
-    if (growth >= 0.1 && (best === null || growth > best.growth)) best = { queue, growth };
+    if (growth < GROWTH_MIN) continue;
+    const older = best === null ? 1 : isOld(queue) - isOld(best.queue);
+    if (older > 0 || (older === 0 && growth > best.growth)) best = { queue, growth };
   }
   return best;
 }
@@ -78,8 +88,10 @@ const SLOW_PUT_US = 10_000;
 // The disk is the reason for slow puts if a journal write takes at least this part of a put's time. The rest of a put is waiting for
 // the record before, so two writes in a row make up most of it.
 const DISK_SHARE = 0.4;
-// A growing queue is worth a look once its oldest message is this old, ms. Younger ones are a burst.
+// A growing queue is worth a look once its oldest message is this old, ms.
 const OLD_MS = 10_000;
+// A queue that grows by less than this in a second does not grow.
+const GROWTH_MIN = 0.1;
 // A journal this full will soon make puts wait for checkpoints.
 const JOURNAL_FULL = 0.75;
 // The checkpoint backlog counts as growing if it rose over this many readings, never fell, and a checkpoint was under way all the time:
@@ -89,8 +101,8 @@ const BACKLOG_READINGS = 10;
 /**
  * What is going on, as lines of {level, text}; level is "ok", "watch" or "trouble", text a list of strings and of {queue: name}.
  * The rules, in the order of the lines:
- *  1. Queues: the one that grows fastest (puts less gets of the last 10 s) with its oldest message: "watch" if that is older than
- *     OLD_MS. If none grows, the oldest message of all.
+ *  1. Queues: one that grows (puts less gets of the last 10 s) with its oldest message: "watch" if that is older than OLD_MS, and such
+ *     a one is chosen before others. If none grows, the oldest message of all.
  *  2. Space: puts refused, or free space under its minimum, is "trouble"; under twice the minimum "watch".
  *  3. Checkpoints: a journal fuller than JOURNAL_FULL, or a backlog that only rose lately, is "watch": the store is what is slow.
  *  4. Puts: up to SLOW_PUT_US at p99 all is well. Above it is "watch", and the disk is the reason if journal_write's p99 is DISK_SHARE of
@@ -110,9 +122,9 @@ export function verdict({ overview, latency, growing, oldest, samples, rejectedL
 function queueLine(growing, oldest, now) {
   const waits = (queue) => `waits for ${ageText(queue.oldest_ms)}, since ${clockText(now - queue.oldest_ms, now)}`;
   if (growing) {
-    const text = [{ queue: growing.queue.name }, ` grows fastest, by ${rateText(growing.growth)} messages a second.`];
+    const text = [{ queue: growing.queue.name }, ` grows by ${rateText(growing.growth)} messages a second.`];
     if (growing.queue.oldest_ms !== null) text.push(` Its oldest message ${waits(growing.queue)}.`);
-    return { level: growing.queue.oldest_ms >= OLD_MS ? "watch" : "ok", text };
+    return { level: isOld(growing.queue) ? "watch" : "ok", text };
   }
   if (oldest) {
     return { level: "ok", text: ["No queue grows. The oldest message is in ", { queue: oldest.name }, ` and ${waits(oldest)}.`] };

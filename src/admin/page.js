@@ -5,7 +5,7 @@ import { confirmCheckpoint, confirmQueueAction, initActions } from "./actions.js
 import { Charts } from "./charts.js";
 import { byId, element, setText } from "./dom.js";
 import {
-  KEPT_MS, POLL_MS, ageText, bytesText, clockText, countText, fastestGrowing, isRestart, microsText, microsTickText, nameText, oldestOf,
+  KEPT_MS, POLL_MS, ageText, bytesText, clockText, countText, growingQueue, isRestart, microsText, microsTickText, nameText, oldestOf,
   percentText, rateText, recent, sampleOf, tickText, verdict, worst,
 } from "./model.js";
 import { QueueTable } from "./queues.js";
@@ -15,7 +15,7 @@ import { showLatency, showSettings, showShards } from "./tables.js";
 const TIMEOUT_MS = 5000;
 // What the verdict needs from all queues is asked for every this many polls when the table does not show them all.
 const VERDICT_POLLS = 3;
-// Queues that are looked at for the fastest growing one: none grows faster than it is put to, so these are the candidates.
+// Queues that are looked at for one that grows: none grows faster than it is put to, so these are the candidates.
 const CANDIDATES = 50;
 
 const CHARTS = [
@@ -180,17 +180,17 @@ function notify(text) {
   announce(text);
 }
 
-/** Finds the queue that grows fastest and the oldest message, from the table if it has all queues. */
+/** Finds a queue that grows and the oldest message, from the table if it has all queues. */
 async function judge(queues) {
   if (queues && queues.queues.length === queues.total) {
-    state.growing = fastestGrowing(queues.queues);
+    state.growing = growingQueue(queues.queues);
     state.oldest = oldestOf(queues.queues);
     return;
   }
   if (state.polls % VERDICT_POLLS !== 0) return;
   const top = (sort, limit) => ask(`queues?${new URLSearchParams({ filter: "", sort, order: "desc", limit })}`);
   const [busiest, oldest] = await Promise.allSettled([top("put_rate", CANDIDATES), top("oldest", 1)]);
-  if (busiest.status === "fulfilled") state.growing = fastestGrowing(busiest.value.queues);
+  if (busiest.status === "fulfilled") state.growing = growingQueue(busiest.value.queues);
   if (oldest.status === "fulfilled") state.oldest = oldestOf(oldest.value.queues);
 }
 

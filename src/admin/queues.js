@@ -3,7 +3,7 @@
 
 import { sparkPath } from "./charts.js";
 import { byId, element, setAttribute, setText, svg } from "./dom.js";
-import { POLL_MS, ageText, bytesText, countText, nameText, rateText } from "./model.js";
+import { POLL_MS, ageText, bytesText, countText, isOld, nameText, rateText } from "./model.js";
 
 const ROWS_DEFAULT = 200;
 const ROWS_STEP = 200;
@@ -18,6 +18,8 @@ const SPARK_HEIGHT = 18;
 const HISTORIES_MAX = 2 * ROWS_MAX;
 // The trend compares with the depth this long ago, ms.
 const TREND_MS = 20_000;
+// Of a queue's puts, what its depth has to change by to be more than coming and going.
+const TREND_SHARE_MIN = 0.01;
 const FILTER_DELAY_MS = 200;
 
 /** What identifies a queue: its id, as its name may not be unique once it has been made readable. */
@@ -186,10 +188,10 @@ export class QueueTable {
     const { times, depths } = this.histories.get(idOf(queue));
     setAttribute(row.path, "d", sparkPath(times, depths, now, SPARK_MS, SPARK_WIDTH, SPARK_HEIGHT));
     const growth = growthOf(times, depths, now);
-    const steady = growth === null || Math.abs(growth) < 0.05;
+    const steady = growth === null || Math.abs(growth) < Math.max(0.05, TREND_SHARE_MIN * queue.put_rate);
     const arrow = growth > 0 ? "↑" : "↓";
     setText(row.trend, steady ? "" : `${arrow} ${rateText(Math.abs(growth))}/s`);
-    setAttribute(row.trend, "class", steady ? "trend" : `trend ${growth > 0 ? "up" : "down"}`);
+    setAttribute(row.trend, "class", !steady && growth > 0 && isOld(queue) ? "trend watch" : "trend");
   }
 
   remember(queue, now) {

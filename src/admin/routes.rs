@@ -2,12 +2,13 @@
 
 use super::api::{self, ListQuery};
 use super::http::Reply;
+use super::metrics::Format;
 use super::observer::{Observer, Unknown};
 use super::{Phase, hgrm, metrics};
 use crate::ids::QueueId;
 use crate::log;
 use crate::shard::Action;
-use hyper::header;
+use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode, Uri};
 use std::net::SocketAddr;
 
@@ -33,8 +34,8 @@ const ASSETS: [(&str, &str, &str); 9] = [
 const QUEUES: &str = "/api/v1/queues/";
 const CHECKPOINT: &str = "/api/v1/checkpoint";
 
-/// Answers a GET. `has_token` is whether actions are possible.
-pub(super) async fn read(observer: &Observer, uri: &Uri, has_token: bool) -> Reply {
+/// Answers a GET with these headers. `has_token` is whether actions are possible.
+pub(super) async fn read(observer: &Observer, uri: &Uri, headers: &HeaderMap, has_token: bool) -> Reply {
     let path = uri.path();
     if let Some((_, kind, text)) = ASSETS.into_iter().find(|(at, ..)| *at == path) {
         return Reply::new(StatusCode::OK, kind, text);
@@ -43,7 +44,7 @@ pub(super) async fn read(observer: &Observer, uri: &Uri, has_token: bool) -> Rep
     let answer = match path {
         "/healthz" => return health(observer).await,
         "/readyz" => return readiness(observer).await,
-        "/metrics" => observe_metrics(observer).await,
+        "/metrics" => observe_metrics(observer, Format::asked_by(headers)).await,
         "/debug/hgrm" => histogram(observer, query).await,
         "/api/v1/overview" => observer.seen().await.map(|seen| json(&api::overview(&seen, has_token))),
         "/api/v1/shards" => observer.seen().await.map(|seen| json(&api::shards(&seen))),
@@ -114,15 +115,15 @@ async fn readiness(observer: &Observer) -> Reply {
 
 // --- metrics ---
 
-async fn observe_metrics(observer: &Observer) -> Result<Reply, Unknown> {
+async fn observe_metrics(observer: &Observer, format: Format) -> Result<Reply, Unknown> {
     let seen = observer.last_seen().await?;
     // With a shard that is silent there is no sum of these; the rest says which one it is.
     let (latencies, queues) = match seen.silent[..] {
         [] => (observer.latencies().await.ok(), observer.queues().await.ok()),
         _ => (None, None),
     };
-    let text = metrics::text(&seen, latencies.as_deref(), queues.as_deref());
-    Ok(Reply::new(StatusCode::OK, metrics::KIND, text))
+    let text = metrics::text(format, &seen, latencies.as_deref(), queues.as_deref());
+    Ok(Reply::new(StatusCode::OK, format.kind(), text))
 }
 
 async fn histogram(observer: &Observer, query: &str) -> Result<Reply, Unknown> {

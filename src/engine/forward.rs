@@ -241,6 +241,7 @@ impl Engine {
         if std::mem::take(&mut self.cancels_due) {
             self.cancel_forwarded();
         }
+        self.tell_returns();
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             let shard = ShardId(shard as u16);
             if !lane.outbox.is_empty() {

@@ -63,6 +63,7 @@ impl Engine {
         // What was handed over before was taken before there was a group.
         let parent = self.shelf(of).queue.id;
         self.journal_passing_of(parent);
+        self.count_passed();
         if self.shelf(of).fan.is_none() {
             let queue = &self.shelf(of).queue;
             let (stored, bytes) = (queue.counters.present(), queue.bytes());

@@ -343,17 +343,24 @@ impl Engine {
         }
     }
 
-    /// Removes what has expired from the head of a queue, and says how much that was.
+    /// Removes what has expired from the head of a queue, or as much as one turn removes, and says how much that was.
     fn flush_expired(&mut self, index: u32) -> u64 {
         let before = self.shelf(index).queue.counters.expired;
         self.settle_head(index);
         self.shelf(index).queue.counters.expired - before
     }
 
-    /// The same for all queues of this shard.
+    /// The same for all queues of this shard, until the batch is full.
     pub(super) fn flush_all_expired(&mut self) -> u64 {
         let listed: Vec<u32> = self.by_id.values().copied().collect();
-        listed.into_iter().map(|index| self.flush_expired(index)).sum()
+        let mut count = 0;
+        for index in listed {
+            if self.is_batch_full() {
+                break;
+            }
+            count += self.flush_expired(index);
+        }
+        count
     }
 
     // --- figures ---

@@ -180,7 +180,7 @@ pub enum Notice {
         /// The line, without its line end.
         line: Vec<u8>,
     },
-    /// What became of a message, while commands are traced.
+    /// What became of a message, while commands or messages of its queue are traced.
     Message {
         /// The queue's name.
         queue: Vec<u8>,
@@ -190,6 +190,8 @@ pub enum Notice {
         fate: Fate,
         /// The batch that has it.
         batch: Seq,
+        /// The queue's settings want it.
+        by_queue: bool,
     },
     /// How far batches have come, while commands are traced.
     Batches {
@@ -567,7 +569,7 @@ impl Engine {
         self.wake_memory_waiters();
     }
 
-    fn wake_memory_waiters(&mut self) {
+    pub(super) fn wake_memory_waiters(&mut self) {
         self.wake_lanes();
         for conn in std::mem::take(&mut self.memory_waiters) {
             self.go_on(conn, Wait::Memory);
@@ -637,7 +639,8 @@ impl Engine {
         let others = [
             self.waits.next_deadline(),
             self.passing.next_deadline(),
-            self.due.next_deadline(),
+            // With a full batch they end later.
+            self.due.next_deadline().filter(|_| self.has_room_in_batch()),
             self.expiry.next_deadline(),
             self.idle.next_deadline(),
         ];

@@ -29,7 +29,7 @@ use crate::session::Wait;
 use crate::session::reads::Opened;
 use crate::session::replies::{Answer, SlotId};
 use smallvec::smallvec;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Who reads, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +57,17 @@ pub(super) struct Due {
     by_time: BTreeSet<(u64, QueueId, MessageId)>,
     /// The number of the next reading.
     next_read: u64,
+    /// What lost connections had open and has not returned yet, here and on other shards.
+    returning: VecDeque<Opened>,
+    returning_elsewhere: Vec<(ShardId, Opened)>,
 }
 
 impl Due {
+    /// Whether something is to return before anybody is served.
+    pub(super) fn is_returning(&self) -> bool {
+        !self.returning.is_empty()
+    }
+
     /// When the first of them ends, monotonic ms.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         self.by_time.first().map(|(at, ..)| *at)
@@ -280,17 +288,43 @@ impl Engine {
     /// A connection is gone: what it has open returns, in its places, before anybody is served.
     pub(super) fn return_reads_of(&mut self, conn: ConnId) {
         let Some(mut reads) = self.session_to_the_end(conn).and_then(|session| session.reads.take()) else { return };
-        let mut queues = Vec::new();
-        for (shard, opened) in reads.drain().filter(|(_, opened)| !opened.is_detached) {
-            if shard != self.config.shard {
-                self.tell(shard, &Request::Return { opened });
-            } else if self.return_read(opened).is_some() && !queues.contains(&opened.queue) {
-                queues.push(opened.queue);
+        let mut opened: Vec<_> = reads.drain().filter(|(_, opened)| !opened.is_detached).collect();
+        // Who waits for a message gets the oldest, not the one that was read first.
+        opened.sort_unstable_by_key(|(_, opened)| opened.message);
+        for (shard, opened) in opened {
+            if shard == self.config.shard {
+                self.due.returning.push_back(opened);
+            } else {
+                self.due.returning_elsewhere.push((shard, opened));
             }
         }
-        for queue in queues {
-            if let Some(index) = self.by_id.get(&queue).copied() {
-                self.serve_line(index);
+        self.return_reads();
+    }
+
+    /// Tells other shards what is to return there: after they were told which gets are cancelled, so that a lost connection that waits
+    /// for more is not first in the line for what it gives back.
+    pub(super) fn tell_returns(&mut self) {
+        for (shard, opened) in std::mem::take(&mut self.due.returning_elsewhere) {
+            self.tell(shard, &Request::Return { opened });
+        }
+    }
+
+    /// Returns what lost connections had open. There may be more of it than a batch can hold: then nobody is served until that is handed
+    /// on, and the rest has returned.
+    pub(super) fn return_reads(&mut self) {
+        while self.has_room_in_batch()
+            && let Some(opened) = self.due.returning.pop_front()
+        {
+            self.take_back(opened);
+        }
+    }
+
+    /// The same, of what found no room in the batch before.
+    pub(super) fn go_on_returning(&mut self) {
+        if self.due.is_returning() {
+            self.return_reads();
+            if !self.due.is_returning() {
+                self.wake_memory_waiters();
             }
         }
     }
@@ -348,22 +382,12 @@ impl Engine {
         Ending::Done(self.newest())
     }
 
-    /// Gives an open read back, if it is still open, and serves nobody yet. Returns its queue's place.
-    fn return_read(&mut self, opened: Opened) -> Option<u32> {
-        let index = *self.by_id.get(&opened.queue)?;
-        let open = self.shelf(index).queue.opened(opened.message)?;
-        if open.read != opened.read {
-            return None;
-        }
-        self.give_back_read(index, opened.message);
-        Some(index)
-    }
-
-    /// A client of this or another shard is gone: its read returns.
+    /// A client of this or another shard is gone: its read returns, if it is still open.
     pub(super) fn take_back(&mut self, opened: Opened) {
-        if !opened.is_detached
-            && let Some(index) = self.return_read(opened)
-        {
+        let Some(index) = self.by_id.get(&opened.queue).copied() else { return };
+        let open = self.shelf(index).queue.opened(opened.message);
+        if !opened.is_detached && open.is_some_and(|open| open.read == opened.read) {
+            self.give_back_read(index, opened.message);
             self.serve_line(index);
         }
     }
@@ -432,10 +456,12 @@ impl Engine {
         reply::TOUCHED
     }
 
-    /// Ends the reads whose time is over.
+    /// Ends the reads whose time is over, as far as the batch has room.
     pub(super) fn expire_reads(&mut self) {
         let now_ms = self.now.mono_ms;
-        while let Some((_, queue, message)) = self.due.by_time.first().copied().filter(|(at, ..)| *at <= now_ms) {
+        while let Some((_, queue, message)) = self.due.by_time.first().copied().filter(|(at, ..)| *at <= now_ms)
+            && self.has_room_in_batch()
+        {
             let index = self.by_id[&queue];
             self.give_back_read(index, message);
             self.serve_line(index);

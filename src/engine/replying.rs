@@ -108,7 +108,7 @@ impl Engine {
         }
     }
 
-    /// What is to be sent to a connection of [`Effects::sends`]; `spare` is an empty buffer. `Err` gives it back when the
+    /// What is to be sent to a connection of [`Effects::sends`](super::Effects::sends); `spare` is an empty buffer. `Err` gives it back when the
     /// connection has nothing to send any more. `now_us`: monotonic µs, for what is measured.
     pub fn take_output(&mut self, conn: ConnId, spare: Vec<u8>, now_us: u64) -> Result<Vec<u8>, Vec<u8>> {
         let Some(session) = alive(&mut self.sessions, conn) else {

@@ -24,9 +24,14 @@ impl Engine {
         !self.puts_wait && !self.is_batch_full() && (unstored == 0 || unstored + size <= self.unstored_size_max())
     }
 
-    /// Whether the batch must be handed on before anything else happens: it has to fit one record.
+    /// Whether the batch must be handed on before anybody is served: it has to fit one record.
     pub(super) fn is_batch_full(&self) -> bool {
-        self.batch.len() >= BATCH_SIZE
+        !self.has_room_in_batch() || self.due.is_returning()
+    }
+
+    /// Whether the batch takes more.
+    pub(super) fn has_room_in_batch(&self) -> bool {
+        self.batch.len() < BATCH_SIZE
     }
 
     /// How much one load brings, bytes: a sixteenth of the share, so that several queues can be drained at once.

@@ -155,12 +155,15 @@ impl Engine {
 
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
+        let is_returning = self.due.is_returning() && self.has_room_in_batch();
         let unsettled = self.expiry.has_unsettled() && !self.is_batch_full();
-        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || unsettled
+        let is_busy = is_returning || unsettled;
+        !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_busy
     }
 
     /// Goes on with what waited for its turn.
     pub fn run(&mut self) {
+        self.go_on_returning();
         self.expire_deadlines();
         self.expire_waits();
         self.expire_reads();

@@ -1,7 +1,7 @@
 //! Tracing: notices of every command and every reply, in the order in which they were served and are sent, and of every message's way
 //! from its put to the database.
 //!
-//! Invariant: keys are told, bodies never. Nothing is done here unless tracing is on.
+//! Invariant: keys are told, bodies never. Nothing is done here unless tracing is on, for all or, of messages, for their queue.
 
 use super::{Engine, Notice};
 use crate::ids::{ConnId, MessageId, Seq};
@@ -17,10 +17,12 @@ impl Engine {
 
     /// Tells what has become of a message of the queue at `index`; a change of it is in the batch that is being made.
     pub(super) fn trace_message(&mut self, index: u32, message: MessageId, fate: Fate) {
-        if self.trace {
-            let queue = self.shelf(index).queue.name.to_vec();
+        let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
+        let by_queue = shelf.settings.as_ref().is_some_and(|settings| settings.trace);
+        if self.trace || by_queue {
+            let queue = shelf.queue.name.to_vec();
             let batch = self.current();
-            self.effects.notices.push(Notice::Message { queue, message, fate, batch });
+            self.effects.notices.push(Notice::Message { queue, message, fate, batch, by_queue });
         }
     }
 

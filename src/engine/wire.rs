@@ -14,7 +14,8 @@ use crate::session::Listed;
 use crate::session::reads::Opened;
 use crate::session::replies::Piece;
 
-/// A request as it crosses.
+/// A request as it crosses. One at a time exists, on the stack, so the largest may be large.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Request<'a> {
     Put {

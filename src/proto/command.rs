@@ -535,8 +535,11 @@ fn key_and_options(word: &[u8]) -> Result<(Key<'_>, Option<GetOptions>), &'stati
     Ok((Key { name }, Some(options)))
 }
 
+/// A queue, perhaps a group of it, perhaps a message.
+type Addressed<'a> = (Key<'a>, Option<&'a [u8]>, Option<MessageId>);
+
 /// `key/id=ID` of `delete` and `touch`, with a group before or behind the id or without one.
-fn key_and_id(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>, Option<MessageId>), &'static [u8]> {
+fn key_and_id(word: &[u8]) -> Result<Addressed<'_>, &'static [u8]> {
     let (name, text) = split(word)?;
     let (mut group, mut id) = (None, None);
     for option in text.split(|b| *b == b'/').skip(1) {
@@ -612,7 +615,10 @@ mod tests {
         let lifetime = Lifetime::default();
         let expected = SetLine { key: Key { name: b"q" }, flags: 7, lifetime, size: 5, noreply: false };
         assert_eq!(parse(b"set q 7 0 5"), Line::Set(expected));
-        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(expected));
+        let lifetime = Lifetime { exptime: -1, ttl_s: None, expires_ms: 0 };
+        assert_eq!(parse(b" SET  q 7  -1 5 "), Line::Set(SetLine { lifetime, ..expected }));
+        let lifetime = Lifetime { exptime: 0, ttl_s: Some(9), expires_ms: 0 };
+        assert_eq!(parse(b"set q/ttl=9 7 0 5"), Line::Set(SetLine { lifetime, ..expected }));
         assert_eq!(parse(b"set q 7 0 5 noreply"), Line::Set(SetLine { noreply: true, ..expected }));
     }
 

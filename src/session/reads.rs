@@ -27,6 +27,8 @@ pub struct Reads {
     len: usize,
     /// Gets that may open a message and are not answered yet.
     opening: Vec<(SlotId, Box<[u8]>)>,
+    /// Readings that were confirmed from elsewhere before the answer came that tells of them.
+    forgotten: Vec<(MessageId, u64)>,
 }
 
 struct OfQueue {
@@ -67,8 +69,13 @@ impl Reads {
     pub fn end(&mut self, at: SlotId, shard: ShardId, opened: Option<Opened>) {
         let Some(index) = self.opening.iter().position(|(slot, _)| *slot == at) else { return };
         let (_, name) = self.opening.swap_remove(index);
-        if let Some(opened) = opened {
+        if let Some(opened) = opened
+            && !self.forgotten.contains(&(opened.message, opened.read))
+        {
             self.add(&name, shard, opened);
+        }
+        if self.opening.is_empty() {
+            self.forgotten.clear();
         }
     }
 
@@ -97,7 +104,11 @@ impl Reads {
             if let Some(at) = of.opened.iter().position(|(_, it)| it.message == message && it.read == read) {
                 of.opened.remove(at);
                 self.len -= 1;
+                return;
             }
+        }
+        if !self.opening.is_empty() {
+            self.forgotten.push((message, read));
         }
     }
 
@@ -147,6 +158,19 @@ mod tests {
         reads.begin(at, b"q");
         reads.end(at, SHARD, None);
         assert_eq!(reads.len(), 1);
+    }
+
+    #[test]
+    fn what_was_confirmed_before_it_is_known_does_not_come() {
+        let mut reads = Reads::default();
+        let at = SlotId { slot: 7, part: 0 };
+        reads.begin(at, b"q");
+        reads.forget(MessageId(1), 1);
+        reads.end(at, SHARD, Some(opened(1)));
+        assert!(reads.is_empty());
+        reads.begin(at, b"q");
+        reads.end(at, SHARD, Some(opened(1)));
+        assert_eq!(reads.len_of(b"q"), 1, "that is forgotten, too");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What every store must do, run against LMDB in a directory of its own and against the store in memory.
 //!
-//! What concerns messages that are packed together is in [`runs`]; [`histories`] plays random histories.
+//! What concerns messages that are packed together is in [`runs`], groups are in [`readers`], transfers between queues in [`moves`];
+//! [`histories`] plays random histories.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -10,13 +12,17 @@ use super::lmdb::{Lmdb, LmdbConfig};
 use super::memory::MemoryStore;
 use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
-use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put};
+use crate::mutation::{Decoder, Mutation, PUT_HEADER_SIZE, Put, Why};
 use crate::queue::Counters;
 
 mod histories;
+mod moves;
+mod readers;
 mod runs;
 
 use histories::random_histories;
+use moves::*;
+use readers::*;
 use runs::*;
 
 /// A store and the ways a test can get at it from outside.
@@ -139,6 +145,25 @@ suite! {
     a_late_message_leaves_like_others,
     a_late_message_is_not_put_twice,
     a_late_message_goes_with_its_queue,
+    a_message_that_expires_is_loaded_as_it_was_put,
+    a_message_leaves_for_a_reason_that_is_counted,
+    a_group_has_what_its_queue_has,
+    each_reader_passes_messages_for_itself,
+    a_message_goes_when_all_have_passed_it,
+    a_sweep_removes_what_all_have_passed,
+    a_queue_without_its_last_group_is_an_ordinary_one,
+    a_group_may_come_and_go_in_one_call,
+    a_purge_of_one_reader_leaves_the_others,
+    a_damaged_message_is_set_aside_by_each_reader,
+    a_message_that_came_back_has_its_deliveries,
+    what_a_job_puts_and_frees_leaves_nothing,
+    contradictions_of_readers_change_nothing,
+    settings_are_kept_by_name,
+    how_far_a_way_has_come_only_rises,
+    a_message_on_its_way_is_still_there,
+    a_start_settles_what_was_accepted,
+    a_start_settles_what_a_group_sent,
+    what_is_no_longer_there_is_on_no_way,
 }
 
 const ONE: QueueId = QueueId(1);
@@ -186,16 +211,21 @@ fn apply_all(store: &mut impl Store, batches: &[Batch], taken: &Taken) {
     assert_bytes(store);
 }
 
-/// Every queue's bytes are what its messages, damaged ones too, add up to.
+/// Every queue's bytes are what its messages, damaged ones too, add up to: those that some reader has not passed.
 fn assert_bytes(store: &mut impl Store) {
-    for row in store.recover().unwrap().queues {
-        let Loaded { messages, corrupt, .. } = load(store, row.queue, 0, LAST, usize::MAX);
-        let intact = Decoder::new(&messages).map(|mutation| match mutation.unwrap() {
-            Mutation::Put(put) => put.body.len() as u64,
-            other => panic!("a load brought {other:?}"),
-        });
-        let bytes = intact.sum::<u64>() + corrupt.iter().map(|(_, size)| size).sum::<u64>();
-        assert_eq!(row.bytes, bytes, "queue {}", row.queue);
+    let rows = store.recover().unwrap().queues;
+    for row in &rows {
+        let owner = if row.of.0 == 0 { row.queue } else { row.of };
+        let mut sizes = BTreeMap::new();
+        for reader in rows.iter().filter(|reader| reader.queue == owner || reader.of == owner) {
+            let Loaded { messages, corrupt, .. } = load(store, reader.queue, 0, LAST, usize::MAX);
+            sizes.extend(corrupt);
+            sizes.extend(Decoder::new(&messages).map(|mutation| match mutation.unwrap() {
+                Mutation::Put(put) => (put.message, put.body.len() as u64),
+                other => panic!("a load brought {other:?}"),
+            }));
+        }
+        assert_eq!(row.bytes, sizes.values().sum::<u64>(), "queue {}", row.queue);
     }
 }
 
@@ -269,11 +299,11 @@ fn what_was_put_is_loaded_and_counted(subject: &impl Subject) {
 
 fn a_taken_message_is_only_counted(subject: &impl Subject) {
     let mut store = begun(subject);
-    let corrupt = Mutation::Corrupt { queue: ONE, message: MessageId(4) };
+    let leave = Mutation::Leave { queue: ONE, message: MessageId(4), why: Why::Expired };
     let batches = [
         batch(0, 1, &[create(ONE, b"one"), put(ONE, 1, b"a"), put(ONE, 2, b"b"), put(ONE, 3, b"c"), put(ONE, 4, b"d")]),
         batch(0, 2, &[take(ONE, 1), Mutation::Unsent { queue: ONE }]),
-        batch(0, 3, &[take(ONE, 3), corrupt]),
+        batch(0, 3, &[take(ONE, 3), leave]),
     ];
     let taken = Taken::of(&batches).unwrap();
     apply_all(&mut store, &batches[..2], &taken);
@@ -283,7 +313,7 @@ fn a_taken_message_is_only_counted(subject: &impl Subject) {
     apply_all(&mut store, &batches[2..], &taken);
     drop(store);
     store = subject.open();
-    assert_eq!(counters(&mut store, ONE), Counters { gets: 2, corrupt: 1, ..counted });
+    assert_eq!(counters(&mut store, ONE), Counters { gets: 2, expired: 1, ..counted });
     assert_eq!(ids(&mut store, ONE), [2]);
 }
 

@@ -3,16 +3,15 @@
 //! Invariant: keys of one queue's messages sort by message id and lie together, since both ids are big-endian there; every
 //! other integer is little-endian. Decoding never panics: bytes of another shape are `None`. Reads and writes nothing.
 
-use super::{Batch, Error, JournalRow};
+use super::{Accepted, Batch, Error, JournalRow};
 use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
-use crate::mutation::{Mutation, Put, Why};
+use crate::mutation::{Mutation, PUT_HEADER_SIZE, Put, Why};
 use crate::queue::Counters;
-use smallvec::SmallVec;
 
 /// The format this code reads and writes.
 pub(super) const FORMAT: u32 = 3;
 
-/// The format before it, which is carried over: its queues' rows are shorter.
+/// The format whose rows are made into those of this one when the database is opened.
 pub(super) const FORMAT_BEFORE: u32 = 2;
 
 /// Key in `meta` of the format version, u32.
@@ -33,28 +32,29 @@ const JOURNAL_ROW_SIZE: usize = 16 + 8 + 4 + 8;
 /// Bytes of a message's key: queue id, message id.
 pub(super) const MESSAGE_KEY_SIZE: usize = 16;
 
-/// A message's record.
+/// A record of a message that does not expire.
 const RECORD_PLAIN: u8 = 1;
 
-/// The same, with when it expires behind the rest of its header.
+/// A record of a message that expires.
 const RECORD_EXPIRING: u8 = 2;
-
-/// Bytes of that.
-const EXPIRES_SIZE: usize = 8;
 
 /// Bytes of a plain record before its body: kind, put_ms, flags, crc32c.
 pub(super) const RECORD_HEADER_SIZE: usize = 1 + 8 + 4 + 4;
 
-/// Bytes of a queue's row: id, created_ms, purged_below, head, newest, bytes, of, low, freed, counters.
-const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE;
+/// Bytes of an expiring record before its body: as a plain one, and expires_ms.
+const EXPIRING_HEADER_SIZE: usize = RECORD_HEADER_SIZE + 8;
+
+/// Bytes of a queue's row: id, created_ms, purged_below, head, newest, bytes, of, low, freed, counters, whether it is grouped.
+const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE + 1;
 
 /// Where in a queue's row its counters are.
 const COUNTERS_OFFSET: usize = 9 * 8;
 
-/// Bytes of a row in the format before: id to bytes, five counters, and a length that was always 0.
-const ROW_BEFORE_SIZE: usize = 6 * 8 + 5 * 8 + 2;
+/// Bytes of a row of [`FORMAT_BEFORE`]: the first six fields, the first five counters, and an u16 that was always 0.
+const ROW_SIZE_BEFORE: usize = 6 * 8 + 5 * 8 + 2;
 
-/// A message's key in `late` and `corrupt`; in `messages` and `holes` that of a run's first message.
+/// A message's key in `late` and `corrupt`; in `messages` and `holes` that of a run's first message; in `passed` and `returned` that of a
+/// reader and a message; in `moves` that of a reader and a transfer's number.
 pub(super) type MessageKey = [u8; MESSAGE_KEY_SIZE];
 
 /// Key of a message, or of the run that begins with it.
@@ -74,28 +74,43 @@ pub(super) fn message_of_key(queue: QueueId, key: &[u8]) -> Option<MessageId> {
 }
 
 /// What stands before the body in a message's record.
-pub(super) fn record_header(put: &Put<'_>) -> SmallVec<[u8; RECORD_HEADER_SIZE + EXPIRES_SIZE]> {
-    let expires = put.expires_ms > 0;
-    let mut header = SmallVec::new();
-    header.push(if expires { RECORD_EXPIRING } else { RECORD_PLAIN });
-    header.extend_from_slice(&put.put_ms.to_le_bytes());
-    header.extend_from_slice(&put.flags.to_le_bytes());
-    header.extend_from_slice(&put.crc32c.to_le_bytes());
-    if expires {
-        header.extend_from_slice(&put.expires_ms.to_le_bytes());
+pub(super) struct RecordHeader {
+    bytes: [u8; EXPIRING_HEADER_SIZE],
+    size: usize,
+}
+
+impl AsRef<[u8]> for RecordHeader {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.size]
     }
-    header
 }
 
-/// Bytes of the record of this put.
-pub(super) fn record_size(put: &Put<'_>) -> usize {
-    RECORD_HEADER_SIZE + if put.expires_ms > 0 { EXPIRES_SIZE } else { 0 } + put.body.len()
+/// Bytes of [`record_header`].
+pub(super) fn record_header_size(put: &Put<'_>) -> usize {
+    if put.expires_ms == 0 { RECORD_HEADER_SIZE } else { EXPIRING_HEADER_SIZE }
 }
 
-/// Bytes of the body in a stored record, whatever else is damaged in it.
+/// What stands before the body in the record of this message.
+pub(super) fn record_header(put: &Put<'_>) -> RecordHeader {
+    let (mut bytes, size) = ([0; EXPIRING_HEADER_SIZE], record_header_size(put));
+    bytes[0] = if put.expires_ms == 0 { RECORD_PLAIN } else { RECORD_EXPIRING };
+    bytes[1..9].copy_from_slice(&put.put_ms.to_le_bytes());
+    bytes[9..13].copy_from_slice(&put.flags.to_le_bytes());
+    bytes[13..17].copy_from_slice(&put.crc32c.to_le_bytes());
+    bytes[17..].copy_from_slice(&put.expires_ms.to_le_bytes());
+    RecordHeader { bytes, size }
+}
+
+/// Bytes of the body in a stored record, whatever else is damaged in it. Damage to the kind makes it up to 8 too small, never too
+/// large: no more bytes may seem to leave a queue than came.
 pub(super) fn body_size(record: &[u8]) -> u64 {
-    let header = RECORD_HEADER_SIZE + if record.first() == Some(&RECORD_EXPIRING) { EXPIRES_SIZE } else { 0 };
+    let header = if record.first() == Some(&RECORD_PLAIN) { RECORD_HEADER_SIZE } else { EXPIRING_HEADER_SIZE };
     record.len().saturating_sub(header) as u64
+}
+
+/// Bytes of the encoded put of a stored record.
+pub(super) fn encoded_size(record: &[u8]) -> usize {
+    PUT_HEADER_SIZE - RECORD_HEADER_SIZE + record.len()
 }
 
 /// The message of a record; `None` when it is too short or of an unknown kind. Its checksum is not looked at.
@@ -112,7 +127,8 @@ pub(super) fn decode_record(queue: QueueId, message: MessageId, record: &[u8]) -
     let put_ms = u64::from_le_bytes(header[1..9].try_into().ok()?);
     let flags = u32::from_le_bytes(header[9..13].try_into().ok()?);
     let crc32c = u32::from_le_bytes(header[13..17].try_into().ok()?);
-    Some(Put { queue, message, put_ms, flags, expires_ms, crc32c, body })
+    let put = Put { queue, message, put_ms, flags, expires_ms, crc32c, body };
+    (record_header_size(&put) == record.len() - body.len()).then_some(put)
 }
 
 /// A queue's row in `queues`, with its key.
@@ -131,31 +147,35 @@ pub(super) struct Row {
     pub(super) bytes: u64,
     /// The queue it is a group of; 0: it is none.
     pub(super) of: QueueId,
-    /// Of a group, and of a queue with groups: everything below is passed.
+    /// Of a reader of a queue with groups: it has passed all messages below.
     pub(super) low: MessageId,
-    /// Of a queue with groups: messages that all have passed and that are gone.
+    /// Of a queue with groups: messages that all readers have passed and that are gone.
     pub(super) freed: u64,
     pub(super) counters: Counters,
+    /// Whether its plain readers are one reader of several: it has groups, or had and was not swept since.
+    pub(super) is_grouped: bool,
+    /// Its groups. Not stored: their own rows say it.
+    pub(super) groups: Vec<QueueId>,
 }
 
 impl Row {
     /// The row of a queue that begins its life.
     pub(super) fn new(name: &[u8], queue: QueueId, created_ms: u64) -> Row {
         let none = MessageId(0);
-        let (name, counters) = (name.to_vec(), Counters::default());
-        let of = QueueId(0);
         Row {
-            name,
+            name: name.to_vec(),
             queue,
             created_ms,
             purged_below: none,
             head: none,
             newest: none,
             bytes: 0,
-            of,
+            of: QueueId(0),
             low: none,
             freed: 0,
-            counters,
+            counters: Counters::default(),
+            is_grouped: false,
+            groups: Vec::new(),
         }
     }
 
@@ -164,71 +184,118 @@ impl Row {
         self.head.max(self.purged_below)
     }
 
+    /// The queue whose messages it reads.
+    pub(super) fn owner(&self) -> QueueId {
+        if self.of.0 == 0 { self.queue } else { self.of }
+    }
+
+    pub(super) fn role(&self) -> Role {
+        Role::of(self.of, self.is_grouped)
+    }
+
     /// Of its stored messages some with bodies of so many bytes are gone.
-    pub(super) fn lose(&mut self, bytes: u64) -> Result<(), Error> {
-        let left = self.bytes.checked_sub(bytes);
-        self.bytes =
-            left.ok_or_else(|| Error::Damaged(format!("queue {}: more bytes left it than came", self.queue)))?;
-        Ok(())
+    pub(super) fn lose(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.bytes, "queue {}: no more bytes leave it than came", self.queue);
+        // One kind of record damaged into the other seems 8 bytes larger, which is no reason to stop.
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// The value stored under the queue's name.
     pub(super) fn encode(&self) -> [u8; ROW_SIZE] {
         let mut bytes = [0; ROW_SIZE];
-        bytes[0..8].copy_from_slice(&self.queue.0.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.created_ms.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.purged_below.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.head.0.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.newest.0.to_le_bytes());
-        bytes[40..48].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes[48..56].copy_from_slice(&self.of.0.to_le_bytes());
-        bytes[56..64].copy_from_slice(&self.low.0.to_le_bytes());
-        bytes[64..72].copy_from_slice(&self.freed.to_le_bytes());
-        bytes[COUNTERS_OFFSET..].copy_from_slice(&self.counters.encode());
+        let words = [
+            self.queue.0,
+            self.created_ms,
+            self.purged_below.0,
+            self.head.0,
+            self.newest.0,
+            self.bytes,
+            self.of.0,
+            self.low.0,
+            self.freed,
+        ];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes[COUNTERS_OFFSET..][..Counters::SIZE].copy_from_slice(&self.counters.encode());
+        bytes[ROW_SIZE - 1] = u8::from(self.is_grouped);
         bytes
     }
 
-    /// What a row of the format before says in this one; `None` when the value has another shape.
-    pub(super) fn carry_over(value: &[u8]) -> Option<[u8; ROW_SIZE]> {
-        let value: &[u8; ROW_BEFORE_SIZE] = value.try_into().ok()?;
-        let mut bytes = [0; ROW_SIZE];
-        bytes[..48].copy_from_slice(&value[..48]);
-        // The counters that there were are the first of those there are.
-        bytes[COUNTERS_OFFSET..][..40].copy_from_slice(&value[48..88]);
-        Some(bytes)
-    }
-
-    /// The row stored under `name`; `None` when the value has another shape or breaks the law of conservation.
+    /// The row stored under `name`, without its groups; `None` when the value has another shape or breaks the law of conservation.
     pub(super) fn decode(name: &[u8], value: &[u8]) -> Option<Row> {
         let value: &[u8; ROW_SIZE] = value.try_into().ok()?;
-        let word = |at: usize| Some(u64::from_le_bytes(value[at..at + 8].try_into().ok()?));
+        let word = |field: usize| u64::from_le_bytes(value[8 * field..][..8].try_into().expect("eight bytes"));
         let row = Row {
             name: name.to_vec(),
-            queue: QueueId(word(0)?),
-            created_ms: word(8)?,
-            purged_below: MessageId(word(16)?),
-            head: MessageId(word(24)?),
-            newest: MessageId(word(32)?),
-            bytes: word(40)?,
-            of: QueueId(word(48)?),
-            low: MessageId(word(56)?),
-            freed: word(64)?,
-            counters: Counters::decode(value[COUNTERS_OFFSET..].try_into().ok()?),
+            queue: QueueId(word(0)),
+            created_ms: word(1),
+            purged_below: MessageId(word(2)),
+            head: MessageId(word(3)),
+            newest: MessageId(word(4)),
+            bytes: word(5),
+            of: QueueId(word(6)),
+            low: MessageId(word(7)),
+            freed: word(8),
+            counters: Counters::decode(value[COUNTERS_OFFSET..][..Counters::SIZE].try_into().ok()?),
+            is_grouped: value[ROW_SIZE - 1] == 1,
+            groups: Vec::new(),
         };
-        is_conserved(&row.counters).then_some(row)
+        let left = row.counters.left().filter(|left| *left <= row.counters.puts)?;
+        let is_possible = if row.is_grouped { row.of.0 == 0 && row.freed <= left } else { row.freed == 0 };
+        (is_possible && value[ROW_SIZE - 1] <= 1).then_some(row)
+    }
+
+    /// As [`Row::decode`], of a value of [`FORMAT_BEFORE`].
+    pub(super) fn decode_before(name: &[u8], value: &[u8]) -> Option<Row> {
+        let value: &[u8; ROW_SIZE_BEFORE] = value.try_into().ok()?;
+        let (fields, rest) = value.split_at(6 * 8);
+        let (counters, always_0) = rest.split_at(5 * 8);
+        let mut now = [0; ROW_SIZE];
+        now[..fields.len()].copy_from_slice(fields);
+        now[COUNTERS_OFFSET..][..counters.len()].copy_from_slice(counters);
+        (always_0 == [0, 0]).then(|| Row::decode(name, &now))?
     }
 }
 
-/// Whether no more messages left the queue than came; without it [`Counters::ready`] means nothing.
-fn is_conserved(counters: &Counters) -> bool {
-    counters.left().is_some_and(|left| left <= counters.puts)
+/// How messages leave a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// It has no groups: what leaves it is gone.
+    Plain,
+    /// It has groups: its plain readers pass messages as they do.
+    Grouped,
+    /// It is a group, and has no messages of its own.
+    Group,
+}
+
+impl Role {
+    pub(super) fn of(of: QueueId, is_grouped: bool) -> Role {
+        match (of.0, is_grouped) {
+            (0, false) => Role::Plain,
+            (0, true) => Role::Grouped,
+            _ => Role::Group,
+        }
+    }
 }
 
 /// Counts the mutation, which changes that queue; an error when no honest shard could have asked for it.
-pub(super) fn count(counters: &mut Counters, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
+pub(super) fn count(counters: &mut Counters, queue: QueueId, role: Role, mutation: &Mutation<'_>) -> Result<(), Error> {
+    let fits_role = match mutation {
+        Mutation::Take { .. } | Mutation::Leave { .. } | Mutation::Passed { .. } => role == Role::Plain,
+        Mutation::Pass { .. } => role != Role::Plain,
+        // It counts for the groups of its queue, too.
+        Mutation::Put(put) => role != Role::Group || put.queue != queue,
+        _ => true,
+    };
+    if !fits_role {
+        return Err(Error::Damaged(format!(
+            "queue {queue}: messages do not come and go so with its groups, or without"
+        )));
+    }
     let is_possible = match mutation {
         Mutation::Purge { count, .. } => *count <= counters.present(),
-        Mutation::Take { .. } | Mutation::Corrupt { .. } | Mutation::Leave { .. } | Mutation::Pass { .. } => {
+        Mutation::Take { .. } | Mutation::Leave { .. } | Mutation::Corrupt { .. } | Mutation::Pass { .. } => {
             counters.present() > 0
         }
         _ => true,
@@ -240,14 +307,23 @@ pub(super) fn count(counters: &mut Counters, queue: QueueId, mutation: &Mutation
     Ok(())
 }
 
-/// Key in `moves`: whose, and the number of the transfer.
-pub(super) fn move_key(queue: QueueId, number: u64) -> MessageKey {
-    message_key(queue, MessageId(number))
+/// Counts messages that go because all readers of a queue have passed them; an error when its plain readers have not.
+pub(super) fn free(freed: &mut u64, queue: QueueId, role: Role, counters: &Counters, count: u64) -> Result<(), Error> {
+    let damaged = |what: &str| Error::Damaged(format!("queue {queue}: {what}"));
+    if role != Role::Grouped {
+        return Err(damaged("it has no groups that could have passed a message"));
+    }
+    let now = freed.checked_add(count).filter(|now| counters.left().is_some_and(|left| *now <= left));
+    *freed = now.ok_or_else(|| damaged("more messages were freed than passed"))?;
+    Ok(())
 }
 
-/// The value stored under [`move_key`]: message u64, why u8, the name of the target.
+/// The value of `moves`: the message, why it leaves, where it goes.
 pub(super) fn encode_move(message: MessageId, why: Why, target: &[u8]) -> Vec<u8> {
-    [&message.0.to_le_bytes()[..], &[why as u8], target].concat()
+    let mut value = message.0.to_le_bytes().to_vec();
+    value.push(why as u8);
+    value.extend_from_slice(target);
+    value
 }
 
 /// The inverse of [`encode_move`]; `None` when the value has another shape.
@@ -257,15 +333,16 @@ pub(super) fn decode_move(value: &[u8]) -> Option<(MessageId, Why, &[u8])> {
     Some((MessageId(u64::from_le_bytes(*message)), Why::of(*why)?, target))
 }
 
-/// Key in `accepted`: where transfers come from, and the name of the queue they go to.
+/// Key in `accepted`: where messages come from, and the name of the queue that they go to.
 pub(super) fn accepted_key(source: QueueId, target: &[u8]) -> Vec<u8> {
     [&source.0.to_be_bytes()[..], target].concat()
 }
 
-/// The inverse of [`accepted_key`]; `None` when the key has another shape.
-pub(super) fn decode_accepted_key(key: &[u8]) -> Option<(QueueId, &[u8])> {
+/// A row of `accepted`; `None` when it has another shape.
+pub(super) fn decode_accepted(key: &[u8], value: &[u8]) -> Option<Accepted> {
     let (source, target) = key.split_first_chunk()?;
-    Some((QueueId(u64::from_be_bytes(*source)), target))
+    let number = u64::from_le_bytes(value.try_into().ok()?);
+    Some(Accepted { source: QueueId(u64::from_be_bytes(*source)), target: target.to_vec(), number })
 }
 
 /// Key in `meta` that marks a deleted queue whose rows are not all removed yet.
@@ -344,58 +421,102 @@ mod tests {
     fn row() -> Row {
         let counters = Counters { puts: 9, gets: 3, gets_unsent: 1, deleted: 2, corrupt: 1, ..Counters::default() };
         let (purged_below, head, newest) = (MessageId(7), MessageId(8), MessageId(9));
-        Row { purged_below, head, newest, bytes: 10, counters, ..Row::new(b"q", QueueId(5), 6) }
+        let (low, freed, is_grouped) = (MessageId(12), 4, true);
+        let row = Row::new(b"q", QueueId(5), 6);
+        Row { purged_below, head, newest, bytes: 10, low, freed, counters, is_grouped, ..row }
     }
 
     #[test]
     fn a_row_is_stored_as_the_table_says() {
         let bytes = row().encode();
-        assert_eq!(bytes.len(), 144);
-        assert_eq!(bytes[..24], [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[24..40], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!((bytes[40], bytes[72]), (10, 9));
+        assert_eq!(bytes.len(), 145);
+        let words: Vec<u64> = bytes[..144].chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(words, [5, 6, 7, 8, 9, 10, 0, 12, 4, 9, 3, 1, 2, 1, 0, 0, 0, 0]);
+        assert_eq!(bytes[144], 1);
         assert_eq!(Row::decode(b"q", &bytes), Some(row()));
-        let group = Row { of: QueueId(1), low: MessageId(2), freed: 3, ..row() };
-        let bytes = group.encode();
-        assert_eq!((bytes[48], bytes[56], bytes[64]), (1, 2, 3));
-        assert_eq!(Row::decode(b"q", &bytes), Some(group));
+        let group = Row { of: QueueId(3), freed: 0, is_grouped: false, ..row() };
+        assert_eq!(group.encode()[48], 3);
+        assert_eq!(Row::decode(b"q", &group.encode()), Some(group));
     }
 
     #[test]
     fn a_row_of_another_shape_or_without_conservation_is_refused() {
         let bytes = row().encode();
-        assert_eq!(Row::decode(b"q", &bytes[..143]), None);
-        let mut longer = bytes.to_vec();
-        longer.push(0);
-        assert_eq!(Row::decode(b"q", &longer), None);
-        let mut too_many_gets = bytes;
-        too_many_gets[80] = 7;
-        assert_eq!(Row::decode(b"q", &too_many_gets), None);
-        let mut overflowing = bytes;
-        overflowing[80..88].fill(0xff);
-        assert_eq!(Row::decode(b"q", &overflowing), None);
+        assert_eq!(Row::decode(b"q", &bytes[..144]), None);
+        assert_eq!(Row::decode(b"q", &[&bytes[..], &[0]].concat()), None);
+        let with = |at: usize, byte: u8| {
+            let mut bytes = bytes;
+            bytes[at] = byte;
+            Row::decode(b"q", &bytes)
+        };
+        assert_eq!(with(80, 7), None, "more were taken than came");
+        assert_eq!(with(87, 255), None, "the sum overflows");
+        assert_eq!(with(144, 2), None);
+        assert_eq!(with(144, 0), None, "only what is grouped has freed messages");
+        assert_eq!(with(48, 1), None, "no group has groups");
+        assert_eq!(with(64, 7), None, "more were freed than left");
     }
 
     #[test]
-    fn a_row_of_the_format_before_says_the_same_in_this_one() {
-        let mut before = [0; ROW_BEFORE_SIZE];
-        for (at, word) in [5u64, 6, 7, 8, 9, 10, 9, 3, 1, 2, 1].into_iter().enumerate() {
-            before[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+    fn a_row_of_the_format_before_has_the_new_fields_as_0() {
+        let mut bytes = [0; 90];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip([5, 6, 7, 8, 9, 10, 9, 3, 1, 2, 1]) {
+            chunk.copy_from_slice(&u64::to_le_bytes(word));
         }
-        assert_eq!(Row::decode(b"q", &Row::carry_over(&before).unwrap()), Some(row()));
-        assert_eq!(Row::carry_over(&before[1..]), None);
+        let expected = Row { low: MessageId(0), freed: 0, is_grouped: false, ..row() };
+        assert_eq!(Row::decode_before(b"q", &bytes), Some(expected));
+        assert_eq!(Row::decode_before(b"q", &bytes[..89]), None);
+        bytes[88] = 1;
+        assert_eq!(Row::decode_before(b"q", &bytes), None);
+        (bytes[88], bytes[56]) = (0, 7);
+        assert_eq!(Row::decode_before(b"q", &bytes), None, "more were taken than came");
     }
 
     #[test]
-    fn moves_are_stored_as_the_table_says() {
+    fn nothing_leaves_that_cannot_have_come_so() {
+        let (queue, message, why) = (QueueId(1), MessageId(2), Why::Got);
+        let attempt = |role, mutation: Mutation<'static>| {
+            count(&mut Counters { puts: 1, ..Counters::default() }, queue, role, &mutation)
+        };
+        let (take, leave) = (Mutation::Take { queue, message }, Mutation::Leave { queue, message, why });
+        let pass = Mutation::Pass { queue, message, low: MessageId(0), why };
+        let put = |queue| {
+            let body = &b""[..];
+            Mutation::Put(Put { queue, message, put_ms: 0, flags: 0, expires_ms: 0, crc32c: 0, body })
+        };
+        for (role, fits) in [(Role::Plain, true), (Role::Grouped, false), (Role::Group, false)] {
+            for mutation in [take, leave, Mutation::Passed { queue, count: 1 }] {
+                assert_eq!(attempt(role, mutation).is_ok(), fits, "{role:?} {mutation:?}");
+            }
+            assert_eq!(attempt(role, pass).is_ok(), !fits);
+            assert_eq!(attempt(role, put(queue)).is_ok(), role != Role::Group);
+            assert!(attempt(role, put(QueueId(9))).is_ok());
+            let removal = if fits { leave } else { pass };
+            for mutation in [removal, Mutation::Corrupt { queue, message }] {
+                let mut counters = Counters { puts: 1, ..Counters::default() };
+                count(&mut counters, queue, role, &mutation).unwrap();
+                assert!(count(&mut counters, queue, role, &mutation).is_err(), "only one had come");
+            }
+        }
+        let counters = Counters { puts: 3, gets: 1, deleted: 1, ..Counters::default() };
+        let attempt = |role, freed: u64, count| free(&mut { freed }, queue, role, &counters, count).is_ok();
+        assert!(attempt(Role::Grouped, 0, 2) && attempt(Role::Grouped, 2, 0));
+        assert!(!attempt(Role::Grouped, 1, 2) && !attempt(Role::Grouped, 1, u64::MAX));
+        assert!(!attempt(Role::Plain, 0, 1) && !attempt(Role::Group, 0, 1));
+    }
+
+    #[test]
+    fn a_transfer_is_stored_as_the_table_says() {
         let value = encode_move(MessageId(0x102), Why::DeadLettered, b"dead");
         assert_eq!(value, [2, 1, 0, 0, 0, 0, 0, 0, 3, b'd', b'e', b'a', b'd']);
         assert_eq!(decode_move(&value), Some((MessageId(0x102), Why::DeadLettered, &b"dead"[..])));
         assert_eq!(decode_move(&value[..8]), None);
         let key = accepted_key(QueueId(0x102), b"dead");
         assert_eq!(key, [0, 0, 0, 0, 0, 0, 1, 2, b'd', b'e', b'a', b'd']);
-        assert_eq!(decode_accepted_key(&key), Some((QueueId(0x102), &b"dead"[..])));
-        assert_eq!(decode_accepted_key(&key[..7]), None);
+        let accepted = Accepted { source: QueueId(0x102), target: b"dead".to_vec(), number: 7 };
+        assert_eq!(decode_accepted(&key, &7u64.to_le_bytes()), Some(accepted));
+        assert_eq!(decode_accepted(&key, &[7]), None);
+        assert_eq!(decode_accepted(&key[..7], &7u64.to_le_bytes()), None);
     }
 
     #[test]
@@ -409,22 +530,23 @@ mod tests {
             crc32c: 5,
             body: b"xy",
         };
-        let mut record = record_header(&put).to_vec();
-        record.extend_from_slice(put.body);
+        let record_of = |put: &Put<'_>| [record_header(put).as_ref(), put.body].concat();
+        let mut record = record_of(&put);
         assert_eq!(record, [1, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, b'x', b'y']);
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record), Some(put));
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record[..16]), None);
-        assert_eq!((record_size(&put), body_size(&record)), (19, 2));
-        let expiring = Put { expires_ms: 6, ..put };
-        let mut record = record_header(&expiring).to_vec();
-        record.extend_from_slice(put.body);
-        assert_eq!(record[..1], [2]);
-        assert_eq!(record[17..], [6, 0, 0, 0, 0, 0, 0, 0, b'x', b'y']);
-        assert_eq!(decode_record(QueueId(1), MessageId(2), &record), Some(expiring));
-        assert_eq!((record_size(&expiring), body_size(&record)), (27, 2));
-        assert_eq!(decode_record(QueueId(1), MessageId(2), &record[..24]), None);
+        assert_eq!((body_size(&record), encoded_size(&record)), (2, put.encoded_size()));
         record[0] = 3;
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record), None);
+        let put = Put { expires_ms: 6, ..put };
+        let mut record = record_of(&put);
+        assert_eq!(record[..17], [2, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0]);
+        assert_eq!(record[17..], [6, 0, 0, 0, 0, 0, 0, 0, b'x', b'y']);
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record), Some(put));
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record[..24]), None);
+        assert_eq!((body_size(&record), encoded_size(&record)), (2, put.encoded_size()));
+        record[17] = 0;
+        assert_eq!(decode_record(QueueId(1), MessageId(2), &record), None, "one that never expires has the other kind");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The store in LMDB: opening it, reading it, and what is done to it when no one waits. Writing batches is in
-//! [`apply`], with [`writing`] and [`removal`]; reading messages in [`load`].
+//! [`apply`], with [`writing`], [`removal`], [`readers`] and [`moves`]; reading messages in [`load`].
 //!
 //! The database lies in the directory `store` inside the data directory and is laid out as docs/STORAGE.md tables it.
 //! Every commit is flushed to the device before it returns (no NOSYNC, NOMETASYNC or WRITEMAP): what a journal was told
@@ -21,13 +21,14 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
 use super::directory::{create_durably, sync_entries};
-use super::layout::{self, MessageKey, Row, message_key, message_of_key};
+use super::layout::{self, MessageKey, Role, Row, message_key, message_of_key};
 use super::run::Run;
-use super::{Batch, Error, JournalRow, Load, Loaded, Recovered, Store, Taken};
+use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
 
 mod apply;
 mod load;
+mod moves;
 mod readers;
 mod removal;
 mod writing;
@@ -77,17 +78,12 @@ pub struct Lmdb {
     purged: BTreeSet<QueueId>,
     /// Deleted queues with rows that tidying has to remove.
     dropped: BTreeSet<QueueId>,
-    /// The groups of queues that have some.
-    groups: Groups,
     ids_end: u64,
     /// By shard.
     journals: Vec<JournalRow>,
     failed: bool,
     scratch: apply::Scratch,
 }
-
-/// Groups by the queue they are of.
-type Groups = HashMap<QueueId, Vec<QueueId>, RandomState>;
 
 #[derive(Clone, Copy)]
 struct Databases {
@@ -100,16 +96,16 @@ struct Databases {
     /// Messages that came after younger ones.
     late: Database,
     corrupt: Database,
-    /// What readers of queues with groups have passed although not everything before it.
+    /// What readers of queues with groups have passed while older messages were not.
     passed: Database,
-    /// How often messages were delivered that came back, by reader.
+    /// How often messages were delivered that came back.
     returned: Database,
-    /// Settings by queue name.
-    settings: Database,
-    /// Messages on their way to other queues.
+    /// Messages on their way to queues of other shards.
     moves: Database,
-    /// The newest transfers that came from elsewhere.
+    /// How far each way between queues has come.
     accepted: Database,
+    /// By name of the queue.
+    settings: Database,
 }
 
 impl Lmdb {
@@ -133,7 +129,6 @@ impl Lmdb {
             rows: HashMap::default(),
             purged: BTreeSet::new(),
             dropped: BTreeSet::new(),
-            groups: Groups::default(),
             ids_end: 0,
             journals: Vec::new(),
             failed: false,
@@ -176,12 +171,15 @@ impl Lmdb {
             if row.purged_below.0 > 0 {
                 self.purged.insert(row.queue);
             }
-            if row.of.0 != 0 {
-                self.groups.entry(row.of).or_default().push(row.queue);
-            }
             if let Some(other) = self.rows.insert(row.queue, row) {
                 return Err(damaged(&format!("queue {} has the same id", other.name.escape_ascii())));
             }
+        }
+        let groups: Vec<(QueueId, QueueId)> = self.rows.values().map(|row| (row.of, row.queue)).collect();
+        for (of, queue) in groups.into_iter().filter(|(of, _)| of.0 != 0) {
+            let damaged = || Error::Damaged(format!("queue {queue} is a group of queue {of}, which has none"));
+            let row = self.rows.get_mut(&of).filter(|row| row.is_grouped);
+            row.ok_or_else(damaged)?.groups.push(queue);
         }
         Ok(())
     }
@@ -309,6 +307,26 @@ impl Lmdb {
         Ok(())
     }
 
+    fn queue_row(&self, row: &Row, txn: &RoTxn<'_>) -> Result<QueueRow, heed::Error> {
+        let mut passed = Vec::new();
+        if row.role() != Role::Plain {
+            for entry in self.databases.passed.prefix_iter(txn, &row.queue.0.to_be_bytes())? {
+                passed.extend(message_of_key(row.queue, entry?.0));
+            }
+        }
+        Ok(QueueRow {
+            name: row.name.clone(),
+            queue: row.queue,
+            created_ms: row.created_ms,
+            counters: row.counters,
+            bytes: self.rows[&row.owner()].bytes,
+            of: row.of,
+            low: row.low,
+            passed,
+            freed: row.freed,
+        })
+    }
+
     /// What a write's result means for the writes after it.
     fn settle<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         let result = match result {
@@ -371,7 +389,20 @@ impl Store for Lmdb {
     }
 
     fn recover(&mut self) -> Result<Recovered, Error> {
-        self.try_recover()
+        const OPERATION: &str = "reading the database's queues";
+        let txn = self.env.read_txn().map_err(failure(OPERATION))?;
+        let rows = self.rows.values().map(|row| self.queue_row(row, &txn).map_err(failure(OPERATION)));
+        let mut queues = rows.collect::<Result<Vec<QueueRow>, Error>>()?;
+        queues.sort_unstable_by_key(|row| row.queue);
+        let settings = self.databases.settings.iter(&txn).map_err(failure(OPERATION))?;
+        let settings = settings.map(|entry| entry.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        Ok(Recovered {
+            queues,
+            ids_end: self.ids_end,
+            journals: self.journals.clone(),
+            settings: settings.collect::<Result<_, _>>().map_err(failure(OPERATION))?,
+            accepted: self.accepted(&txn)?,
+        })
     }
 
     fn settle_moves(&mut self) -> Result<(), Error> {
@@ -463,70 +494,84 @@ fn open_env_sized(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, heed::E
     unsafe { options.open(path) }
 }
 
-/// Opens the named databases, creating them in an empty file; refuses a file of another format before anything changes.
+/// Opens the named databases, creating those that are missing; brings one of the format before to this one; refuses a file of
+/// another format before anything changes. All of it in one transaction.
 fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error> {
     const OPERATION: &str = "opening the database";
     let is_empty = env.unnamed_database_stat().entries == 0;
     let txn = env.write_txn().map_err(failure(OPERATION))?;
     let opened = env
         .create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
+            let mut format = layout::FORMAT;
             if !is_empty {
                 let Some(meta) = opener.open_database::<Bytes, Bytes>(txn, Some("meta"))? else {
                     return Ok(CommitOrAbort::Abort(foreign(path)));
                 };
-                if let Err(error) = check_format(meta.get(txn, layout::FORMAT_KEY)?, path) {
-                    return Ok(CommitOrAbort::Abort(error));
+                match check_format(meta.get(txn, layout::FORMAT_KEY)?, path) {
+                    Ok(stored) => format = stored,
+                    Err(error) => return Ok(CommitOrAbort::Abort(error)),
                 }
             }
-            let meta = opener.create_database::<Bytes, Bytes>(txn, Some("meta"))?;
-            let queues = opener.create_database::<Bytes, Bytes>(txn, Some("queues"))?;
-            let messages = opener.create_database::<Bytes, Bytes>(txn, Some("messages"))?;
-            let holes = opener.create_database::<Bytes, Bytes>(txn, Some("holes"))?;
-            let late = opener.create_database::<Bytes, Bytes>(txn, Some("late"))?;
-            let corrupt = opener.create_database::<Bytes, Bytes>(txn, Some("corrupt"))?;
-            let passed = opener.create_database::<Bytes, Bytes>(txn, Some("passed"))?;
-            let returned = opener.create_database::<Bytes, Bytes>(txn, Some("returned"))?;
-            let settings = opener.create_database::<Bytes, Bytes>(txn, Some("settings"))?;
-            let moves = opener.create_database::<Bytes, Bytes>(txn, Some("moves"))?;
-            let accepted = opener.create_database::<Bytes, Bytes>(txn, Some("accepted"))?;
-            if meta.get(txn, layout::FORMAT_KEY)? == Some(&layout::FORMAT_BEFORE.to_le_bytes()[..])
-                && let Err(error) = carry_over(queues, txn)?
+            let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
+            let databases = [
+                create("meta")?,
+                create("queues")?,
+                create("messages")?,
+                create("holes")?,
+                create("late")?,
+                create("corrupt")?,
+                create("passed")?,
+                create("returned")?,
+                create("moves")?,
+                create("accepted")?,
+                create("settings")?,
+            ];
+            let [meta, queues, ..] = &databases;
+            if format == layout::FORMAT_BEFORE
+                && let Err(error) = upgrade(txn, queues)?
             {
                 return Ok(CommitOrAbort::Abort(error));
             }
-            meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
-            let late = (late, corrupt, passed, returned);
-            Ok(CommitOrAbort::Commit((meta, queues, messages, holes, late, (settings, moves, accepted))))
+            if is_empty || format != layout::FORMAT {
+                meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
+            }
+            Ok(CommitOrAbort::Commit(databases))
         })
         .map_err(failure(OPERATION))?;
-    let (meta, queues, messages, holes, (late, corrupt, passed, returned), (settings, moves, accepted)) =
+    let [meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings] =
         Result::from(opened)?;
-    Ok(Databases { meta, queues, messages, holes, late, corrupt, passed, returned, settings, moves, accepted })
+    Ok(Databases { meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings })
 }
 
-/// Brings a database of the format before to this one: its rows of queues are written anew.
-fn carry_over(queues: heed::Database<'_, Bytes, Bytes>, txn: &mut RwTxn<'_>) -> Result<Result<(), Error>, heed::Error> {
+/// Makes rows of the format before into those of this one.
+fn upgrade(txn: &mut RwTxn<'_>, queues: &heed::Database<'_, Bytes, Bytes>) -> Result<Result<(), Error>, heed::Error> {
     let mut rows = Vec::new();
     for entry in queues.iter(txn)? {
         let (name, value) = entry?;
-        match Row::carry_over(value) {
-            Some(row) => rows.push((name.to_vec(), row)),
+        match Row::decode_before(name, value) {
+            Some(row) => rows.push(row),
             None => {
-                return Ok(Err(Error::Damaged(format!("queue {}: its row cannot be read", name.escape_ascii()))));
+                let text = format!(
+                    "queue {}: its row of format {} cannot be read",
+                    name.escape_ascii(),
+                    layout::FORMAT_BEFORE
+                );
+                return Ok(Err(Error::Damaged(text)));
             }
         }
     }
-    for (name, row) in rows {
-        queues.put(txn, &name, &row)?;
+    for row in rows {
+        queues.put(txn, &row.name, &row.encode())?;
     }
     Ok(Ok(()))
 }
 
-fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<(), Error> {
+/// The format of the file, if it can be used.
+fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<u32, Error> {
     let Some(Ok(bytes)) = stored.map(TryInto::try_into) else { return Err(foreign(path)) };
     let stored = u32::from_le_bytes(bytes);
     if [layout::FORMAT, layout::FORMAT_BEFORE].contains(&stored) {
-        return Ok(());
+        return Ok(stored);
     }
     Err(Error::Unusable(format!(
         "the database in {} has format {stored}, this ringq reads and writes format {}: start it with the release that \

@@ -6,14 +6,17 @@
 //! what outlives the thread is what a restart would find. A [`MemoryStore::fork`] shares nothing: it is the copy that a
 //! simulated crash goes on with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::checkpoint::mutations;
-use super::{Accepted, Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken, layout};
+use super::layout::{self, Role};
+use super::{Accepted, Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
 use crate::mutation::{Mutation, Put, Why};
+
+mod readers;
 
 /// A store whose messages are gone with its last handle.
 #[derive(Clone, Default)]
@@ -25,13 +28,15 @@ pub struct MemoryStore {
 struct Inner {
     /// Their bytes are added up when someone asks.
     queues: BTreeMap<QueueId, QueueRow>,
+    /// Those that have groups, or had and were not swept since.
+    grouped: BTreeSet<QueueId>,
     messages: BTreeMap<Key, Record>,
     /// How often messages were delivered that came back, by reader.
     returned: BTreeMap<Key, u32>,
-    settings: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Messages on their way to other queues, by reader and number.
-    moves: BTreeMap<(QueueId, u64), Moving>,
+    /// By reader and number.
+    moves: BTreeMap<(QueueId, u64), Move>,
     accepted: BTreeMap<(QueueId, Vec<u8>), u64>,
+    settings: BTreeMap<Vec<u8>, Vec<u8>>,
     ids_end: u64,
     journals: Vec<JournalRow>,
     /// How to take back what the running call did, newest last.
@@ -54,8 +59,9 @@ struct Record {
     body: Vec<u8>,
 }
 
+/// A message on its way to a queue of another shard.
 #[derive(Clone)]
-struct Moving {
+struct Move {
     message: MessageId,
     why: Why,
     target: Vec<u8>,
@@ -64,11 +70,12 @@ struct Moving {
 #[derive(Clone)]
 enum Undo {
     Queue(QueueId, Option<QueueRow>),
+    Grouped(QueueId, bool),
     Message(Key, Option<Record>),
     Returned(Key, Option<u32>),
-    Settings(Vec<u8>, Option<Vec<u8>>),
-    Move((QueueId, u64), Option<Moving>),
+    Move((QueueId, u64), Option<Move>),
     Accepted((QueueId, Vec<u8>), Option<u64>),
+    Settings(Vec<u8>, Option<Vec<u8>>),
     IdsEnd(u64),
     Journals(Vec<JournalRow>),
 }
@@ -77,11 +84,12 @@ impl Default for Inner {
     fn default() -> Self {
         Inner {
             queues: BTreeMap::new(),
+            grouped: BTreeSet::new(),
             messages: BTreeMap::new(),
             returned: BTreeMap::new(),
-            settings: BTreeMap::new(),
             moves: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            settings: BTreeMap::new(),
             ids_end: 0,
             journals: Vec::new(),
             undo: Vec::new(),
@@ -167,14 +175,29 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn settle_moves(&mut self) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if inner.moves.is_empty() && inner.accepted.is_empty() {
+            return Ok(());
+        }
+        inner.check_switches()?;
+        let result = inner.settle_moves();
+        match result {
+            Ok(()) => inner.undo.clear(),
+            Err(_) => inner.roll_back(),
+        }
+        result
+    }
+
     fn load(&mut self, load: &Load) -> Result<Loaded, Error> {
         let inner = self.inner();
         let mut loaded = Loaded { reached: load.after, ..Loaded::default() };
         let first = MessageId(load.after.0.saturating_add(1));
-        let Some(reader) = inner.queues.get(&load.queue).filter(|_| first < load.below) else {
+        if first >= load.below {
             return Ok(loaded);
-        };
-        let owner = owner_of(reader);
+        }
+        let Some(reader) = inner.queues.get(&load.queue) else { return Ok(loaded) };
+        let owner = owner(reader);
         let mut size = 0;
         for (&(queue, message), record) in inner.messages.range((owner, first)..(owner, load.below)) {
             if has_passed(reader, message) {
@@ -199,33 +222,18 @@ impl Store for MemoryStore {
 
     fn recover(&mut self) -> Result<Recovered, Error> {
         let inner = self.inner();
-        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(owner_of(row)), ..row.clone() });
-        let accepted = inner.accepted.iter().map(|((source, target), number)| Accepted {
-            source: *source,
-            target: target.clone(),
-            number: *number,
+        let queues = inner.queues.values().map(|row| QueueRow { bytes: inner.size(owner(row)), ..row.clone() });
+        let accepted = inner.accepted.iter().map(|((source, target), number)| {
+            let (source, target, number) = (*source, target.clone(), *number);
+            Accepted { source, target, number }
         });
         Ok(Recovered {
             queues: queues.collect(),
             ids_end: inner.ids_end,
             journals: inner.journals.clone(),
-            settings: inner.settings.clone().into_iter().collect(),
+            settings: inner.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             accepted: accepted.collect(),
         })
-    }
-
-    fn settle_moves(&mut self) -> Result<(), Error> {
-        let mut inner = self.inner();
-        if !inner.moves.is_empty() {
-            inner.check_switches()?;
-        }
-        let result = inner.settle_moves();
-        if result.is_err() {
-            inner.roll_back();
-            return result;
-        }
-        inner.undo.clear();
-        Ok(())
     }
 
     fn tidy(&mut self) -> Result<bool, Error> {
@@ -242,6 +250,16 @@ impl Record {
         let Record { put_ms, flags, expires_ms, crc32c, ref body } = *self;
         Put { queue, message, put_ms, flags, expires_ms, crc32c, body }
     }
+}
+
+/// The queue whose messages it reads.
+fn owner(row: &QueueRow) -> QueueId {
+    if row.of.0 == 0 { row.queue } else { row.of }
+}
+
+/// Whether a reader of a queue with groups has passed a message; others pass nothing.
+fn has_passed(row: &QueueRow, message: MessageId) -> bool {
+    message < row.low || row.passed.binary_search(&message).is_ok()
 }
 
 impl Inner {
@@ -272,217 +290,82 @@ impl Inner {
     fn mutate(&mut self, mutation: Mutation<'_>, taken: &Taken) -> Result<(), Error> {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
-            Mutation::Put(put) => {
-                for reader in self.readers(put.queue) {
-                    self.count(reader, &mutation)?;
-                }
-                if taken.contains(put.message) {
-                    return Ok(());
-                }
-                let Put { queue, message, put_ms, flags, expires_ms, crc32c, body } = put;
-                let record = Record { put_ms, flags, expires_ms, crc32c, body: body.to_vec() };
-                match self.set_message((queue, message), Some(record)) {
-                    false => Ok(()),
-                    true => Err(damaged(queue, &format!("message {message} was put twice"))),
-                }
-            }
-            Mutation::Corrupt { queue, message } if self.is_reader(queue) => {
+            Mutation::Put(put) => self.put(put, &mutation, taken),
+            Mutation::Take { queue, message } | Mutation::Leave { queue, message, .. } => {
                 self.count(queue, &mutation)?;
-                self.pass(queue, message, MessageId(0))
-            }
-            Mutation::Take { queue, message }
-            | Mutation::Leave { queue, message, .. }
-            | Mutation::Corrupt { queue, message } => {
-                self.count(queue, &mutation)?;
-                self.remove_message(queue, message, taken)
-            }
-            Mutation::Return { queue, message, deliveries } => {
-                // It may have left in a part of the job that is in the store already.
-                let owner = owner_of(self.row(queue)?);
-                let is_stored = self.messages.contains_key(&(owner, message));
-                self.set_returned((queue, message), is_stored.then_some(deliveries));
+                self.remove(queue, message, taken);
                 Ok(())
             }
-            Mutation::Pass { queue, message, low, .. } => {
+            Mutation::Corrupt { queue, message } => {
                 self.count(queue, &mutation)?;
-                self.pass(queue, message, low)
-            }
-            Mutation::Free { queue, message } => {
-                self.change(queue, |row| row.freed += 1)?;
-                for reader in self.readers(queue) {
-                    self.change(reader, |row| row.passed.retain(|passed| *passed != message))?;
+                match self.role(queue) {
+                    Role::Plain => self.remove(queue, message, taken),
+                    _ => self.pass(queue, message, MessageId(0), taken),
                 }
-                self.remove_message(queue, message, taken)
-            }
-            Mutation::Sweep { queue, freed } => self.sweep(queue, freed),
-            Mutation::Group { queue, of, created_ms, name, .. } => {
-                let is_first = !self.is_reader(of);
-                self.create(queue, created_ms, name)?;
-                self.count(queue, &mutation)?;
-                self.change(queue, |row| row.of = of)?;
-                self.change(of, |row| {
-                    if is_first {
-                        row.freed = row.counters.puts - row.counters.present();
-                    }
-                })
+                Ok(())
             }
             Mutation::Purge { queue, below, count: _ } => {
                 self.count(queue, &mutation)?;
-                self.forget_returned(queue, below);
-                if self.is_reader(queue) {
-                    return self.change(queue, |row| {
-                        row.low = row.low.max(below);
-                        row.passed.retain(|passed| *passed >= below);
-                    });
+                self.forget_below(queue, below);
+                match self.role(queue) {
+                    Role::Plain => drop(self.remove_below(queue, below)),
+                    _ => self.raise_low(queue, below),
                 }
-                self.remove_below(queue, below);
                 Ok(())
             }
             Mutation::Unsent { queue } if !self.queues.contains_key(&queue) => Ok(()),
             Mutation::Unsent { queue } | Mutation::Passed { queue, .. } => self.count(queue, &mutation),
-            Mutation::Delete { queue } => {
-                if !self.set_queue(queue, None) {
-                    return Err(damaged(queue, "it is not there to be deleted"));
-                }
-                self.forget_returned(queue, MessageId(u64::MAX));
-                self.remove_below(queue, MessageId(u64::MAX));
-                Ok(())
-            }
+            Mutation::Delete { queue } => self.delete(queue),
             Mutation::Ids { end } => {
                 self.undo.push(Undo::IdsEnd(self.ids_end));
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
+            Mutation::Return { queue, message, deliveries } => {
+                self.row(queue)?;
+                if !taken.contains(message) {
+                    self.set_returned((queue, message), Some(deliveries));
+                }
+                Ok(())
+            }
+            Mutation::Group { queue, of, created_ms, name, .. } => {
+                self.begin_group(of, &mutation)?;
+                self.create(queue, created_ms, name)?;
+                self.count(queue, &mutation)?;
+                self.change(queue, |row| row.of = of)
+            }
+            Mutation::Pass { queue, message, low, .. } => {
+                self.count(queue, &mutation)?;
+                self.pass(queue, message, low, taken);
+                Ok(())
+            }
+            Mutation::Free { queue, message } => self.free(queue, message, taken),
+            Mutation::Sweep { queue, freed } => self.sweep(queue, freed),
             Mutation::Configure { name, settings } => {
-                let settings = (!settings.is_empty()).then(|| settings.to_vec());
-                let before = replace(&mut self.settings, name.to_vec(), settings);
+                let value = (!settings.is_empty()).then(|| settings.to_vec());
+                let before = replace(&mut self.settings, name.to_vec(), value);
                 self.undo.push(Undo::Settings(name.to_vec(), before));
                 Ok(())
             }
             Mutation::Move { queue, message, number, why, target } => {
-                self.set_move((queue, number), Some(Moving { message, why, target: target.to_vec() }));
+                self.row(queue)?;
+                if !taken.contains(message) {
+                    self.set_move((queue, number), Some(Move { message, why, target: target.to_vec() }));
+                }
                 Ok(())
             }
             Mutation::Moved { queue, number } => {
+                self.row(queue)?;
                 self.set_move((queue, number), None);
                 Ok(())
             }
             Mutation::Accept { source, number, target } => {
                 let key = (source, target.to_vec());
-                let before = replace(&mut self.accepted, key.clone(), Some(number));
-                self.undo.push(Undo::Accepted(key, before));
+                let highest = self.accepted.get(&key).map_or(number, |before| number.max(*before));
+                self.set_accepted(key, Some(highest));
                 Ok(())
             }
         }
-    }
-
-    fn row(&self, queue: QueueId) -> Result<&QueueRow, Error> {
-        self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))
-    }
-
-    fn change(&mut self, queue: QueueId, change: impl FnOnce(&mut QueueRow)) -> Result<(), Error> {
-        let mut row = self.row(queue)?.clone();
-        change(&mut row);
-        self.set_queue(queue, Some(row));
-        Ok(())
-    }
-
-    fn groups(&self, queue: QueueId) -> Vec<QueueId> {
-        self.queues.values().filter(|row| row.of == queue).map(|row| row.queue).collect()
-    }
-
-    /// The queue and its groups.
-    fn readers(&self, queue: QueueId) -> Vec<QueueId> {
-        [vec![queue], self.groups(queue)].concat()
-    }
-
-    /// Whether messages leave it by being passed.
-    fn is_reader(&self, queue: QueueId) -> bool {
-        self.queues.get(&queue).is_some_and(|row| row.of.0 != 0) || !self.groups(queue).is_empty()
-    }
-
-    fn pass(&mut self, reader: QueueId, message: MessageId, low: MessageId) -> Result<(), Error> {
-        self.set_returned((reader, message), None);
-        self.change(reader, |row| {
-            row.low = row.low.max(low);
-            let low = row.low;
-            if message >= low {
-                row.passed.push(message);
-                row.passed.sort_unstable();
-            }
-            row.passed.retain(|passed| *passed >= low);
-        })
-    }
-
-    /// Removes a message and what is known of it.
-    fn remove_message(&mut self, queue: QueueId, message: MessageId, taken: &Taken) -> Result<(), Error> {
-        let was_there = self.set_message((queue, message), None);
-        // What another store would not look for must not be there to be found.
-        assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
-        for reader in self.readers(queue) {
-            self.set_returned((reader, message), None);
-        }
-        Ok(())
-    }
-
-    fn sweep(&mut self, queue: QueueId, freed: u64) -> Result<(), Error> {
-        let readers: Vec<QueueRow> = self.readers(queue).iter().map(|reader| self.queues[reader].clone()).collect();
-        let of_queue = self.messages.range((queue, MessageId(0))..=(queue, MessageId(u64::MAX)));
-        let is_passed = |key: &Key| readers.iter().all(|reader| has_passed(reader, key.1));
-        let doomed: Vec<Key> = of_queue.map(|(key, _)| *key).filter(is_passed).collect();
-        if doomed.len() as u64 != freed {
-            return Err(damaged(queue, &format!("{freed} messages were to be swept, {} are", doomed.len())));
-        }
-        for key in doomed {
-            self.set_message(key, None);
-            for reader in &readers {
-                self.set_returned((reader.queue, key.1), None);
-            }
-        }
-        let is_over = readers.len() == 1;
-        self.change(queue, |row| {
-            row.freed += freed;
-            if is_over {
-                (row.low, row.freed) = (MessageId(0), 0);
-                row.passed.clear();
-            }
-        })
-    }
-
-    fn settle_moves(&mut self) -> Result<(), Error> {
-        for ((queue, number), moving) in self.moves.clone() {
-            self.set_move((queue, number), None);
-            let accepted = self.accepted.get(&(queue, moving.target.clone())).copied().unwrap_or(0);
-            if number > accepted || !self.queues.contains_key(&queue) {
-                continue;
-            }
-            let Moving { message, why, .. } = moving;
-            let none = Taken::none();
-            if !self.is_reader(queue) {
-                self.mutate(Mutation::Leave { queue, message, why }, &none)?;
-                continue;
-            }
-            self.mutate(Mutation::Pass { queue, message, low: MessageId(0), why }, &none)?;
-            let owner = owner_of(&self.queues[&queue]);
-            let readers = self.readers(owner);
-            if readers.iter().all(|reader| has_passed(&self.queues[reader], message)) {
-                self.mutate(Mutation::Free { queue: owner, message }, &none)?;
-            }
-        }
-        let gone: Vec<(QueueId, Vec<u8>)> =
-            self.accepted.keys().filter(|(source, _)| !self.queues.contains_key(source)).cloned().collect();
-        for key in gone {
-            let before = replace(&mut self.accepted, key.clone(), None);
-            self.undo.push(Undo::Accepted(key, before));
-        }
-        Ok(())
-    }
-
-    /// What is known of messages of a reader below an id, which leave it.
-    fn forget_returned(&mut self, reader: QueueId, below: MessageId) {
-        let range = (reader, MessageId(0))..(reader, below);
-        let doomed: Vec<Key> = self.returned.range(range).map(|(key, _)| *key).collect();
-        doomed.into_iter().for_each(|key| self.set_returned(key, None));
     }
 
     fn create(&mut self, queue: QueueId, created_ms: u64, name: &[u8]) -> Result<(), Error> {
@@ -496,20 +379,72 @@ impl Inner {
         }
     }
 
-    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
-        let row = self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))?;
-        let mut row = row.clone();
-        layout::count(&mut row.counters, queue, mutation)?;
+    fn put(&mut self, put: Put<'_>, mutation: &Mutation<'_>, taken: &Taken) -> Result<(), Error> {
+        self.count(put.queue, mutation)?;
+        self.groups(put.queue).into_iter().try_for_each(|group| self.count(group, mutation))?;
+        if taken.contains(put.message) {
+            return Ok(());
+        }
+        let Put { queue, message, put_ms, flags, expires_ms, crc32c, body } = put;
+        let record = Record { put_ms, flags, expires_ms, crc32c, body: body.to_vec() };
+        match self.set_message((queue, message), Some(record)) {
+            false => Ok(()),
+            true => Err(damaged(queue, &format!("message {message} was put twice"))),
+        }
+    }
+
+    /// Removes a message for all readers, if it is there.
+    fn remove(&mut self, queue: QueueId, message: MessageId, taken: &Taken) {
+        let was_there = self.set_message((queue, message), None);
+        // What another store would not look for must not be there to be found.
+        assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+        self.set_returned((queue, message), None);
+    }
+
+    fn delete(&mut self, queue: QueueId) -> Result<(), Error> {
+        if !self.groups(queue).is_empty() {
+            return Err(damaged(queue, "it was deleted before its groups"));
+        }
+        if !self.set_queue(queue, None) {
+            return Err(damaged(queue, "it is not there to be deleted"));
+        }
+        self.set_grouped(queue, false);
+        self.forget_below(queue, MessageId(u64::MAX));
+        self.remove_below(queue, MessageId(u64::MAX));
+        Ok(())
+    }
+
+    fn row(&self, queue: QueueId) -> Result<&QueueRow, Error> {
+        self.queues.get(&queue).ok_or_else(|| damaged(queue, "it is not there to be changed"))
+    }
+
+    fn role(&self, queue: QueueId) -> Role {
+        let of = self.queues.get(&queue).map_or(QueueId(0), |row| row.of);
+        Role::of(of, self.grouped.contains(&queue))
+    }
+
+    fn change(&mut self, queue: QueueId, change: impl FnOnce(&mut QueueRow)) -> Result<(), Error> {
+        let mut row = self.row(queue)?.clone();
+        change(&mut row);
         self.set_queue(queue, Some(row));
         Ok(())
     }
 
-    fn remove_below(&mut self, queue: QueueId, below: MessageId) {
+    fn count(&mut self, queue: QueueId, mutation: &Mutation<'_>) -> Result<(), Error> {
+        let (mut row, role) = (self.row(queue)?.clone(), self.role(queue));
+        layout::count(&mut row.counters, queue, role, mutation)?;
+        self.set_queue(queue, Some(row));
+        Ok(())
+    }
+
+    /// Says how many there were.
+    fn remove_below(&mut self, queue: QueueId, below: MessageId) -> u64 {
         let doomed: Vec<Key> =
             self.messages.range((queue, MessageId(0))..(queue, below)).map(|(key, _)| *key).collect();
         for key in &doomed {
             self.set_message(*key, None);
         }
+        doomed.len() as u64
     }
 
     /// Whether there was one before.
@@ -528,25 +463,37 @@ impl Inner {
         was_there
     }
 
+    fn set_grouped(&mut self, queue: QueueId, is_grouped: bool) {
+        let was_grouped = if is_grouped { !self.grouped.insert(queue) } else { self.grouped.remove(&queue) };
+        self.undo.push(Undo::Grouped(queue, was_grouped));
+    }
+
     fn set_returned(&mut self, key: Key, deliveries: Option<u32>) {
         let before = replace(&mut self.returned, key, deliveries);
         self.undo.push(Undo::Returned(key, before));
     }
 
-    fn set_move(&mut self, key: (QueueId, u64), moving: Option<Moving>) {
-        let before = replace(&mut self.moves, key, moving);
+    fn set_move(&mut self, key: (QueueId, u64), value: Option<Move>) {
+        let before = replace(&mut self.moves, key, value);
         self.undo.push(Undo::Move(key, before));
+    }
+
+    fn set_accepted(&mut self, key: (QueueId, Vec<u8>), number: Option<u64>) {
+        let before = replace(&mut self.accepted, key.clone(), number);
+        self.undo.push(Undo::Accepted(key, before));
     }
 
     fn roll_back(&mut self) {
         while let Some(undo) = self.undo.pop() {
             match undo {
                 Undo::Queue(queue, row) => drop(replace(&mut self.queues, queue, row)),
+                Undo::Grouped(queue, true) => drop(self.grouped.insert(queue)),
+                Undo::Grouped(queue, false) => drop(self.grouped.remove(&queue)),
                 Undo::Message(key, record) => drop(replace(&mut self.messages, key, record)),
                 Undo::Returned(key, deliveries) => drop(replace(&mut self.returned, key, deliveries)),
-                Undo::Settings(name, settings) => drop(replace(&mut self.settings, name, settings)),
-                Undo::Move(key, moving) => drop(replace(&mut self.moves, key, moving)),
+                Undo::Move(key, value) => drop(replace(&mut self.moves, key, value)),
                 Undo::Accepted(key, number) => drop(replace(&mut self.accepted, key, number)),
+                Undo::Settings(name, value) => drop(replace(&mut self.settings, name, value)),
                 Undo::IdsEnd(end) => self.ids_end = end,
                 Undo::Journals(rows) => self.journals = rows,
             }
@@ -560,15 +507,6 @@ fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Opt
         Some(value) => map.insert(key, value),
         None => map.remove(&key),
     }
-}
-
-/// The queue whose messages it reads.
-fn owner_of(row: &QueueRow) -> QueueId {
-    if row.of.0 == 0 { row.queue } else { row.of }
-}
-
-fn has_passed(reader: &QueueRow, message: MessageId) -> bool {
-    message < reader.low || reader.passed.contains(&message)
 }
 
 fn damaged(queue: QueueId, what: &str) -> Error {

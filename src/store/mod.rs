@@ -232,26 +232,27 @@ pub trait Store {
     /// As [`Store::apply`].
     fn begin_journals(&mut self, salts: &[Salt]) -> Result<(), Error>;
 
-    /// Reads messages, checking each one's checksum.
+    /// Settles the transfers between queues that were under way when the server ended, all in one transaction: what was accepted leaves
+    /// its source and is counted there; the rest is as if it had never gone. To be called when the journals are in the store and before
+    /// anything else is journalled. Does nothing when there is nothing to settle.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    fn settle_moves(&mut self) -> Result<(), Error>;
+
+    /// Reads messages, checking each one's checksum. Of a group: those of its queue that it has not passed.
     ///
     /// # Errors
     /// When the database cannot be read, or the first wanted messages are among those of which it is not known any more which they
     /// are. A message with a wrong checksum is no error: see [`Loaded::corrupt`].
     fn load(&mut self, load: &Load) -> Result<Loaded, Error>;
 
-    /// Every queue and the ids in use. Takes time in the number of queues, not of messages.
+    /// Every queue and the ids in use. Takes time in the number of queues and of what their groups have passed out of order, not of
+    /// messages.
     ///
     /// # Errors
     /// When the database cannot be read.
     fn recover(&mut self) -> Result<Recovered, Error>;
-
-    /// Decides what became of messages that were on their way to other queues at the last end. To be called once all journals are in the
-    /// store: what was accepted leaves where it came from, everything else is as if it had never gone. Durable when it returns; a
-    /// second call finds nothing.
-    ///
-    /// # Errors
-    /// As [`Store::apply`].
-    fn settle_moves(&mut self) -> Result<(), Error>;
 
     /// Does a bounded piece of work that no one waits for (removing rows of deleted queues). Returns whether there is more.
     ///

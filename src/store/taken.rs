@@ -4,7 +4,8 @@
 //! first to the last is smaller than the messages by far, and is asked without hashing. Where ids lie far apart (a shard
 //! goes on to another range once in 2^32 messages, or a start replays several journals) there is a set for the others.
 //!
-//! Invariant: a message is in it only if one of the batches puts it and one takes it, sets it aside, or deletes its queue.
+//! Invariant: a message is in it only if one of the batches puts it and one removes it for all who read its queue, or deletes that. One
+//! that a reader passed or found damaged may be there for others.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
@@ -80,7 +81,7 @@ impl Taken {
                 }
                 // What is removed before anything was put, was put by an earlier checkpoint.
                 _ if !has_puts => {}
-                Mutation::Take { message, .. } | Mutation::Corrupt { message, .. } => {
+                Mutation::Take { message, .. } | Mutation::Leave { message, .. } | Mutation::Free { message, .. } => {
                     has_removals = true;
                     match self.bit(message) {
                         Some(bit) => set(&mut scratch.removed, bit),
@@ -151,7 +152,7 @@ fn is_set(bits: &[u64], bit: usize) -> bool {
 mod tests {
     use super::*;
     use crate::ids::{Position, Seq, ShardId};
-    use crate::mutation::Put;
+    use crate::mutation::{Put, Why};
 
     const QUEUE: QueueId = QueueId(1);
     const OTHER: QueueId = QueueId(2);
@@ -179,18 +180,30 @@ mod tests {
     #[test]
     fn taken_is_what_the_batches_both_put_and_take() {
         let batches = [
-            batch(&[put(QUEUE, 1001), put(QUEUE, 1002), put(QUEUE, 1003), put(OTHER, 1004)]),
-            batch(&[take(1001), Mutation::Corrupt { queue: QUEUE, message: MessageId(1002) }, take(1100), take(7)]),
+            batch(&[1001, 1002, 1003, 1005, 1006].map(|message| put(QUEUE, message))),
+            batch(&[put(OTHER, 1004), take(1001), take(1100), take(7)]),
+            batch(&[Mutation::Leave { queue: QUEUE, message: MessageId(1002), why: Why::Expired }]),
+            batch(&[Mutation::Free { queue: QUEUE, message: MessageId(1005) }]),
             batch(&[Mutation::Delete { queue: OTHER }]),
         ];
         let taken = Taken::of(&batches).unwrap();
-        let ids = [7, 1000, 1001, 1002, 1003, 1004, 1100];
-        assert_eq!(of(&taken, &ids), [1001, 1002, 1004], "1100 and 7 are in the store and have to be looked for there");
-        assert_eq!(taken.len(), 3);
+        let ids = [7, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1100];
+        let expected = [1001, 1002, 1004, 1005];
+        assert_eq!(of(&taken, &ids), expected, "1100 and 7 are in the store and have to be looked for there");
+        assert_eq!(taken.len(), 4);
         assert!(Taken::of(&batches[..1]).unwrap().is_empty());
         let mut cut = batch(&[put(QUEUE, 1)]);
         cut.mutations.pop();
         assert!(matches!(Taken::of(&[cut]), Err(Error::Damaged(_))));
+    }
+
+    #[test]
+    fn what_one_reader_is_done_with_is_not_taken() {
+        let message = MessageId(1);
+        let pass = Mutation::Pass { queue: OTHER, message, low: MessageId(2), why: Why::Got };
+        let corrupt = Mutation::Corrupt { queue: QUEUE, message };
+        let returned = Mutation::Return { queue: QUEUE, message, deliveries: 1 };
+        assert!(Taken::of(&[batch(&[put(QUEUE, 1), pass, corrupt, returned])]).unwrap().is_empty());
     }
 
     #[test]

@@ -702,12 +702,12 @@ mod tests {
             Ok(())
         }
 
-        fn load(&mut self, _: &Load) -> Result<Loaded, Error> {
-            Ok(Loaded::default())
-        }
-
         fn settle_moves(&mut self) -> Result<(), Error> {
             Ok(())
+        }
+
+        fn load(&mut self, _: &Load) -> Result<Loaded, Error> {
+            Ok(Loaded::default())
         }
 
         fn recover(&mut self) -> Result<Recovered, Error> {

@@ -1,5 +1,5 @@
-"""/metrics through Prometheus' own parser for Python: types, names, buckets, and as many queues as there are. Ends with 0 if all is
-well, 1 if not, 77 without the parser.
+"""/metrics through Prometheus' own parsers for Python, in both formats: types, names, units, buckets, and as many queues as there are.
+Ends with 0 if all is well, 1 if not, 77 without the parsers.
 
 Usage: python metrics.py URL QUEUES"""
 
@@ -13,7 +13,8 @@ import checks
 from checks import check
 
 try:
-    from prometheus_client.parser import text_string_to_metric_families
+    from prometheus_client.openmetrics import parser as open_metrics
+    from prometheus_client import parser as text_format
 except ImportError:
     checks.skip("prometheus_client is not installed")
 
@@ -21,22 +22,51 @@ OWN_SERIES = 1000
 OTHERS = "(all others)"
 
 
+# What a server of Prometheus sends, shortened, and what each format is called.
+FORMATS = [
+    (text_format, None, "text/plain; version=0.0.4; charset=utf-8"),
+    (
+        open_metrics,
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    ),
+]
+UNITS = ("bytes", "seconds", "ratio")
+# These begin with the first checkpoint, which may end between two answers.
+NOT_ALWAYS = ("ringq_checkpoint_end_timestamp_seconds", "ringq_checkpoint_duration_seconds")
+
+
 def main():
-    with urllib.request.urlopen(sys.argv[1], timeout=60) as answer:
-        check("the content type is the format's", True, answer.headers["Content-Type"].startswith("text/plain; version=0.0.4"))
+    url, queues = sys.argv[1], int(sys.argv[2])
+    series = [read(url, queues, *form) for form in FORMATS]
+    check("both formats have the same series", [], sorted(series[0] ^ series[1]))
+
+
+def read(url, queues, parser, accept, kind):
+    """Checks one format, and returns the names and labels of its series."""
+    request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        check("the content type is the format's", kind, answer.headers["Content-Type"])
         text = answer.read().decode()
-    families = list(text_string_to_metric_families(text))
+    families = list(parser.text_string_to_metric_families(text))
     names = [family.name for family in families]
     check("each family is there once", len(set(names)), len(names))
-    check("each has a type", [], [family.name for family in families if family.type not in ("counter", "gauge", "histogram")])
+    types = ("counter", "gauge", "histogram") + (("info",) if parser is open_metrics else ())
+    check("each has a type", [], [family.name for family in families if family.type not in types])
     check("each has a help", [], [family.name for family in families if not family.documentation])
+    if parser is open_metrics:
+        units = {family.name: family.unit for family in families}
+        expected = {name: next((unit for unit in UNITS if name.endswith(f"_{unit}")), "") for name in names}
+        check("each has the unit that it is named for", expected, units)
+        check("there are such", True, set(UNITS) <= set(units.values()))
     series = [(sample.name, tuple(sorted(sample.labels.items()))) for family in families for sample in family.samples]
     check("no series is there twice", len(set(series)), len(series))
     of = {family.name: family for family in families}
     for family in families:
         if family.type == "histogram":
             histogram(family)
-    by_queue(of, int(sys.argv[2]))
+    by_queue(of, queues)
+    return {(name, labels) for name, labels in series if name not in NOT_ALWAYS}
 
 
 def histogram(family):

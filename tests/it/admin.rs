@@ -523,9 +523,6 @@ fn the_page_in_a_browser() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/admin/page.py");
     let mut command = Command::new(python());
     command.args([script, &format!("http://{admin}/"), &memcache, "--token", TOKEN, "--restart", &again]);
-    if let Some(directory) = std::env::var_os("RINGQ_SCREENSHOTS") {
-        command.arg("--screenshots").arg(directory);
-    }
     let output = command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).output();
     let Ok(output) = output else { return skip("admin_page", "there is no Python") };
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,11 +1,13 @@
-//! `/metrics` as those who read it do: a parser of the format, the dashboard for Grafana and the alert rules that are kept in docs.
+//! `/metrics` as those who read it do: parsers of its formats, the dashboard for Grafana and the alert rules that are kept in docs.
 
-use crate::admin::{admin_of, get};
+use crate::admin::{admin_of, ask, get};
 use crate::clients::{python, skip};
 use crate::harness::Server;
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 const QUEUES: usize = 3000;
 
@@ -18,7 +20,7 @@ fn root() -> &'static str {
 }
 
 #[test]
-fn a_parser_reads_metrics_of_many_and_hostile_queues() {
+fn parsers_read_metrics_of_many_and_hostile_queues() {
     let server = Server::start(&["--admin", "127.0.0.1:0", "-N", "-t", "2"]);
     let mut client = server.connect();
     for name in HOSTILE {
@@ -44,6 +46,22 @@ fn a_parser_reads_metrics_of_many_and_hostile_queues() {
     }
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.lines().any(|line| line.starts_with("ok ")), "{text}");
+}
+
+#[test]
+fn metrics_are_openmetrics_for_who_asks() {
+    let server = Server::start(&["--admin", "127.0.0.1:0"]);
+    let accepting = |accept: &str| ask(admin_of(&server), "GET", "/metrics", &[("Accept", accept)]);
+    let answer = accepting("application/openmetrics-text; version=1.0.0");
+    assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0;"), "{}", answer.head);
+    assert!(
+        answer.body.ends_with("\n# EOF\n") && answer.body.contains("# TYPE ringq_puts counter\n"),
+        "{}",
+        answer.body
+    );
+    let answer = accepting("text/plain, application/openmetrics-text; version=0.0.1");
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4;"), "{}", answer.head);
+    assert!(!answer.body.contains("# EOF") && !answer.body.contains("# UNIT"), "{}", answer.body);
 }
 
 /// Every name of a metric in a text.
@@ -76,4 +94,28 @@ fn what_dashboard_and_alerts_name_is_there() {
     }
     let dashboard = fs::read_to_string(format!("{}/docs/grafana/ringq.json", root())).expect("read the dashboard");
     serde_json::from_str::<serde_json::Value>(&dashboard).expect("the dashboard is JSON");
+}
+
+#[test]
+fn alerts_are_rules_that_fire_when_they_should() {
+    // Where tests/deps.sh puts it.
+    let fetched = Path::new(root()).join("target/tools/promtool");
+    let promtool = if fetched.exists() { fetched } else { "promtool".into() };
+    for arguments in [["check", "rules", "docs/prometheus/alerts.yml"], ["test", "rules", "tests/admin/alerts.yml"]] {
+        let mut command = Command::new(&promtool);
+        let output = match command.args(arguments).current_dir(root()).stdin(Stdio::null()).output() {
+            Ok(output) => output,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return skip("alert_rules", "promtool is not installed");
+            }
+            Err(error) => panic!("{}: {error}", promtool.display()),
+        };
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said));
+    }
+    let [rules, tests] = ["docs/prometheus/alerts.yml", "tests/admin/alerts.yml"]
+        .map(|file| fs::read_to_string(Path::new(root()).join(file)).unwrap_or_else(|error| panic!("{file}: {error}")));
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("- alertname: {alert}\n")), "no test says when {alert} fires");
+    }
 }

@@ -51,8 +51,18 @@ fn pymemcache_client() {
 }
 
 #[test]
+fn stats_forms() {
+    run("stats_forms.py");
+}
+
+#[test]
 fn unix_socket() {
     run_over_unix("unix_socket.py");
+}
+
+#[test]
+fn php_unix_socket() {
+    run_over_unix("php_unix_socket.php");
 }
 
 #[test]
@@ -100,7 +110,7 @@ fn run_over_unix(script: &str) {
 
 fn run_against_server(mut server: Server, script: &str, arguments: &[String]) {
     let started = Instant::now();
-    match run_with(script, arguments) {
+    match run_with(&scripts_dir(), script, arguments) {
         Outcome::Skipped(reason) => skip(script, &reason),
         Outcome::Ended { status, output } => {
             println!("{output}{script} ended with {status} after {:?}", started.elapsed());
@@ -113,18 +123,23 @@ fn run_against_server(mut server: Server, script: &str, arguments: &[String]) {
     assert!(status.success(), "ringq ended with {status} after {script}");
 }
 
-enum Outcome {
+/// How a script ended.
+pub enum Outcome {
+    /// What it needs is not installed.
     Skipped(String),
+    /// With this, and what it printed.
+    #[allow(missing_docs)]
     Ended { status: ExitStatus, output: String },
 }
 
-fn run_with(script: &str, arguments: &[String]) -> Outcome {
+/// Runs a script of a directory.
+pub fn run_with(directory: &Path, script: &str, arguments: &[String]) -> Outcome {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let output_path = scratch.path().join("output");
     let output = File::create(&output_path).expect("create the output file");
     let interpreter = interpreter(script).expect("a script of a known kind");
     let mut command = Command::new(&interpreter);
-    command.arg(scripts_dir().join(script)).args(arguments);
+    command.arg(directory.join(script)).args(arguments);
     // No compiled Python beside the sources.
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     // A group of its own, so that at the deadline the programs the script started end with it.

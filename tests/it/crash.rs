@@ -7,7 +7,7 @@
 use crate::facts::{puts_and_gets, queue_bytes};
 use crate::harness::{Client, Server};
 use crate::history::{History, Tally};
-use crate::traffic::{Plan, Rng, consume, drain, produce, queue_name};
+use crate::traffic::{Plan, Rng, consume, drain, produce, queue_name, work};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,12 @@ fn acknowledged_messages_survive_kill_9() {
 }
 
 #[test]
+fn what_was_confirmed_never_comes_back_after_kill_9_and_all_that_was_open_does() {
+    let test = "what_was_confirmed_never_comes_back_after_kill_9_and_all_that_was_open_does";
+    survive_kill_9_of(Consumers::Workers, test, ROUNDS / 2, 5, args);
+}
+
+#[test]
 fn messages_for_waiting_gets_survive_kill_9_or_have_arrived() {
     survive_kill_9("messages_for_waiting_gets_survive_kill_9_or_have_arrived", ROUNDS / 2, 5, args);
 }
@@ -32,6 +38,25 @@ fn messages_for_waiting_gets_survive_kill_9_or_have_arrived() {
 /// Rounds of load and `kill -9` for a test of this name, with arguments that may change at each start. Replay one with
 /// `RINGQ_SEED=n`; where in the load the kill falls is the scheduler's. Consumers wait for a message up to `wait_ms`.
 pub fn survive_kill_9(test: &str, rounds: u64, wait_ms: u64, args: fn(u64) -> &'static [&'static str]) {
+    survive_kill_9_of(Consumers::Takers, test, rounds, wait_ms, args);
+}
+
+/// How the consumers of a load have their messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Consumers {
+    /// For good.
+    Takers,
+    /// Until they confirm them.
+    Workers,
+}
+
+fn survive_kill_9_of(
+    consumers: Consumers,
+    test: &str,
+    rounds: u64,
+    wait_ms: u64,
+    args: fn(u64) -> &'static [&'static str],
+) {
     let replayed = std::env::var("RINGQ_SEED").ok().map(|seed| seed.parse::<u64>().expect("RINGQ_SEED is a number"));
     let seeds = replayed.map_or(0..rounds, |seed| seed..seed + 1);
     let scratch = tempfile::tempdir().expect("a temporary directory");
@@ -42,15 +67,17 @@ pub fn survive_kill_9(test: &str, rounds: u64, wait_ms: u64, args: fn(u64) -> &'
         let mut server = Server::start_in(&data, args(seed));
         let before = counters(&server);
         let mut history = History::default();
-        if wait_ms > 0 {
-            history.allow_hand_over();
+        match consumers {
+            Consumers::Takers if wait_ms > 0 => history.allow_hand_over(),
+            Consumers::Takers => {}
+            Consumers::Workers => history.allow_returns(),
         }
         // Some rounds crash what has just recovered, with a backlog in it.
         for crash in 0..1 + seed % 3 {
             if crash > 0 {
                 server.restart_with(args(seed + crash));
             }
-            let load = Load::start(server.addr(), crash as u32, wait_ms, &mut rng);
+            let load = Load::start(consumers, server.addr(), crash as u32, wait_ms, &mut rng);
             thread::sleep(Duration::from_millis(50 + rng.below(250)));
             server.kill9();
             load.join(&mut history);
@@ -79,7 +106,7 @@ fn stop_under_load(args: &[&str]) {
         let mut rng = Rng::new(seed);
         let before = counters(&server);
         let mut history = History::default();
-        let load = Load::start(server.addr(), 0, 5, &mut rng);
+        let load = Load::start(Consumers::Takers, server.addr(), 0, 5, &mut rng);
         thread::sleep(Duration::from_millis(50 + rng.below(200)));
         let status = server.stop();
         assert!(status.success(), "{status}");
@@ -153,7 +180,7 @@ struct Load {
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 impl Load {
-    fn start(address: SocketAddr, phase: u32, wait_ms: u64, rng: &mut Rng) -> Load {
+    fn start(how: Consumers, address: SocketAddr, phase: u32, wait_ms: u64, rng: &mut Rng) -> Load {
         let mut plan = |who: u32| Plan {
             who: phase * 100 + who,
             queues: QUEUES,
@@ -167,7 +194,10 @@ impl Load {
         let producers = producers.collect();
         let consumers = (0..CONSUMERS).map(|who| {
             let plan = plan(50 + who);
-            thread::spawn(move || consume(address, plan, &NEVER))
+            thread::spawn(move || match how {
+                Consumers::Takers => consume(address, plan, &NEVER),
+                Consumers::Workers => work(address, plan, &NEVER),
+            })
         });
         Load { producers, consumers: consumers.collect() }
     }

@@ -20,6 +20,8 @@ pub struct History {
     deleting: bool,
     /// A crash may have put messages back behind younger ones that went straight to who waited for them.
     handing_over: bool,
+    /// Messages were opened and confirmed later: younger ones may have been confirmed before.
+    returning: bool,
 }
 
 /// What became of a queue's messages, for comparison with the server's own counters.
@@ -61,6 +63,12 @@ impl History {
     /// messages had gone straight to clients that waited; and one of those may be lost with its reply.
     pub fn allow_hand_over(&mut self) {
         self.handing_over = true;
+    }
+
+    /// There were open reads: what one had open when the server died is in its place again, though others had confirmed younger messages;
+    /// and a younger one may have been confirmed by a close whose reply did not come.
+    pub fn allow_returns(&mut self) {
+        self.returning = true;
     }
 
     /// Whether [`History::allow_hand_over`] was called.
@@ -127,7 +135,7 @@ impl History {
         }
         let overtaken = |id: &&MessageId| newest.get(&(id.producer, id.queue)).is_some_and(|taken| id.number < *taken);
         match drained.iter().find(overtaken) {
-            Some(id) if !self.handing_over => {
+            Some(id) if !self.handing_over && !self.returning => {
                 Err(format!("{id:?} was left behind by younger messages of its producer"))
             }
             _ => Ok(()),
@@ -158,6 +166,7 @@ impl History {
         if let (Some(oldest), Some(lost)) = (drained.iter().find(of_line), missing.last())
             && lost.number > oldest.number
             && !self.handing_over
+            && !self.returning
         {
             return Err(format!("{lost:?} is lost from the middle of its queue"));
         }
@@ -254,6 +263,16 @@ fn hand_over_excuses_an_order_across_clients_and_nothing_else() {
     history.consumed(Consumed { taken: vec![message(2)], unanswered: Vec::new() });
     history.verify(&[message(1), message(3)]).expect("1 came back to its place");
     history.verify(&[message(1), message(2), message(3)]).expect_err("2 was taken");
+}
+
+#[test]
+fn open_reads_excuse_an_order_across_clients_and_nothing_else() {
+    let mut history = example();
+    history.allow_returns();
+    history.verify(&[message(1), message(3)]).expect("2 was confirmed, and 1 came back");
+    history.verify(&[message(1)]).expect_err("one close had no reply");
+    history.verify(&[message(2), message(1)]).expect_err("what is left is in order");
+    history.verify(&[message(0), message(1), message(2), message(3)]).expect_err("0 was confirmed");
 }
 
 #[test]

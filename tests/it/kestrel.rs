@@ -233,6 +233,28 @@ fn random_requests_are_answered_as_the_model_says() {
     (0..60).for_each(random_requests);
 }
 
+#[test]
+fn flush_expired_says_how_many_it_removed() {
+    let mut world = World::new(Options { shards: 3, ..Options::default() });
+    world.settle();
+    let client = world.connect_speaking(Dialect::Kestrel);
+    // Between two sweeps of the server's own, which come every second.
+    for name in ["p", "q", "r"] {
+        assert_eq!(world.ask(client, &format!("set {name} 0 100 1\r\nx\r\nget {name}/open\r\n")).lines().count(), 4);
+    }
+    world.advance(500);
+    world.settle();
+    for name in ["q", "q", "r"] {
+        assert_eq!(world.ask(client, &format!("set {name} 0 1 1\r\ny\r\n")), "STORED\r\n");
+    }
+    for ms in [500, 510] {
+        world.advance(ms);
+        world.settle();
+    }
+    assert_eq!(world.ask(client, "flush_expired q\r\n"), "2\r\n");
+    assert_eq!(world.ask(client, "flush_all_expired\r\nflush_all_expired\r\n"), "1\r\n0\r\n");
+}
+
 // --- the port of a real server ---
 
 fn connect(server: &Server) -> Client {

@@ -1,7 +1,7 @@
 //! Limits and times of queues: what is refused, dropped or expires, under memory pressure, in any order, and over crashes.
 
 use crate::admin::{admin_of, get};
-use crate::harness::{Client, Server};
+use crate::harness::{Client, Server, eventually};
 use crate::traffic::Rng;
 use crate::world::{Options, World};
 use ringq::queue::{Defaults, Explicit};
@@ -153,11 +153,28 @@ fn a_reload_changes_what_holds_for_queues_of_which_nothing_was_said() {
     client.expect(b"STORED\r\nNOT_STORED\r\n");
     write("[queue]\nmax_messages = 4\n");
     server.signal(rustix::process::Signal::HUP);
-    crate::harness::eventually("the new settings", Duration::from_secs(20), || most(&mut client, "q") == "4");
+    eventually("the new settings", Duration::from_secs(20), || most(&mut client, "q") == "4");
     assert_eq!(["big-1", "own"].map(|queue| most(&mut client, queue)), ["4", "3"]);
     client.send(b"set q 0 0 1\r\ny\r\nconfig own max_messages=\r\n");
     client.expect(b"STORED\r\nOK\r\n");
     assert_eq!(most(&mut client, "own"), "4");
+}
+
+#[test]
+fn a_queue_can_be_traced_by_itself() {
+    let server = Server::start(&["-t", "2"]);
+    let mut client = server.connect();
+    client.send(b"config q trace=on max_messages=1 when_full=drop_oldest\r\n");
+    client.expect(b"OK\r\n");
+    client.send(b"set q 0 0 1\r\n1\r\nset q 0 0 1\r\n2\r\nget q\r\nset other 0 0 1\r\n3\r\n");
+    client.expect(b"STORED\r\nSTORED\r\nVALUE q 0 1\r\n2\r\nEND\r\nSTORED\r\n");
+    eventually("the lines of the log", Duration::from_secs(20), || {
+        let log = server.output();
+        ["was put", "was discarded", "was taken"]
+            .iter()
+            .all(|what| log.contains(&format!(" of queue q {what}, in batch ")))
+    });
+    assert!(!server.output().contains("of queue other"), "{}", server.output());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the configuration file names every option that may stand in it, with the default the server has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -43,7 +43,7 @@ fn the_installed_configuration_shows_every_option_and_its_default() {
         assert!(options.remove(name).is_some(), "there is no option --{name} any more");
     }
     let text = read("packaging/ringq.toml");
-    let (options_text, queues_text) = text.split_once("#[queue]\n").expect("tables for queues");
+    let (options_text, queues_text) = text.split_once("#[queue]").expect("tables for queues");
     for (key, _) in Settings::default().shown() {
         assert!(queues_text.contains(&format!("\n#{key} = ")), "{key} is not shown");
     }
@@ -117,6 +117,51 @@ fn the_package_has_the_version_of_the_programs() {
     let expected = format!("ringq ({}-", env!("CARGO_PKG_VERSION"));
     let changelog = read("packaging/debian/changelog");
     assert!(changelog.starts_with(&expected), "packaging/debian/changelog does not begin with {expected}");
+}
+
+#[test]
+fn links_between_installed_documents_lead_to_installed_files() {
+    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest");
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("a list");
+    let mut installed = BTreeSet::new();
+    for asset in assets {
+        let [source, destination] = [0, 1].map(|at| asset[at].as_str().expect("a path"));
+        if let Some(place) = destination.strip_prefix("usr/share/doc/ringq/") {
+            let is_directory = place.is_empty() || place.ends_with('/');
+            let installed_as = |name| if is_directory { format!("{place}{name}") } else { place.to_owned() };
+            installed.extend(matching(source).into_iter().map(installed_as));
+        }
+    }
+    let documents: Vec<String> = installed.iter().filter(|path| path.ends_with(".md")).cloned().collect();
+    let mut followed = 0;
+    for document in &documents {
+        let directory = document.rsplit_once('/').map_or(String::new(), |(directory, _)| format!("{directory}/"));
+        for link in read(document).split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let target = format!("{directory}{link}");
+            // What is elsewhere in the sources, and on the web, is not for readers of the package.
+            let is_ours = target.starts_with("docs/") && !link.starts_with("..") && !link.contains("://");
+            if !is_ours || link.is_empty() {
+                continue;
+            }
+            followed += 1;
+            let is_there = match target.strip_suffix('/') {
+                Some(_) => installed.iter().any(|path| path.starts_with(&target)),
+                None => installed.contains(&target),
+            };
+            assert!(is_there, "{document} has a link to {link}, which the package does not install");
+        }
+    }
+    assert!(followed > 20, "only {followed} links were followed");
+}
+
+/// Names of the files that a source of an asset stands for: a path, or a directory and a pattern with one star.
+fn matching(source: &str) -> Vec<String> {
+    let (directory, name) = source.rsplit_once('/').unwrap_or((".", source));
+    let Some((before, after)) = name.split_once('*') else { return vec![name.into()] };
+    let entries = fs::read_dir(root().join(directory)).unwrap_or_else(|error| panic!("{directory}: {error}"));
+    let files = entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file());
+    let names = files.map(|path| path.file_name().and_then(|name| name.to_str()).expect("a readable name").to_owned());
+    names.filter(|name| name.starts_with(before) && name.ends_with(after)).collect()
 }
 
 #[test]

@@ -8,7 +8,9 @@
 //!
 //! What the server sends arrives in pieces and as late as the seed likes, so messages that go straight to a waiting get are in every state
 //! when a client hangs up or the power goes. Some clients look at a message without taking it: what they see was put there, durably. In some
-//! histories they empty queues: what was asked for before the answer may go then, and nothing else; the counters say how much went. A crash may take such a message from the counters only if it was delivered; an order is broken
+//! histories they empty queues: what was asked for before the answer may go then, and nothing else; the counters say how much went. In some they
+//! open messages and confirm them later, give them back, let their time pass, or hang up: what is open in a client's hands comes to nobody
+//! else, and what was confirmed never comes again. A crash may take such a message from the counters only if it was delivered; an order is broken
 //! only by messages that such a client gave back.
 //!
 //! Replay one history with `RINGQ_SEED=n cargo test --test it random`.
@@ -47,6 +49,8 @@ enum Asked {
     WaitingGet { queue: usize },
     Peek { queue: usize },
     Flush { queue: usize },
+    Open { queue: usize, closes: bool, ends: bool },
+    End { queue: usize, confirms: bool },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +66,10 @@ struct Driver {
     client: usize,
     asked: VecDeque<Asked>,
     next_body: u64,
+    /// What it has open, by queue, oldest first, those included whose time is over.
+    open: BTreeMap<usize, VecDeque<(usize, u64)>>,
+    /// Of these, what nobody else can have: it has not asked for an end, and it has no time.
+    held: BTreeMap<(usize, u64), usize>,
 }
 
 pub struct History {
@@ -85,6 +93,8 @@ pub struct History {
     waits: bool,
     /// Queues are emptied.
     flushes: bool,
+    /// Messages are opened: what comes back may be older than what was taken.
+    reads: bool,
     /// Messages that may have gone with the rest of their queue, and queues of which any may have.
     flushed: HashSet<(usize, u64)>,
     flushed_queues: HashSet<usize>,
@@ -106,7 +116,8 @@ impl History {
         // Small shares make queues spill, load, and puts wait.
         let memory_share = [1 << 20, 2 << 20, 32 << 20][rng.below(3)];
         let body_size = [20, 300, 60_000][rng.below(3)];
-        let options = Options { shards, memory_share, body_size_max: 100_000, ..Options::default() };
+        let open_reads_max = [2, 1024][rng.below(2)];
+        let options = Options { shards, memory_share, open_reads_max, body_size_max: 100_000, ..Options::default() };
         History::with(rng, options, body_size, usize::MAX)
     }
 
@@ -121,6 +132,7 @@ impl History {
             hang_ups: rng.below(2) == 0,
             waits: rng.below(4) > 0,
             flushes: rng.below(4) == 0,
+            reads: rng.below(2) == 0,
             flushed: HashSet::new(),
             flushed_queues: HashSet::new(),
             handed: BTreeMap::new(),
@@ -146,7 +158,8 @@ impl History {
 
     fn connect(&mut self) {
         let client = self.world.connect();
-        self.drivers.push(Driver { id: client, client, asked: VecDeque::new(), next_body: 0 });
+        let (asked, open, held) = (VecDeque::new(), BTreeMap::new(), BTreeMap::new());
+        self.drivers.push(Driver { id: client, client, asked, next_body: 0, open, held });
     }
 
     fn run(&mut self, steps: usize) {
@@ -201,6 +214,8 @@ impl History {
                     bytes.extend_from_slice(format!("flush q{queue}\r\n").as_bytes());
                     self.drivers[driver].asked.push_back(Asked::Flush { queue });
                 }
+                14 | 15 if self.reads => self.ask_open(driver, &mut bytes),
+                16 if self.reads => self.ask_end(driver, &mut bytes),
                 _ => self.ask_get(driver, &mut bytes),
             }
         }
@@ -236,6 +251,28 @@ impl History {
         let (queue, wait) = (self.rng.below(self.queues), self.rng.below(WAIT_MS_MAX));
         bytes.extend_from_slice(format!("get q{queue}/t={wait}\r\n").as_bytes());
         self.drivers[driver].asked.push_back(Asked::WaitingGet { queue });
+    }
+
+    fn ask_open(&mut self, driver: usize, bytes: &mut Vec<u8>) {
+        let queue = self.rng.below(self.queues);
+        let (closes, ends) = (self.rng.below(3) == 0, self.rng.below(4) == 0);
+        let wait = if self.waits && self.rng.below(3) == 0 { self.rng.below(WAIT_MS_MAX) } else { 0 };
+        let (close, ttr) = (if closes { "/close" } else { "" }, if ends { "/ttr=1" } else { "" });
+        bytes.extend_from_slice(format!("get q{queue}{close}/open{ttr}/t={wait}\r\n").as_bytes());
+        let it = &mut self.drivers[driver];
+        it.asked.push_back(Asked::Open { queue, closes, ends });
+        if closes {
+            it.held.retain(|_, of| *of != queue);
+        }
+    }
+
+    fn ask_end(&mut self, driver: usize, bytes: &mut Vec<u8>) {
+        let (queue, confirms) = (self.rng.below(self.queues), self.rng.below(3) > 0);
+        let how = if confirms { "close" } else { "abort" };
+        bytes.extend_from_slice(format!("get q{queue}/{how}\r\n").as_bytes());
+        let it = &mut self.drivers[driver];
+        it.asked.push_back(Asked::End { queue, confirms });
+        it.held.retain(|_, of| *of != queue);
     }
 
     /// Reads whole replies of every client.
@@ -298,6 +335,37 @@ impl History {
                 self.flushed.extend(of_queue.map(|(body, _)| *body));
                 Some(5)
             }
+            Asked::Open { queue, closes, ends } => {
+                let (queue, closes, ends) = (*queue, *closes, *ends);
+                if let Some(len) = parse_refusal(received, closes)? {
+                    if received.starts_with(b"CLIENT_ERROR") {
+                        self.pop_open(driver, queue).expect("a read that has ended");
+                    }
+                    return Some(len);
+                }
+                let (values, len) = parse_values(received)?;
+                self.check_keys(&[queue], &values);
+                if closes && let Some(body) = self.pop_open(driver, queue) {
+                    self.confirm(body);
+                }
+                values.iter().for_each(|(_, body)| self.open(driver, queue, *body, ends));
+                Some(len)
+            }
+            Asked::End { queue, confirms } => {
+                let (queue, confirms) = (*queue, *confirms);
+                if let Some(len) = parse_refusal(received, true)? {
+                    self.pop_open(driver, queue).expect("a read that has ended");
+                    return Some(len);
+                }
+                let reply = received.get(..5)?;
+                assert_eq!(reply, b"END\r\n", "to the end of a read");
+                if let Some(body) = self.pop_open(driver, queue)
+                    && confirms
+                {
+                    self.confirm(body);
+                }
+                Some(5)
+            }
             Asked::Get { queues } => {
                 let (values, len) = parse_values(received)?;
                 let queues = queues.clone();
@@ -309,6 +377,40 @@ impl History {
         }
     }
 
+    fn pop_open(&mut self, driver: usize, queue: usize) -> Option<(usize, u64)> {
+        self.drivers[driver].open.get_mut(&queue)?.pop_front()
+    }
+
+    /// A client has opened a message; if `ends`, for some time only.
+    fn open(&mut self, driver: usize, queue: usize, body: (usize, u64), ends: bool) {
+        let (home, fate) = self.fates[&body];
+        assert_eq!(home, queue, "a message comes out of the queue it went into");
+        let is_stored = self.crashed || self.world.is_durable(&text(body, self.body_size));
+        assert!(is_stored, "{body:?} was opened and is not stored");
+        let it = &mut self.drivers[driver];
+        it.open.entry(queue).or_default().push_back(body);
+        let ends_it = |asked: &Asked| matches!(asked, Asked::Open { queue: of, closes: true, .. } | Asked::End { queue: of, .. } if *of == queue);
+        // Otherwise it may have been given back before this was heard.
+        if !ends && !it.asked.iter().skip(1).any(ends_it) {
+            assert!(fate != Fate::Delivered, "message {body:?} is open after it was delivered");
+            self.assert_not_held(body);
+            self.drivers[driver].held.insert(body, queue);
+        }
+    }
+
+    fn assert_not_held(&self, body: (usize, u64)) {
+        let holder = self.drivers.iter().find(|driver| driver.held.contains_key(&body));
+        assert!(holder.is_none(), "{body:?} is open in the hands of another");
+    }
+
+    /// It was said that an open message is confirmed.
+    fn confirm(&mut self, body: (usize, u64)) {
+        let fate = &mut self.fates.get_mut(&body).expect("a message that was put").1;
+        // With the queue emptied meanwhile that is said, too, and somebody may have had it before.
+        assert!(*fate != Fate::Delivered || self.flushes, "message {body:?} came twice, and is confirmed");
+        *fate = Fate::Delivered;
+    }
+
     /// Hits are in the order of the keys, each key at most once a mention.
     fn check_keys(&self, asked: &[usize], values: &[(usize, (usize, u64))]) {
         let mut rest = asked.iter();
@@ -318,12 +420,13 @@ impl History {
     }
 
     fn deliver(&mut self, taker: usize, queue: usize, body: (usize, u64)) {
+        self.assert_not_held(body);
         let (home, fate) = self.fates.get_mut(&body).expect("a message that was put");
         assert_eq!(*home, queue, "a message comes out of the queue it went into");
         assert!(*fate != Fate::Delivered, "message {body:?} came twice");
         *fate = Fate::Delivered;
         let last = self.last.insert((taker, queue, body.0), body.1);
-        if last.is_some_and(|last| last > body.1) {
+        if !self.reads && last.is_some_and(|last| last > body.1) {
             let returned = self.returned.entry(queue).or_default();
             assert!(*returned > 0, "queue {queue}: {body:?} after {last:?}");
             *returned -= 1;
@@ -337,6 +440,10 @@ impl History {
         for asked in std::mem::take(&mut self.drivers[driver].asked) {
             match asked {
                 Asked::Put { .. } | Asked::Peek { .. } => {}
+                Asked::Open { queue, closes: true, .. } | Asked::End { queue, confirms: true } => {
+                    *self.stray_gets.entry(queue).or_default() += 1;
+                }
+                Asked::Open { .. } | Asked::End { .. } => {}
                 Asked::Flush { queue } => drop(self.flushed_queues.insert(queue)),
                 Asked::Get { queues } => {
                     queues.iter().for_each(|queue| *self.stray_gets.entry(*queue).or_default() += 1);
@@ -408,6 +515,12 @@ impl History {
             self.hear();
         }
         assert!(self.drivers.iter().all(|d| d.asked.is_empty()), "every request is answered");
+        // What is open returns, with its client or with its time.
+        self.drivers.iter().for_each(|driver| self.world.reset(driver.client));
+        self.drivers.clear();
+        self.world.settle();
+        self.world.advance(1000);
+        self.world.settle();
         let client = self.world.connect();
         for queue in 0..self.queues {
             let bytes = self.bytes(client, queue);
@@ -421,7 +534,7 @@ impl History {
                 let Some((from, body)) = values.first().copied() else { break };
                 let newest = self.newest.get(&(from, body.0)).copied();
                 // A hang-up gives messages back to their places; so does a crash, to whom they were not sent yet.
-                let may_return = self.hang_ups || self.crashed && self.waits;
+                let may_return = self.hang_ups || self.crashed && self.waits || self.reads;
                 let is_left_behind = !may_return && newest.is_some_and(|newest| body.1 < newest);
                 assert!(!is_left_behind, "queue {from}: {body:?} is still there after {newest:?}");
                 self.deliver(client, from, body);
@@ -472,6 +585,20 @@ fn parse_counters(reply: &str) -> (usize, usize, usize) {
     let [puts, gets, deleted] =
         ["puts ", "gets ", "deleted "].map(|name| number(name).map_or(0, |n| n.parse().unwrap()));
     (puts, gets, deleted)
+}
+
+/// The length of a refusal, if it is one that `expects_expired` allows; `None` until it is whole.
+fn parse_refusal(bytes: &[u8], expects_expired: bool) -> Option<Option<usize>> {
+    if !matches!(bytes.first()?, b'C' | b'S') {
+        return Some(None);
+    }
+    let len = bytes.windows(2).position(|w| w == b"\r\n")? + 2;
+    match &bytes[..len] {
+        b"CLIENT_ERROR read expired\r\n" if expects_expired => {}
+        b"SERVER_ERROR too many open reads\r\n" => {}
+        other => panic!("to a read: {}", other.escape_ascii()),
+    }
+    Some(Some(len))
 }
 
 /// The hits of a get's reply, with its length; `None` until it is whole.

@@ -35,6 +35,8 @@ impl Simulation {
             body_size_max: 100_000,
             segment_size: segment_blocks * BLOCK_SIZE,
             journal_depth: 1 + rng.below(5),
+            // All that return at once fit a segment, too.
+            open_reads_max: 8,
             ..Options::default()
         };
         let mut history = History::with(rng, options, body_size, ASKED_MAX);

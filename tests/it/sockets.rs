@@ -328,6 +328,8 @@ fn clients_that_find_the_backlog_full_are_served_in_the_end() {
     let server = Server::start(&["-l", "127.0.0.1", "-l", &text, "--backlog", "2"]);
     let address = server.addr();
     server.signal(Signal::STOP);
+    // The signal is on its way when it is sent: until it has reached every thread, connections are accepted.
+    eventually("all its threads have stopped", Duration::from_secs(10), || is_stopped(server.pid()));
     let mut waiting = fill_unix_backlog(&path);
     // A connection request that finds no room is dropped, and sent again by the client's kernel after a second.
     let mut tcp = Vec::new();
@@ -355,6 +357,15 @@ fn clients_that_find_the_backlog_full_are_served_in_the_end() {
 }
 
 /// Connects until there is no room.
+/// Whether no thread of a process runs.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
+}
+
 fn fill_unix_backlog(path: &Path) -> Vec<Socket> {
     let mut waiting = Vec::new();
     loop {

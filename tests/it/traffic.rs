@@ -152,6 +152,64 @@ pub fn consume(address: SocketAddr, plan: Plan, stop: &AtomicBool) -> Consumed {
     taker.end()
 }
 
+/// Opens messages of one queue at a time and confirms them, every fourth with the get of the next one, until told to stop or the server is
+/// gone. What is reported as taken was confirmed.
+pub fn work(address: SocketAddr, plan: Plan, stop: &AtomicBool) -> Consumed {
+    let mut worker = Worker::default();
+    let Ok(mut link) = Link::connect(address) else { return worker.consumed };
+    let mut rng = Rng::new(u64::from(plan.who));
+    while !stop.load(Ordering::Relaxed) {
+        let queue = rng.below(plan.queues.into()) as u32;
+        if worker.turn(&mut link, &mut rng, plan, queue).is_err() {
+            break;
+        }
+    }
+    worker.consumed
+}
+
+#[derive(Default)]
+struct Worker {
+    consumed: Consumed,
+}
+
+impl Worker {
+    /// Opens up to as many messages as the plan has requests under way, and confirms what it has opened.
+    fn turn(&mut self, link: &mut Link, rng: &mut Rng, plan: Plan, queue: u32) -> io::Result<()> {
+        let name = queue_name(queue);
+        let mut open = VecDeque::new();
+        let wait = if plan.wait_ms > 0 { format!("/t={}", plan.wait_ms) } else { String::new() };
+        link.send(format!("get {name}/open{wait}\r\n").repeat(plan.depth).as_bytes())?;
+        for _ in 0..plan.depth {
+            open.extend(self.opened(link, queue)?);
+        }
+        while let Some(id) = open.pop_front() {
+            let reads_on = rng.below(4) == 0;
+            let options = if reads_on { "close/open" } else { "close" };
+            // Until the answer is there nobody knows.
+            self.consumed.unanswered.push(queue);
+            link.send(format!("get {name}/{options}\r\n").as_bytes())?;
+            let next = if reads_on { self.opened(link, queue)? } else { self.nothing(link)? };
+            self.consumed.unanswered.pop();
+            self.consumed.taken.push(id);
+            open.extend(next);
+        }
+        Ok(())
+    }
+
+    fn opened(&self, link: &mut Link, queue: u32) -> io::Result<Option<MessageId>> {
+        let Some((_, body)) = link.value()? else { return Ok(None) };
+        let id = MessageId::of_body(&body);
+        assert_eq!(id.queue, queue, "a message came from another queue than it was put to");
+        assert!(link.value()?.is_none(), "END follows");
+        Ok(Some(id))
+    }
+
+    fn nothing(&self, link: &mut Link) -> io::Result<Option<MessageId>> {
+        assert!(link.value()?.is_none(), "END to a close");
+        Ok(None)
+    }
+}
+
 /// Takes everything out of the queues, one after the other, on one connection.
 pub fn drain(address: SocketAddr, queues: u32) -> Vec<MessageId> {
     let mut link = Link::connect(address).expect("connect");

@@ -324,18 +324,22 @@ fn steps_carry_line_and_connection() {
     let transcript = Transcript::parse(
         "f",
         10,
-        "# c\n= -B 64 -t 2 --enable-flush-all --enable-shutdown\n\n> x\n@ B\n? a\\n\n? b\\n\n@ A\n? c\\n\n",
+        "# c\n= -B 64 -t 2 --max-open-reads 3 --enable-flush-all --enable-shutdown\n\n> x\n@ B\n? a\\n\n? b\\n\n@ A\n? c\\n\n",
     )
     .unwrap();
     let options = ServerOptions {
         body_size_max: Some(64),
         threads: Some(2),
+        open_reads_max: Some(3),
         enable_flush_all: true,
         enable_shutdown: true,
         ..ServerOptions::default()
     };
     assert_eq!(transcript.options, options);
-    assert_eq!(options.args(), ["-B", "64", "-t", "2", "--enable-flush-all", "--enable-shutdown"]);
+    assert_eq!(
+        options.args(),
+        ["-B", "64", "-t", "2", "--max-open-reads", "3", "--enable-flush-all", "--enable-shutdown"]
+    );
     let step = |line, conn: &str, action| Step { line, conn: conn.to_string(), action };
     let expected = [
         step(13, "A", Action::Send(b"x".to_vec())),

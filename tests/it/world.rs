@@ -461,6 +461,11 @@ impl World {
         self.now.wall_ms += ms;
     }
 
+    /// The wall clock is set forward; nothing else knows.
+    pub fn set_wall_clock_forward(&mut self, ms: u64) {
+        self.now.wall_ms += ms;
+    }
+
     pub fn now_ms(&self) -> u64 {
         self.now.mono_ms
     }
@@ -664,6 +669,11 @@ impl World {
     /// The store tells every shard whether there is room.
     pub fn set_full(&mut self, full: bool) {
         self.engines.iter_mut().for_each(|engine| engine.on_full(full));
+    }
+
+    /// Whether the store was asked for messages.
+    pub fn has_loads(&self) -> bool {
+        !self.loads.is_empty()
     }
 
     /// The store cannot read what the oldest load asks for.

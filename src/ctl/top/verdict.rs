@@ -7,6 +7,8 @@ use super::view::{Row, View};
 
 /// A queue that grows by less, messages a second, stands still.
 const GROWTH_MIN: f64 = 1.0;
+/// A queue that grows while its oldest message is younger than this, ms, has a burst, which does not hide one that is in trouble.
+const OLD_MS: u64 = 10_000;
 /// A put that takes longer is slow, µs: a disk that is not busy needs less.
 const SLOW_US: f64 = 10_000.0;
 /// Half of `-m` is for messages, and as much for changes that the database does not have yet.
@@ -47,8 +49,9 @@ fn attention(view: &View) -> Vec<String> {
 
 fn queues(view: &View) -> String {
     let growth = |row: &Row| row.put_rate - row.get_rate;
-    let fastest = view.rows.iter().max_by(|a, b| growth(a).total_cmp(&growth(b)));
-    if let Some(row) = fastest.filter(|row| growth(row) >= GROWTH_MIN && row.ready > 0) {
+    let is_old = |row: &Row| row.oldest_ms.is_some_and(|age_ms| age_ms >= OLD_MS);
+    let growing = view.rows.iter().filter(|row| growth(row) >= GROWTH_MIN && row.ready > 0);
+    if let Some(row) = growing.max_by(|a, b| is_old(a).cmp(&is_old(b)).then(growth(a).total_cmp(&growth(b)))) {
         let mut text = format!("queue {} grows by {}/s", row.label, rate(growth(row)));
         if row.get_rate == 0.0 {
             text += " and nobody takes from it";
@@ -117,6 +120,14 @@ mod tests {
             verdict(&view(90_000.0, 400.0, &[]))
                 .ends_with("puts are slow, and the disk is not the reason: journal writes p99 400 us of put p99 90 ms")
         );
+    }
+
+    #[test]
+    fn a_burst_does_not_hide_a_queue_that_grows_and_is_old() {
+        let burst = Row { oldest_ms: Some(9_999), ..row("burst", 70, 500.0, 1.0) };
+        let said = |rows: &[Row]| verdict(&view(600.0, 400.0, rows));
+        assert!(said(&[burst.clone(), row("mail", 70, 5.0, 1.0)]).starts_with("queue mail grows by 4.0/s"));
+        assert!(said(&[burst, row("mail", 70, 1.0, 1.0)]).starts_with("queue burst grows by 499/s"));
     }
 
     #[test]

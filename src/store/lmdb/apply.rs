@@ -2,7 +2,7 @@
 //!
 //! The mutations are read once, in order: they count at once, and what they put and remove is collected by queue. Then
 //! each queue's messages are brought up to date in order of their ids ([`super::removal`], [`super::writing`]), and its row is
-//! written. Mutations that cannot be read, or cannot be true, are found on the way and abort the transaction.
+//! written. What is kept apart from the messages, because it is rare ([`super::readers`], [`super::moves`]), is written at once. Mutations that cannot be read, or cannot be true, are found on the way and abort the transaction.
 //!
 //! Invariant: the counters of a queue, its messages, their bytes and the positions of the journals change in the same transaction. A
 //! take counts whether or not its message is stored, since messages that left before their checkpoint never are; but no more
@@ -16,11 +16,11 @@ use heed::{MdbError, PutFlags, RwTxn};
 
 use super::super::chain::{Chain, Chains};
 use super::super::checkpoint::malformed;
-use super::super::layout::{self, MessageKey, Row, message_key};
+use super::super::layout::{self, MessageKey, Role, Row, message_key};
 use super::super::run::{Index, RUN_SIZE_MAX};
 use super::super::{Batch, Error, JournalRow, Taken};
-use super::{Databases, Groups, Lmdb, failure};
-use crate::ids::{MessageId, Position, QueueId, Seq, ShardId};
+use super::{Database, Databases, Lmdb, failure};
+use crate::ids::{MessageId, QueueId};
 use crate::mutation::{Decoder, Mutation, Put};
 
 pub(super) const OPERATION: &str = "committing messages";
@@ -29,12 +29,6 @@ pub(super) const OPERATION: &str = "committing messages";
 const KEPT_LEN_MAX: usize = 32 << 10;
 
 impl Lmdb {
-    /// Applies mutations that come from no journal.
-    pub(super) fn apply_own(&mut self, shard: ShardId, mutations: Vec<u8>) -> Result<(), Error> {
-        let batch = Batch { shard, seq: Seq(0), mutations, end: Position::default() };
-        self.try_apply(&[batch], &Taken::none())
-    }
-
     pub(super) fn try_apply(&mut self, batches: &[Batch], taken: &Taken) -> Result<(), Error> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let result = self.collect(batches, taken, &mut scratch).and_then(Apply::commit);
@@ -45,24 +39,22 @@ impl Lmdb {
     }
 
     /// Reads the batches: what they change is known, and nothing is written but what they set aside or purge.
-    fn collect<'a>(
+    pub(super) fn collect<'a>(
         &'a self,
         batches: &'a [Batch],
         taken: &'a Taken,
         scratch: &'a mut Scratch,
     ) -> Result<Apply<'a>, Error> {
         let mut journals = self.journals.clone();
-        // What the store does by itself is in no journal.
-        for batch in batches.iter().filter(|batch| batch.seq.0 > 0) {
+        for batch in batches {
             layout::advance(&mut journals, batch)?;
         }
-        let Databases { holes, late, passed, returned, .. } = self.databases;
+        let Databases { holes, late, passed, returned, moves, .. } = self.databases;
         let txn = self.env.write_txn().map_err(failure(OPERATION))?;
-        let has_holes = !holes.is_empty(&txn).map_err(failure(OPERATION))?;
-        let has_late = !late.is_empty(&txn).map_err(failure(OPERATION))?;
-        let has_passed = !passed.is_empty(&txn).map_err(failure(OPERATION))?;
-        let has_returned = !returned.is_empty(&txn).map_err(failure(OPERATION))?;
-        let (touched, groups) = (HashMap::default(), self.groups.clone());
+        let has_rows = |database: Database| Ok(!database.is_empty(&txn).map_err(failure(OPERATION))?);
+        let (has_holes, has_late) = (has_rows(holes)?, has_rows(late)?);
+        let (has_passed, has_returned, has_moves) = (has_rows(passed)?, has_rows(returned)?, has_rows(moves)?);
+        let touched = HashMap::default();
         let (ids_end, last_key) = (self.ids_end, None);
         let mut apply = Apply {
             store: self,
@@ -70,13 +62,13 @@ impl Lmdb {
             batches,
             taken,
             touched,
-            groups,
             ids_end,
             journals,
-            has_passed,
-            has_returned,
             has_holes,
             has_late,
+            has_passed,
+            has_returned,
+            has_moves,
             last_key,
             scratch,
         };
@@ -92,10 +84,9 @@ impl Lmdb {
     }
 
     /// Brings what is kept in memory to where the committed transaction is.
-    fn follow(&mut self, changes: Changes) {
+    pub(super) fn follow(&mut self, changes: Changes) {
         self.ids_end = changes.ids_end;
         self.journals = changes.journals;
-        self.groups = changes.groups;
         for (queue, touched) in changes.touched {
             if !touched.is_deleted {
                 if touched.row.purged_below.0 > 0 {
@@ -115,7 +106,7 @@ impl Lmdb {
 #[derive(Default)]
 pub(super) struct Scratch {
     puts: Chains<Pending>,
-    pub(super) removals: Chains<MessageId>,
+    removals: Chains<MessageId>,
     /// One queue's puts and removals while it is brought up to date.
     group: Vec<Pending>,
     gone: Vec<MessageId>,
@@ -127,7 +118,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.puts.clear(KEPT_LEN_MAX);
         self.removals.clear(KEPT_LEN_MAX);
         self.group.clear();
@@ -140,7 +131,7 @@ impl Scratch {
 }
 
 /// Where a mutation stands among those of the call; places sort in the order of the mutations.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     batch: u32,
     offset: u32,
@@ -151,14 +142,14 @@ pub(super) struct Place {
 pub(super) struct Pending {
     pub(super) message: MessageId,
     place: Place,
+    header_size: u32,
     body_size: u32,
-    record_size: u32,
 }
 
 impl Pending {
     /// Bytes of its record.
     pub(super) fn size(&self) -> usize {
-        self.record_size as usize
+        (self.header_size + self.body_size) as usize
     }
 
     /// The put itself.
@@ -178,7 +169,7 @@ pub(super) struct Touched {
     is_stored: bool,
     is_deleted: bool,
     puts: Chain,
-    pub(super) removals: Chain,
+    removals: Chain,
     /// What this call purged, and when: a message may come back later, below what was purged. Seldom more than one.
     purges: Vec<(Place, MessageId)>,
 }
@@ -201,9 +192,8 @@ impl Touched {
 }
 
 /// What a committed call leaves to be brought into memory.
-struct Changes {
+pub(super) struct Changes {
     touched: HashMap<QueueId, Touched, RandomState>,
-    groups: Groups,
     ids_end: u64,
     journals: Vec<JournalRow>,
 }
@@ -215,103 +205,88 @@ pub(super) struct Apply<'a> {
     pub(super) batches: &'a [Batch],
     pub(super) taken: &'a Taken,
     pub(super) touched: HashMap<QueueId, Touched, RandomState>,
-    /// Groups as the mutations so far left them.
-    pub(super) groups: Groups,
     ids_end: u64,
     journals: Vec<JournalRow>,
-    /// Whether there is anything in `passed`, and in `returned`.
-    pub(super) has_passed: bool,
-    pub(super) has_returned: bool,
     /// Whether there were rows of `holes`, and of `late`, when the call began.
     pub(super) has_holes: bool,
     pub(super) has_late: bool,
+    /// Whether there are, or may be, rows of `passed`, of `returned`, and of `moves`.
+    pub(super) has_passed: bool,
+    pub(super) has_returned: bool,
+    pub(super) has_moves: bool,
     /// No key in `messages` is above it; read when the first run is written.
     pub(super) last_key: Option<MessageKey>,
     pub(super) scratch: &'a mut Scratch,
 }
 
 impl Apply<'_> {
-    fn mutate(&mut self, mutation: Mutation<'_>, place: Place) -> Result<(), Error> {
+    pub(super) fn mutate(&mut self, mutation: Mutation<'_>, place: Place) -> Result<(), Error> {
         match mutation {
             Mutation::Create { queue, created_ms, name } => self.create(queue, created_ms, name),
             Mutation::Put(put) => {
                 let touched = count(&mut self.touched, self.store, put.queue, &mutation)?;
                 if !self.taken.contains(put.message) {
                     // A decoded length is 32 bits.
-                    let (body_size, record_size) = (put.body.len() as u32, layout::record_size(&put) as u32);
-                    let pending = Pending { message: put.message, place, body_size, record_size };
+                    let (header_size, body_size) = (layout::record_header_size(&put) as u32, put.body.len() as u32);
+                    let pending = Pending { message: put.message, place, header_size, body_size };
                     self.scratch.puts.push(&mut touched.puts, pending);
                 }
-                self.count_in_groups(put.queue, &mutation)
+                match touched.row.groups.is_empty() {
+                    true => Ok(()),
+                    false => self.count_for_groups(put.queue, &mutation),
+                }
             }
             Mutation::Take { queue, message } | Mutation::Leave { queue, message, .. } => {
                 self.remove(queue, message, &mutation)
             }
             Mutation::Corrupt { queue, message } => {
-                let owner = self.owner(queue)?;
-                if !self.taken.contains(message) {
-                    self.keep_corrupt(owner, message).map_err(failure(OPERATION))?;
+                let row = &touch(&mut self.touched, self.store, queue)?.row;
+                let (owner, role) = (row.owner(), row.role());
+                self.keep_corrupt(owner, message).map_err(failure(OPERATION))?;
+                match role {
+                    Role::Plain => self.remove(queue, message, &mutation),
+                    _ => self.pass(queue, message, MessageId(0), &mutation),
                 }
-                if !self.is_reader(queue) {
-                    return self.remove(queue, message, &mutation);
-                }
-                count(&mut self.touched, self.store, queue, &mutation)?;
-                self.pass(queue, message, MessageId(0)).map_err(failure(OPERATION))
             }
             Mutation::Purge { queue, below, count: _ } => {
-                count(&mut self.touched, self.store, queue, &mutation)?;
-                self.purge_returned(queue, below).map_err(failure(OPERATION))?;
-                if self.is_reader(queue) {
-                    return self.pass_all(queue, below).map_err(failure(OPERATION));
+                let role = count(&mut self.touched, self.store, queue, &mutation)?.row.role();
+                self.forget_below(queue, below).map_err(failure(OPERATION))?;
+                match role {
+                    Role::Plain => self.purge(queue, place, below),
+                    _ => self.raise_low(queue, below),
                 }
-                self.purge(queue, place, below)
-            }
-            Mutation::Return { queue, message, deliveries } => {
-                self.note_returned(queue, message, deliveries).map_err(failure(OPERATION))
-            }
-            Mutation::Pass { queue, message, low, .. } => {
-                count(&mut self.touched, self.store, queue, &mutation)?;
-                self.pass(queue, message, low).map_err(failure(OPERATION))
-            }
-            Mutation::Free { queue, message } => self.free(queue, message),
-            Mutation::Sweep { queue, freed } => self.sweep(queue, place, freed),
-            Mutation::Group { queue, of, created_ms, name, .. } => {
-                self.create(queue, created_ms, name)?;
-                self.begin_group(queue, of, &mutation)
-            }
-            Mutation::Configure { name, settings } => self.configure(name, settings).map_err(failure(OPERATION)),
-            Mutation::Move { queue, message, number, why, target } => {
-                let (key, value) = (layout::move_key(queue, number), layout::encode_move(message, why, target));
-                self.store.databases.moves.put(&mut self.txn, &key, &value).map_err(failure(OPERATION))
-            }
-            Mutation::Moved { queue, number } => {
-                let key = layout::move_key(queue, number);
-                self.store.databases.moves.delete(&mut self.txn, &key).map_err(failure(OPERATION))?;
-                Ok(())
-            }
-            Mutation::Accept { source, number, target } => {
-                let key = layout::accepted_key(source, target);
-                let accepted = self.store.databases.accepted;
-                accepted.put(&mut self.txn, &key, &number.to_le_bytes()).map_err(failure(OPERATION))
             }
             // A reply may outlive its queue: by the time its client is found to be gone, so may be the queue.
             Mutation::Unsent { queue } => match touch(&mut self.touched, self.store, queue) {
-                Ok(touched) => layout::count(&mut touched.row.counters, queue, &mutation),
+                Ok(touched) => {
+                    let role = touched.row.role();
+                    layout::count(&mut touched.row.counters, queue, role, &mutation)
+                }
                 Err(_) => Ok(()),
             },
             Mutation::Passed { queue, .. } => count(&mut self.touched, self.store, queue, &mutation).map(|_| ()),
-            Mutation::Delete { queue } => {
-                let touched = touch(&mut self.touched, self.store, queue)?;
-                touched.is_deleted = true;
-                if let Some(groups) = self.groups.get_mut(&touched.row.of) {
-                    groups.retain(|group| *group != queue);
-                }
-                Ok(())
-            }
+            Mutation::Delete { queue } => self.delete(queue),
             Mutation::Ids { end } => {
                 self.ids_end = self.ids_end.max(end);
                 Ok(())
             }
+            Mutation::Return { queue, message, deliveries } => self.give_back(queue, message, deliveries),
+            Mutation::Group { queue, of, created_ms, name, .. } => {
+                self.begin_group(of, queue, &mutation)?;
+                self.create(queue, created_ms, name)?;
+                let touched = count(&mut self.touched, self.store, queue, &mutation)?;
+                touched.row.of = of;
+                Ok(())
+            }
+            Mutation::Pass { queue, message, low, .. } => self.pass(queue, message, low, &mutation),
+            Mutation::Free { queue, message } => self.free(queue, message),
+            Mutation::Sweep { queue, freed } => self.sweep(queue, freed, place),
+            Mutation::Configure { name, settings } => self.configure(name, settings),
+            Mutation::Move { queue, message, number, why, target } => {
+                self.begin_move(queue, message, number, why, target)
+            }
+            Mutation::Moved { queue, number } => self.end_move(queue, number),
+            Mutation::Accept { source, number, target } => self.accept(source, number, target),
         }
     }
 
@@ -324,12 +299,39 @@ impl Apply<'_> {
         Ok(())
     }
 
+    fn delete(&mut self, queue: QueueId) -> Result<(), Error> {
+        let touched = touch(&mut self.touched, self.store, queue)?;
+        if !touched.row.groups.is_empty() {
+            return Err(Error::Damaged(format!("queue {queue} was deleted before its groups")));
+        }
+        touched.is_deleted = true;
+        let (of, is_stored) = (touched.row.of, touched.is_stored);
+        if of.0 != 0 {
+            touch(&mut self.touched, self.store, of)?.row.groups.retain(|group| *group != queue);
+        }
+        // Of others what lies there is removed when there is time.
+        match is_stored {
+            true => Ok(()),
+            false => self.forget_reader(queue).map_err(failure(OPERATION)),
+        }
+    }
+
     fn remove(&mut self, queue: QueueId, message: MessageId, mutation: &Mutation<'_>) -> Result<(), Error> {
         let touched = count(&mut self.touched, self.store, queue, mutation)?;
         if !self.taken.contains(message) {
             self.scratch.removals.push(&mut touched.removals, message);
+            self.forget_returned(queue, message).map_err(failure(OPERATION))?;
         }
-        self.forget_returned(queue, message).map_err(failure(OPERATION))
+        Ok(())
+    }
+
+    /// Removes a message that left all readers of the queue.
+    pub(super) fn remove_passed(&mut self, queue: QueueId, message: MessageId) -> Result<(), Error> {
+        if !self.taken.contains(message) {
+            let touched = touch(&mut self.touched, self.store, queue)?;
+            self.scratch.removals.push(&mut touched.removals, message);
+        }
+        Ok(())
     }
 
     /// Purges what earlier calls stored. What this call puts is left out when it would be written.
@@ -347,13 +349,13 @@ impl Apply<'_> {
         let touched = self.touched.get_mut(&queue).expect("looked up above");
         match takes_all_runs {
             true => touched.row.bytes = size,
-            false => touched.row.lose(late + size)?,
+            false => touched.row.lose(late + size),
         }
         touched.purge(place, below);
         Ok(())
     }
 
-    fn commit(mut self) -> Result<Changes, Error> {
+    pub(super) fn commit(mut self) -> Result<Changes, Error> {
         let changes = |touched: &Touched| !touched.puts.is_empty() || !touched.removals.is_empty();
         let touched = self.touched.iter().filter(|(_, touched)| !touched.is_deleted && changes(touched));
         let mut queues: Vec<QueueId> = touched.map(|(queue, _)| *queue).collect();
@@ -372,8 +374,7 @@ impl Apply<'_> {
             }
         }
         self.txn.commit().map_err(failure(OPERATION))?;
-        self.groups.retain(|_, groups| !groups.is_empty());
-        Ok(Changes { touched: self.touched, groups: self.groups, ids_end: self.ids_end, journals: self.journals })
+        Ok(Changes { touched: self.touched, ids_end: self.ids_end, journals: self.journals })
     }
 
     /// Removes and writes one queue's messages.
@@ -411,7 +412,7 @@ impl Apply<'_> {
         (self.scratch.group, self.scratch.gone) = (group, gone);
         let row = &mut self.touched.get_mut(&queue).expect("looked up above").row;
         (row.head, row.newest) = (head, newest);
-        row.lose(removed.bytes + removed_late)?;
+        row.lose(removed.bytes + removed_late);
         row.bytes += written;
         Ok(())
     }
@@ -476,6 +477,7 @@ pub(super) fn count<'t>(
     mutation: &Mutation<'_>,
 ) -> Result<&'t mut Touched, Error> {
     let touched = touch(touched, store, queue)?;
-    layout::count(&mut touched.row.counters, queue, mutation)?;
+    let role = touched.row.role();
+    layout::count(&mut touched.row.counters, queue, role, mutation)?;
     Ok(touched)
 }

@@ -1,4 +1,4 @@
-//! Loads: a queue's stored messages in order of their ids, from its runs and from those that came late.
+//! Loads: the stored messages that a reader has not passed, in order of their ids, from runs and from those that came late.
 //!
 //! Invariant: what is returned was checked, and is followed by no message that should have come before it: where a run or its
 //! holes cannot be trusted, a load ends, or says so when it begins there.
@@ -8,23 +8,44 @@ use std::ops::Bound;
 use super::super::layout::{self, message_key, message_of_key};
 use super::super::run::{self, Run};
 use super::super::{Error, Load, Loaded};
-use super::readers::Passed;
 use super::{Database, Databases, Lmdb, failure};
 use crate::ids::{MessageId, QueueId};
-use crate::mutation::{Mutation, PUT_HEADER_SIZE};
+use crate::mutation::Mutation;
 
 const OPERATION: &str = "reading messages";
 
 /// An answer while it grows.
-struct Answer<'p> {
-    /// Whose messages these are.
+struct Answer<'t> {
     queue: QueueId,
-    /// What the reader among its readers has done with them.
-    passed: Passed<'p>,
     after: MessageId,
     size: usize,
     size_max: usize,
     loaded: Loaded,
+    /// What the reader has passed of what comes.
+    passed: Marks<'t>,
+    /// What was delivered to it before of what comes.
+    returned: Marks<'t>,
+}
+
+/// Rows of a reader in order of their messages, which are asked for in that order.
+struct Marks<'t> {
+    rows: Box<dyn Iterator<Item = Row<'t>> + 't>,
+    next: Option<(MessageId, &'t [u8])>,
+}
+
+impl<'t> Marks<'t> {
+    fn new(rows: impl Iterator<Item = Row<'t>> + 't) -> Result<Self, Error> {
+        let mut rows = Box::new(rows);
+        let next = rows.next().transpose()?;
+        Ok(Marks { rows, next })
+    }
+
+    fn of(&mut self, message: MessageId) -> Result<Option<&'t [u8]>, Error> {
+        while self.next.is_some_and(|(marked, _)| marked < message) {
+            self.next = self.rows.next().transpose()?;
+        }
+        Ok(self.next.filter(|(marked, _)| *marked == message).map(|(_, value)| value))
+    }
 }
 
 impl Answer<'_> {
@@ -32,21 +53,22 @@ impl Answer<'_> {
         self.loaded.reached == self.after
     }
 
-    /// Takes a message in. `false`: it has no room.
+    /// Takes a message in, unless it was passed. `false`: it has no room.
     fn push(&mut self, message: MessageId, record: &[u8]) -> Result<bool, Error> {
-        if self.passed.contains(message)? {
+        if self.passed.of(message)?.is_some() {
             return Ok(true);
         }
         // Damaged records count too: a load must stay bounded when there are many of them.
-        self.size += PUT_HEADER_SIZE + layout::body_size(record) as usize;
+        self.size += layout::encoded_size(record);
         if self.size > self.size_max && !self.is_empty() {
             return Ok(false);
         }
         match layout::decode_record(self.queue, message, record).filter(|put| put.is_intact()) {
             Some(put) => {
                 Mutation::Put(put).encode(&mut self.loaded.messages);
-                let deliveries = self.passed.deliveries(message)?;
-                self.loaded.deliveries.extend((deliveries > 0).then_some((message, deliveries)));
+                if let Some(deliveries) = self.returned.of(message)?.and_then(|value| value.try_into().ok()) {
+                    self.loaded.deliveries.push((message, u32::from_le_bytes(deliveries)));
+                }
             }
             None => self.loaded.corrupt.push((message, layout::body_size(record))),
         }
@@ -117,31 +139,37 @@ impl Lmdb {
         let loaded = Loaded { reached: after, ..Loaded::default() };
         // A deleted queue's runs may still lie there.
         let Some(row) = self.rows.get(&reader) else { return Ok(loaded) };
-        let queue = if row.of.0 == 0 { reader } else { row.of };
-        let Some(owner) = self.rows.get(&queue) else { return Ok(loaded) };
-        let next = MessageId(after.0.saturating_add(1)).max(row.low);
+        let (queue, next) = (row.owner(), MessageId(after.0.saturating_add(1)).max(row.low));
         if next >= below {
             return Ok(loaded);
         }
-        let Databases { messages, holes, late, .. } = self.databases;
+        let Databases { messages, holes, late, passed, returned, .. } = self.databases;
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
-        let passed = self.passed_of(&txn, reader).map_err(failure(OPERATION))?;
-        let mut answer = Answer { queue, passed, after, size: 0, size_max, loaded };
         let is_empty = |database: Database| database.is_empty(&txn).map_err(failure(OPERATION));
-        let rows_from = |database: Database, from: MessageId| {
+        let rows_of = |queue: QueueId, database: Database, from: MessageId| {
             let (from, to) = (message_key(queue, from), message_key(queue, below));
             let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
             let rows = database.range(&txn, &range).map_err(failure(OPERATION))?;
-            Ok::<_, Error>(rows.map(|entry| {
+            Ok::<_, Error>(rows.map(move |entry| {
                 let (key, value) = entry.map_err(failure(OPERATION))?;
                 let id = message_of_key(queue, key);
                 Ok((id.ok_or_else(|| Error::Damaged(format!("queue {queue}: a key has another size")))?, value))
             }))
         };
+        let rows_from = |database: Database, from: MessageId| rows_of(queue, database, from);
+        let mut answer = Answer {
+            queue,
+            after,
+            size: 0,
+            size_max,
+            loaded,
+            passed: Marks::new(rows_of(reader, passed, next)?)?,
+            returned: Marks::new(rows_of(reader, returned, next)?)?,
+        };
         let late = if is_empty(late)? { None } else { Some(rows_from(late, next)?) };
         let mut late = Late::new(late.into_iter().flatten())?;
         let (has_holes, mut deltas) = (!is_empty(holes)?, Vec::new());
-        let start = next.max(owner.gone_below());
+        let start = next.max(self.rows[&queue].gone_below());
         let begun = self.run_at(&txn, queue, start).map_err(failure(OPERATION))?;
         for run in rows_from(messages, begun.map_or(start, |(first, _)| first))?.take_while(|_| start < below) {
             let (first, value) = run?;

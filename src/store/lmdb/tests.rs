@@ -6,7 +6,7 @@ use super::super::ballast::Ballast;
 use super::super::run::RUN_SIZE_MAX;
 use super::*;
 use crate::ids::{Position, Seq, ShardId};
-use crate::mutation::{Decoder, Mutation, Put};
+use crate::mutation::{Decoder, Mutation, Put, Why};
 
 const QUEUE: QueueId = QueueId(1);
 
@@ -45,6 +45,11 @@ fn apply(store: &mut Lmdb, mutations: &[Mutation<'_>]) {
 fn put(message: u64, body: &[u8]) -> Mutation<'_> {
     let message = MessageId(message);
     Mutation::Put(Put { queue: QUEUE, message, put_ms: 3, flags: 4, expires_ms: 0, crc32c: 0, body }.sealed())
+}
+
+fn expiring(message: u64, body: &[u8]) -> Mutation<'_> {
+    let message = MessageId(message);
+    Mutation::Put(Put { queue: QUEUE, message, put_ms: 3, flags: 4, expires_ms: 5, crc32c: 0, body }.sealed())
 }
 
 fn create() -> Mutation<'static> {
@@ -123,12 +128,17 @@ fn write_meta(directory: &Path, key: &[u8], value: &[u8]) {
 fn every_flipped_byte_of_a_record_is_noticed() {
     let temp = tempfile::tempdir().unwrap();
     let mut store = open(temp.path()).unwrap();
-    apply(&mut store, &[create(), put(7, b"body")]);
-    for offset in 0..layout::RECORD_HEADER_SIZE + 4 {
-        store.flip_byte(QUEUE, MessageId(7), offset);
-        let loaded = load_all(&mut store);
-        assert_eq!((loaded.messages.len(), loaded.corrupt), (0, vec![(MessageId(7), 4)]), "byte {offset}");
-        store.flip_byte(QUEUE, MessageId(7), offset);
+    apply(&mut store, &[create(), put(7, b"body"), expiring(8, b"body")]);
+    for (message, size) in [(7, layout::RECORD_HEADER_SIZE + 4), (8, layout::RECORD_HEADER_SIZE + 8 + 4)] {
+        for offset in 0..size {
+            store.flip_byte(QUEUE, MessageId(message), offset);
+            let loaded = load_all(&mut store);
+            // Of a record of an unknown kind no more may seem to be there than is.
+            let body_size = if (message, offset) == (7, 0) { 0 } else { 4 };
+            assert_eq!(ids(&loaded), [15 - message], "byte {offset}");
+            assert_eq!(loaded.corrupt, [(MessageId(message), body_size)], "byte {offset}");
+            store.flip_byte(QUEUE, MessageId(message), offset);
+        }
     }
     assert_eq!(load_all(&mut store).corrupt, []);
 }
@@ -357,6 +367,165 @@ fn another_format_is_refused_by_name_and_left_alone() {
             assert!(message.contains(&format!("format {other},")) && message.contains("format 3:"), "{message}");
         }
     }
+}
+
+/// Makes a database as the release before left it: rows of its format, and none of the databases that came since.
+fn write_format_2(directory: &Path, rows: &[(&[u8], Vec<u8>)], from: &Lmdb) {
+    let path = directory.join("store");
+    create_durably(&path).unwrap();
+    let env = open_env(&path, MAP_SIZE_DEFAULT).unwrap();
+    let source = from.env.read_txn().unwrap();
+    let Databases { meta, messages, holes, late, corrupt, .. } = from.databases;
+    let copied = [("meta", meta), ("messages", messages), ("holes", holes), ("late", late), ("corrupt", corrupt)];
+    let txn = env.write_txn().unwrap();
+    let created = env.create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
+        for (name, database) in copied {
+            let copy = opener.create_database::<Bytes, Bytes>(txn, Some(name))?;
+            for entry in database.iter(&source)? {
+                let (key, value) = entry?;
+                copy.put(txn, key, value)?;
+            }
+            if name == "meta" {
+                copy.put(txn, layout::FORMAT_KEY, &2u32.to_le_bytes())?;
+            }
+        }
+        let queues = opener.create_database::<Bytes, Bytes>(txn, Some("queues"))?;
+        for (name, value) in rows {
+            queues.put(txn, name, value)?;
+        }
+        Ok(CommitOrAbort::<(), ()>::Commit(()))
+    });
+    Result::from(created.unwrap()).unwrap();
+}
+
+/// The row of format 2: six fields, five counters, and a length that was always 0.
+fn row_of_format_2(row: &Row) -> Vec<u8> {
+    let now = row.encode();
+    [&now[..48], &now[72..112], &[0, 0]].concat()
+}
+
+#[test]
+fn a_database_of_the_format_before_is_brought_over_with_all_it_has() {
+    let (temp, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = open(temp.path()).unwrap();
+    three_runs(&mut store);
+    apply(&mut store, &[put(1600, b"y"), Mutation::Ids { end: 5000 }]);
+    apply(
+        &mut store,
+        &[put(1550, b"late"), take(7), take(1), Mutation::Corrupt { queue: QUEUE, message: MessageId(9) }],
+    );
+    let other = Mutation::Create { queue: QueueId(2), created_ms: 2, name: b"other" };
+    apply(&mut store, &[other, Mutation::Unsent { queue: QUEUE }]);
+    let rows: Vec<_> = store.rows.values().map(|row| (&row.name[..], row_of_format_2(row))).collect();
+    write_format_2(old.path(), &rows, &store);
+    for _ in 0..2 {
+        let mut upgraded = open(old.path()).unwrap();
+        assert_eq!(upgraded.recover().unwrap(), store.recover().unwrap());
+        assert!(load_all(&mut upgraded) == load_all(&mut store));
+    }
+    let mut upgraded = open(old.path()).unwrap();
+    let group = Mutation::Group { queue: QueueId(3), of: QUEUE, created_ms: 1, offered: 1500, name: b"q/group=g" };
+    apply(&mut upgraded, &[expiring(1700, b"z"), group]);
+    assert_eq!(upgraded.recover().unwrap().queues[0].counters.present(), 1500);
+}
+
+#[test]
+fn a_row_of_the_format_before_that_cannot_be_read_leaves_the_database_as_it_is() {
+    let (temp, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = open(temp.path()).unwrap();
+    apply(&mut store, &[create(), put(1, b"x")]);
+    let good = row_of_format_2(&store.rows[&QUEUE]);
+    write_format_2(old.path(), &[(b"a", good.clone()), (b"q", good[1..].to_vec())], &store);
+    for _ in 0..2 {
+        match open(old.path()).err() {
+            Some(Error::Damaged(message)) => assert!(message.contains("queue q: its row of format 2"), "{message}"),
+            other => panic!("expected damage, got {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn readers_leave_no_rows_behind() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    fill(&mut store, 20);
+    let group = QueueId(2);
+    let begin = Mutation::Group { queue: group, of: QUEUE, created_ms: 1, offered: 20, name: b"q/group=g" };
+    let pass = |queue, message, low| {
+        let (message, low) = (MessageId(message), MessageId(low));
+        Mutation::Pass { queue, message, low, why: Why::Got }
+    };
+    let returned = |queue, message| Mutation::Return { queue, message: MessageId(message), deliveries: 1 };
+    let (number, why, target) = (1, Why::Expired, &b"t"[..]);
+    let away = Mutation::Move { queue: group, message: MessageId(9), number, why, target };
+    apply(&mut store, &[begin, away]);
+    apply(
+        &mut store,
+        &(2..=12).flat_map(|message| [pass(group, message, 1), returned(QUEUE, message)]).collect::<Vec<_>>(),
+    );
+    let lens = |store: &Lmdb| {
+        let Databases { passed, returned, moves, .. } = store.databases;
+        [passed, returned, moves].map(|database| len(store, database))
+    };
+    assert_eq!(lens(&store), [11, 11, 1]);
+    apply(&mut store, &[pass(QUEUE, 5, 1), Mutation::Free { queue: QUEUE, message: MessageId(5) }]);
+    assert_eq!(lens(&store), [10, 10, 1]);
+    apply(&mut store, &[pass(group, 1, 6)]);
+    assert_eq!(lens(&store), [7, 10, 1], "what is below the mark needs no rows");
+    // What the group had goes with it, when there is time.
+    apply(&mut store, &[Mutation::Delete { queue: group }, Mutation::Sweep { queue: QUEUE, freed: 0 }]);
+    while store.tidy().unwrap() {}
+    assert_eq!(lens(&store), [0, 10, 0]);
+    apply(&mut store, &[Mutation::Purge { queue: QUEUE, below: MessageId(21), count: 19 }]);
+    assert_eq!(lens(&store), [0, 0, 0]);
+}
+
+#[test]
+fn a_message_that_readers_find_damaged_is_kept_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let group = QueueId(2);
+    let begin = Mutation::Group { queue: group, of: QUEUE, created_ms: 1, offered: 1, name: b"q/group=g" };
+    apply(&mut store, &[create(), put(7, b"body"), begin]);
+    store.flip_byte(QUEUE, MessageId(7), 20);
+    let corrupt = |queue| Mutation::Corrupt { queue, message: MessageId(7) };
+    apply(&mut store, &[corrupt(group)]);
+    apply(&mut store, &[corrupt(QUEUE), Mutation::Free { queue: QUEUE, message: MessageId(7) }]);
+    assert_eq!((len(&store, store.databases.corrupt), len(&store, store.databases.messages)), (1, 0));
+    apply(&mut store, &[Mutation::Delete { queue: group }, Mutation::Delete { queue: QUEUE }]);
+    while store.tidy().unwrap() {}
+    assert_eq!(len(&store, store.databases.corrupt), 0);
+}
+
+#[test]
+fn a_group_without_its_queue_is_damage() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    apply(&mut store, &[create()]);
+    let mut txn = store.env.write_txn().unwrap();
+    let group = Row { of: QUEUE, ..Row::new(b"q/group=g", QueueId(2), 1) };
+    store.databases.queues.put(&mut txn, &group.name, &group.encode()).unwrap();
+    txn.commit().unwrap();
+    drop(store);
+    match open(temp.path()).err() {
+        Some(Error::Damaged(message)) => assert!(message.contains("queue 2 is a group of queue 1"), "{message}"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+#[test]
+fn what_a_damaged_run_sent_away_counts_once_it_was_accepted() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    let [second, _] = three_runs(&mut store);
+    let (number, why, target) = (1, Why::Expired, &b"t"[..]);
+    let away = Mutation::Move { queue: QUEUE, message: MessageId(second + 1), number, why, target };
+    apply(&mut store, &[away, Mutation::Accept { source: QUEUE, number, target }]);
+    store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), 20);
+    store.settle_moves().unwrap();
+    assert_eq!(store.rows[&QUEUE].counters.expired, 1);
+    store.flip_byte_of_value(store.databases.messages, QUEUE, MessageId(second), 20);
+    assert!(!try_load(&mut store, 0).unwrap().contains(&(second + 1)), "it is not here as well");
 }
 
 #[test]

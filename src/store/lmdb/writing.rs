@@ -32,7 +32,7 @@ impl Apply<'_> {
                     value.write_all(head)?;
                     for put in run {
                         let put = put.read(batches);
-                        value.write_all(&layout::record_header(&put))?;
+                        value.write_all(layout::record_header(&put).as_ref())?;
                         value.write_all(put.body)?;
                     }
                     Ok(())
@@ -50,12 +50,12 @@ impl Apply<'_> {
     pub(super) fn write_late(&mut self, queue: QueueId, puts: &[Pending], gone_below: MessageId) -> Result<(), Error> {
         for pending in puts {
             let put = pending.read(self.batches);
-            if self.is_in_run(queue, put.message, gone_below).map_err(failure(OPERATION))? {
+            if self.is_in_run(queue, put.message, gone_below, false).map_err(failure(OPERATION))? {
                 return Err(put_twice(queue, put.message));
             }
             let value = &mut self.scratch.value;
             value.clear();
-            value.extend_from_slice(&layout::record_header(&put));
+            value.extend_from_slice(layout::record_header(&put).as_ref());
             value.extend_from_slice(put.body);
             let key = message_key(queue, put.message);
             let late = self.store.databases.late;
@@ -67,12 +67,22 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Whether a run has the message and it was not removed.
-    fn is_in_run(&mut self, queue: QueueId, message: MessageId, gone_below: MessageId) -> Result<bool, heed::Error> {
+    /// Whether a run has the message and it was not removed. `unknown`: what is said of one that cannot be read.
+    pub(super) fn is_in_run(
+        &mut self,
+        queue: QueueId,
+        message: MessageId,
+        gone_below: MessageId,
+        unknown: bool,
+    ) -> Result<bool, heed::Error> {
         let Some((first, value)) = self.store.run_at(&self.txn, queue, message)? else { return Ok(false) };
-        let is_there = run::Run::decode(queue, first, value).is_some_and(|run| run.find(message).is_some());
-        if !is_there || message < gone_below {
+        if message < gone_below {
             return Ok(false);
+        }
+        match run::Run::decode(queue, first, value) {
+            Some(run) if run.find(message).is_none() => return Ok(false),
+            Some(_) => {}
+            None => return Ok(unknown),
         }
         let holes = self.store.databases.holes.get(&self.txn, &message_key(queue, first))?;
         let known = &mut self.scratch.stored_holes;
