@@ -132,7 +132,7 @@ pub fn run(config: &Config) -> Result<()> {
         curr_items: stored,
         ..ShardStats::default()
     });
-    let changes = engine_changes(config, &facts);
+    let tunables = engine_tunables(config, &facts);
     let mut threads = Vec::new();
     // Shard 0 accepts for all.
     let mut listeners: Vec<(OwnedFd, Dialect)> =
@@ -140,7 +140,7 @@ pub fn run(config: &Config) -> Result<()> {
     let mut queues = by_owner(recovered.queues, config.shards, |row| &row.name);
     let mut said = by_owner(read_settings(recovered.settings), config.shards, |(name, _)| name);
     for (id, journal) in (0..config.shards).map(ShardId).zip(journals) {
-        let engine_config = engine_config(config, id, connections_max, changes.clone());
+        let engine_config = engine_config(config, id, connections_max, tunables.clone());
         let rows = std::mem::take(&mut queues[usize::from(id.0)]);
         let settings = std::mem::take(&mut said[usize::from(id.0)]);
         let engine = Engine::new(engine_config, rows, settings, shared.reserve_ids());
@@ -365,8 +365,8 @@ fn read_settings(stored: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Box<[u8]>, Explicit)> 
 }
 
 /// What of an engine's configuration a reload may change.
-pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
-    engine::Changes {
+pub fn engine_tunables(config: &Config, facts: &Facts) -> engine::Tunables {
+    engine::Tunables {
         queues_max: config.queues_max.div_ceil(usize::from(config.shards)),
         wait_ms_max: config.wait_ms_max,
         idle_ms_max: config.idle_ms_max,
@@ -379,38 +379,19 @@ pub fn engine_changes(config: &Config, facts: &Facts) -> engine::Changes {
     }
 }
 
-fn engine_config(config: &Config, shard: ShardId, connections: usize, changes: engine::Changes) -> engine::Config {
-    let engine::Changes {
-        queues_max,
-        wait_ms_max,
-        idle_ms_max,
-        open_reads_max,
-        groups_max,
-        queue_defaults,
-        flush_all,
-        shutdown,
-        settings,
-    } = changes;
+fn engine_config(config: &Config, shard: ShardId, connections: usize, tunables: engine::Tunables) -> engine::Config {
     engine::Config {
         shard,
         shards: config.shards,
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
-        wait_ms_max,
-        idle_ms_max,
-        open_reads_max,
-        groups_max,
-        queue_defaults,
-        queues_max,
         hash_seed: RandomState::new().hash_one(shard),
-        flush_all,
-        shutdown,
         capacity: Capacity {
             threads: u64::from(config.shards),
             memory: config.memory as u64,
             connections: connections as u64,
         },
-        settings,
+        tunables,
     }
 }
 

@@ -76,7 +76,7 @@ pub enum Mail {
 #[derive(Clone, Debug)]
 pub struct Changes {
     /// What concerns the engine.
-    pub engine: engine::Changes,
+    pub engine: engine::Tunables,
     /// `-C`, ms.
     pub checkpoint_every_ms: u64,
     /// `--min-free`, bytes, for the one shard that tells the store.

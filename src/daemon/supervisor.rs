@@ -291,7 +291,7 @@ impl<'a> Supervisor<'a> {
             tracing::error!("the admin listener's token and names stay as they are: {error:#}");
         }
         self.admin.running(&self.shared, &self.config, server::settings(&self.config, &self.facts));
-        let engine = server::engine_changes(&self.config, &self.facts);
+        let engine = server::engine_tunables(&self.config, &self.facts);
         for (index, mailbox) in self.shared.mailboxes.iter().enumerate() {
             mailbox.send(Mail::Change(Changes {
                 engine: engine.clone(),

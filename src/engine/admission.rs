@@ -46,7 +46,7 @@ impl Engine {
     /// The queue for a put of so many bytes; it is created if need be. `None`: the put is refused.
     pub(super) fn admit(&mut self, name: &[u8], size: usize) -> Option<u32> {
         let Some(index) = self.find(name) else {
-            if self.by_id.len() >= self.config.queues_max {
+            if self.by_id.len() >= self.config.tunables.queues_max {
                 return None;
             }
             if let Some(settings) = self.settings_of(name)

@@ -6,8 +6,8 @@
 //! Invariant: a shelf has the settings that follow from both for its queue, those of a group from its queue's; what is said of a name
 //! is in the batch that is being made, or in an earlier one.
 
+use super::Engine;
 use super::wire::Request;
-use super::{Changes, Engine};
 use crate::ids::{ConnId, Seq};
 use crate::mutation::Mutation;
 use crate::proto::command::Words;
@@ -85,7 +85,7 @@ impl Engine {
         if Some(&explicit) == before || before.is_none() && explicit.is_empty() {
             return (reply::OK, self.newest());
         }
-        if before.is_none() && self.said.len() >= self.config.queues_max {
+        if before.is_none() && self.said.len() >= self.config.tunables.queues_max {
             return (reply::TOO_MANY_SETTINGS, Seq(0));
         }
         if let Some(index) = self.find(name) {
@@ -114,7 +114,7 @@ impl Engine {
 
     /// What a queue of this name does.
     fn effective(&self, name: &[u8]) -> Settings {
-        let mut settings = self.config.queue_defaults.of(name);
+        let mut settings = self.config.tunables.queue_defaults.of(name);
         if let Some(explicit) = self.said.get(name) {
             explicit.apply(&mut settings);
         }
@@ -123,7 +123,7 @@ impl Engine {
 
     /// The settings of a shelf of this name. `None`: a queue that does nothing besides keeping messages.
     pub(super) fn settings_of(&self, name: &[u8]) -> Option<Box<Settings>> {
-        if self.said.is_empty() && self.config.queue_defaults.is_empty() {
+        if self.said.is_empty() && self.config.tunables.queue_defaults.is_empty() {
             return None;
         }
         let settings = self.effective(queue_of(name));
@@ -141,12 +141,7 @@ impl Engine {
     }
 
     /// What the operator says of all queues has changed.
-    pub(super) fn change_defaults(&mut self, changes: &Changes) {
-        if self.config.queue_defaults == changes.queue_defaults {
-            return;
-        }
-        self.journal_passing();
-        self.config.queue_defaults = changes.queue_defaults.clone();
+    pub(super) fn settle_all_settings(&mut self) {
         for index in 0..self.shelves.len() {
             if self.shelves[index].is_some() {
                 self.settle_settings(index as u32);

@@ -45,14 +45,14 @@ impl Engine {
             return found;
         }
         let queue = queue_of(name);
-        let has_room = self.by_id.len() + 2 <= self.config.queues_max;
+        let has_room = self.by_id.len() + 2 <= self.config.tunables.queues_max;
         let of = match self.find(queue) {
             Some(of) => of,
             None if has_room => self.create(queue),
             None => return None,
         };
         let groups = self.shelf(of).fan.as_ref().map_or(0, |fan| fan.groups.len());
-        if groups >= self.config.groups_max || !has_room {
+        if groups >= self.config.tunables.groups_max || !has_room {
             return None;
         }
         Some(self.begin_group(of, name, start))

@@ -40,7 +40,7 @@ impl Look {
 impl Engine {
     /// Closes sessions that have been silent for too long, among those that are this turn's to be looked at.
     pub(super) fn close_idle(&mut self) {
-        let (now, timeout) = (self.now.mono_ms, self.config.idle_ms_max);
+        let (now, timeout) = (self.now.mono_ms, self.config.tunables.idle_ms_max);
         if self.idle.begin_ms.is_none_or(|begin| now < begin) {
             return;
         }

@@ -153,7 +153,7 @@ impl Engine {
             }
             Command::Status(Status::Up) => self.say(conn, reply::END),
             Command::Status(Status::Less) => self.say_and_close(conn, reply::ERROR),
-            Command::Shutdown if self.config.shutdown => {
+            Command::Shutdown if self.config.tunables.shutdown => {
                 self.effects.shutdown = true;
                 self.finish(conn);
             }
@@ -171,7 +171,7 @@ impl Engine {
         let GetOptions { open: opens, close, abort, peek, .. } = *options;
         let is_plain = !(opens || close || abort || peek);
         // The one that is closed first makes room.
-        let room = self.config.open_reads_max + usize::from(close && open > 0);
+        let room = self.config.tunables.open_reads_max + usize::from(close && open > 0);
         if is_plain && open > 0 || opens && open >= room {
             self.say_and_close(conn, reply::ERROR);
             return Ok(());
@@ -196,7 +196,7 @@ impl Engine {
         messages_max: Option<usize>,
     ) -> Result<bool, Wait> {
         let now_ms = self.now.mono_ms;
-        let reads_max = self.config.open_reads_max;
+        let reads_max = self.config.tunables.open_reads_max;
         let monitor = self.monitors.entry(conn.index).or_insert_with(|| Monitor {
             deadline_ms: now_ms + u64::from(seconds) * 1000,
             left: messages_max.unwrap_or(reads_max),

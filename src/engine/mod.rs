@@ -62,7 +62,7 @@ use crate::store::{Load, QueueRow};
 use hashbrown::{HashMap, HashTable};
 use std::collections::{BinaryHeap, VecDeque};
 
-/// What an engine is told once.
+/// What an engine is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which shard this is.
@@ -73,10 +73,19 @@ pub struct Config {
     pub memory_share: usize,
     /// `-B`, bytes.
     pub body_size_max: usize,
-    /// This shard's part of `--max-queues`.
-    pub queues_max: usize,
     /// Seed of the hash table of queue names: random in the daemon, so that no client can choose names that collide.
     pub hash_seed: u64,
+    /// What `stats` says of the configuration.
+    pub capacity: Capacity,
+    /// What may become another while the server runs.
+    pub tunables: Tunables,
+}
+
+/// What an operator may change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Tunables {
+    /// This shard's part of `--max-queues`.
+    pub queues_max: usize,
     /// `--max-wait`, ms.
     pub wait_ms_max: u64,
     /// `--idle-timeout`, ms; 0: never.
@@ -91,24 +100,7 @@ pub struct Config {
     pub flush_all: bool,
     /// `--enable-shutdown`.
     pub shutdown: bool,
-    /// What `stats` says of the configuration.
-    pub capacity: Capacity,
     /// The lines of `stats settings`, without `END`.
-    pub settings: std::sync::Arc<[u8]>,
-}
-
-/// What an operator may change while the server runs; the fields are those of [`Config`].
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Changes {
-    pub queues_max: usize,
-    pub wait_ms_max: u64,
-    pub idle_ms_max: u64,
-    pub open_reads_max: usize,
-    pub groups_max: usize,
-    pub queue_defaults: std::sync::Arc<Defaults>,
-    pub flush_all: bool,
-    pub shutdown: bool,
     pub settings: std::sync::Arc<[u8]>,
 }
 
@@ -361,7 +353,7 @@ impl Engine {
             body_waiters: VecDeque::new(),
             bodies_reserved: 0,
             deadlines: BinaryHeap::new(),
-            idle: idle::Look::new(config.idle_ms_max),
+            idle: idle::Look::new(config.tunables.idle_ms_max),
             gathers: HashMap::new(),
             monitors: HashMap::new(),
             shelves: Vec::new(),
@@ -455,35 +447,19 @@ impl Engine {
     }
 
     /// Settings have changed. What is there already stays: queues beyond a lower bound, gets that wait longer than they might now.
-    pub fn change(&mut self, changes: Changes) {
-        self.change_defaults(&changes);
-        let Changes {
-            queues_max,
-            wait_ms_max,
-            idle_ms_max,
-            open_reads_max,
-            groups_max,
-            queue_defaults,
-            flush_all,
-            shutdown,
-            settings,
-        } = changes;
-        if idle_ms_max != self.config.idle_ms_max {
-            self.idle = idle::Look::new(idle_ms_max);
+    pub fn change(&mut self, tunables: Tunables) {
+        if tunables.idle_ms_max != self.config.tunables.idle_ms_max {
+            self.idle = idle::Look::new(tunables.idle_ms_max);
         }
-        let before = self.config.clone();
-        self.config = Config {
-            queues_max,
-            wait_ms_max,
-            idle_ms_max,
-            open_reads_max,
-            groups_max,
-            queue_defaults,
-            flush_all,
-            shutdown,
-            settings,
-            ..before
-        };
+        let has_other_defaults = tunables.queue_defaults != self.config.tunables.queue_defaults;
+        if has_other_defaults {
+            // What was handed over before was put before.
+            self.journal_passing();
+        }
+        self.config.tunables = tunables;
+        if has_other_defaults {
+            self.settle_all_settings();
+        }
     }
 
     /// Whether to give a notice of every command and every reply.

@@ -193,7 +193,7 @@ impl Engine {
 
     /// `stats settings`
     pub(super) fn serve_settings(&mut self, conn: ConnId) -> Result<(), Wait> {
-        let settings = self.config.settings.clone();
+        let settings = self.config.tunables.settings.clone();
         self.reply_if_it_fits(conn, |out| {
             out.extend_from_slice(&settings);
             out.extend_from_slice(reply::END);

@@ -175,7 +175,7 @@ impl Engine {
     /// Whether a connection may open a read of a queue; `closes`: after it has closed its oldest, if it has one. In Kestrel's dialect the bound
     /// is for each queue, and was looked at before.
     fn may_open(&mut self, conn: ConnId, name: &[u8], closes: bool) -> bool {
-        let reads_max = self.config.open_reads_max;
+        let reads_max = self.config.tunables.open_reads_max;
         let session = self.session(conn).expect("it is being served");
         let Some(reads) = &session.reads else { return true };
         let closed = usize::from(closes && reads.len_of(name) > 0);

@@ -336,10 +336,10 @@ impl Engine {
             }
             Command::Configure { key, words, noreply } => return self.serve_configure(conn, key.name, words, noreply),
             Command::ShowSettings { key } => return self.serve_show_settings(conn, key.name),
-            Command::FlushAll { is_valid: true, noreply } if self.config.flush_all => {
+            Command::FlushAll { is_valid: true, noreply } if self.config.tunables.flush_all => {
                 return self.serve_flush(conn, if noreply { b"" } else { reply::OK });
             }
-            Command::FlushAll { is_valid: false, .. } if self.config.flush_all => {
+            Command::FlushAll { is_valid: false, .. } if self.config.tunables.flush_all => {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::BAD_FORMAT));
             }
             Command::FlushAll { noreply: true, .. } => {}
@@ -362,7 +362,7 @@ impl Engine {
                 self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(text));
             }
             Command::Quit => self.finish(conn),
-            Command::Shutdown if self.config.shutdown => {
+            Command::Shutdown if self.config.tunables.shutdown => {
                 self.effects.shutdown = true;
                 self.finish(conn);
             }

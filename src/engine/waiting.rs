@@ -156,7 +156,7 @@ impl Engine {
     /// Takes, opens or shows a message of this shard for a get with options, or lets it wait.
     pub(super) fn get_or_wait(&mut self, name: &[u8], options: &GetOptions, form: Form, origin: Origin) {
         let asked_ms = options.wait_ms.unwrap_or(0);
-        let wait_ms = if form.is_bounded() { 0 } else { asked_ms.min(self.config.wait_ms_max) };
+        let wait_ms = if form.is_bounded() { 0 } else { asked_ms.min(self.config.tunables.wait_ms_max) };
         let deadline_ms = self.now.mono_ms + wait_ms;
         let mut bytes = Vec::new();
         let waiter = || Waiter { origin, form, options: Some(Box::new(*options)), deadline_ms };

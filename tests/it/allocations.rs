@@ -5,7 +5,7 @@
 
 use allocation_counter::measure;
 use ringq::clock::Now;
-use ringq::engine::{Config, Engine};
+use ringq::engine::{Config, Engine, Tunables};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{Writer, WriterConfig};
 use ringq::kept::Kept;
@@ -35,17 +35,19 @@ impl Shard {
             shards,
             memory_share: 64 << 20,
             body_size_max: 1 << 20,
-            queues_max: 10,
-            wait_ms_max: 1000,
-            idle_ms_max: 0,
-            open_reads_max: 8,
-            groups_max: 8,
-            queue_defaults: std::sync::Arc::default(),
             hash_seed: 1,
-            flush_all: false,
-            shutdown: false,
             capacity: Capacity::default(),
-            settings: std::sync::Arc::from(&b""[..]),
+            tunables: Tunables {
+                queues_max: 10,
+                wait_ms_max: 1000,
+                idle_ms_max: 0,
+                open_reads_max: 8,
+                groups_max: 8,
+                queue_defaults: std::sync::Arc::default(),
+                flush_all: false,
+                shutdown: false,
+                settings: std::sync::Arc::from(&b""[..]),
+            },
         };
         let (salt, segment_size, segments) = (Salt([1; 16]), 16 << 20, 4);
         let writer = Writer::new(WriterConfig { shard, salt, segment_size, segments, depth: 4, unsynced: false });

@@ -6,7 +6,7 @@
 //! has applied it; a crash leaves what the disk and the store have, and the next start replays it as `server.rs` does.
 
 use ringq::clock::Now;
-use ringq::engine::{Config, Engine, Mail, Notice};
+use ringq::engine::{Config, Engine, Mail, Notice, Tunables};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
 use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
@@ -325,17 +325,19 @@ impl World {
             shards: self.options.shards,
             memory_share: self.options.memory_share,
             body_size_max: self.options.body_size_max,
-            queues_max: self.options.queues_max,
-            wait_ms_max: self.options.wait_ms_max,
-            idle_ms_max: self.options.idle_ms_max,
-            open_reads_max: self.options.open_reads_max,
-            groups_max: self.options.groups_max,
-            queue_defaults: self.options.queue_defaults.clone().into(),
             hash_seed: 7,
-            flush_all: self.options.flush_all,
-            shutdown: self.options.shutdown,
             capacity: Capacity { threads: u64::from(self.options.shards), memory: 64 << 20, connections: 1024 },
-            settings: settings.into(),
+            tunables: Tunables {
+                queues_max: self.options.queues_max,
+                wait_ms_max: self.options.wait_ms_max,
+                idle_ms_max: self.options.idle_ms_max,
+                open_reads_max: self.options.open_reads_max,
+                groups_max: self.options.groups_max,
+                queue_defaults: self.options.queue_defaults.clone().into(),
+                flush_all: self.options.flush_all,
+                shutdown: self.options.shutdown,
+                settings: settings.into(),
+            },
         }
     }
 
