@@ -40,14 +40,12 @@ impl Engine {
         }
         let owner = self.owner(name);
         if owner != self.config.shard {
-            self.room_to_forward(conn, owner, name.len() + words.text.len())?;
-            let what = self.expected(conn, noreply, b"");
-            self.forward(owner, &Request::Configure { name, words }, what);
-            return Ok(());
+            let size = name.len() + words.text.len();
+            return self.ask_owner(conn, owner, &Request::Configure { name, words }, size, noreply);
         }
         let (text, seq) = self.configure(name, words);
         if !noreply {
-            self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+            self.say(conn, seq, text);
         }
         Ok(())
     }
@@ -56,7 +54,7 @@ impl Engine {
     pub(super) fn serve_show_settings(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         if self.reply_room(conn, 0) < SETTINGS_REPLY_SIZE_MAX {
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
+            self.say(conn, Seq(0), reply::REPLY_TOO_LARGE);
             return Ok(());
         }
         let owner = self.owner(name);

@@ -100,7 +100,7 @@ impl Engine {
         if self.reply_room(conn, 0) > 0 {
             return Ok(None);
         }
-        self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::REPLY_TOO_LARGE));
+        self.say(conn, Seq(0), reply::REPLY_TOO_LARGE);
         self.finish(conn);
         Err(())
     }

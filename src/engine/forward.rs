@@ -18,7 +18,6 @@ use super::{Awaiting, Engine, Origin, Waiter};
 use crate::ids::{ConnId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
-use crate::proto::command::SetLine;
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::session::Wait;
@@ -131,17 +130,18 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn forward_put(
+    /// Asks the shard of a queue for a whole reply of about so many bytes of request. Whoever wants none says `noreply`.
+    pub(super) fn ask_owner(
         &mut self,
         conn: ConnId,
         owner: ShardId,
-        set: &SetLine<'_>,
-        body: &[u8],
+        request: &Request<'_>,
+        size: usize,
+        noreply: bool,
     ) -> Result<(), Wait> {
-        self.room_to_forward(conn, owner, body.len())?;
-        let request = Request::Put { flags: set.flags, lifetime: set.lifetime, name: set.key.name, body };
-        let what = self.expected(conn, set.noreply, b"");
-        self.forward(owner, &request, what);
+        self.room_to_forward(conn, owner, size)?;
+        let what = self.expected(conn, noreply, b"");
+        self.forward(owner, request, what);
         Ok(())
     }
 
@@ -162,32 +162,6 @@ impl Engine {
     ) {
         let request = Request::GetWith { name, options: *options, form, closing };
         self.forward(owner, &request, Expected::Part { conn, at });
-    }
-
-    pub(super) fn forward_delete(
-        &mut self,
-        conn: ConnId,
-        owner: ShardId,
-        name: &[u8],
-        noreply: bool,
-    ) -> Result<(), Wait> {
-        self.room_to_forward(conn, owner, name.len())?;
-        let what = self.expected(conn, noreply, b"");
-        self.forward(owner, &Request::Delete { name }, what);
-        Ok(())
-    }
-
-    pub(super) fn forward_flush(
-        &mut self,
-        conn: ConnId,
-        owner: ShardId,
-        name: &[u8],
-        noreply: bool,
-    ) -> Result<(), Wait> {
-        self.room_to_forward(conn, owner, name.len())?;
-        let what = self.expected(conn, noreply, b"");
-        self.forward(owner, &Request::FlushQueue { name }, what);
-        Ok(())
     }
 
     /// The place for a whole reply that comes from elsewhere.

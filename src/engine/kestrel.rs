@@ -85,7 +85,7 @@ impl Engine {
             },
             Frame::Line { line: Line::Refused { reply, skip }, len } => {
                 self.began.metric = Metric::Other;
-                self.say(conn, reply);
+                self.say(conn, Seq(0), reply);
                 self.session(conn).expect("serving does not close").skip = skip;
                 Step::Served(len)
             }
@@ -101,13 +101,9 @@ impl Engine {
         }
     }
 
-    fn say(&mut self, conn: ConnId, text: &'static [u8]) {
-        self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(text));
-    }
-
     fn say_and_close(&mut self, conn: ConnId, text: &'static [u8]) {
         if !text.is_empty() {
-            self.say(conn, text);
+            self.say(conn, Seq(0), text);
         }
         self.finish(conn);
     }
@@ -116,7 +112,7 @@ impl Engine {
         if set.name.reader.is_some() {
             // A message is stored once, for all readers of its queue.
             self.began.metric = Metric::Put;
-            self.say(conn, reply::NOT_STORED);
+            self.say(conn, Seq(0), reply::NOT_STORED);
             return Ok(());
         }
         let key = Key { name: set.name.queue };
@@ -130,12 +126,12 @@ impl Engine {
         match command {
             Command::Get { name, options } => return self.serve_kestrel_get(conn, &name.key(), &options),
             Command::Confirm { name, count } => return self.serve_confirm_oldest(conn, &name.key(), count),
-            Command::Delete { name: None } => self.say(conn, reply::DELETED),
-            Command::Flush { name: None } => self.say(conn, reply::END),
-            Command::FlushExpired { name: None } => self.say(conn, b"0\r\n"),
-            Command::Delete { name: Some(name) } => return self.ask_owner(conn, Ask::Delete, name),
-            Command::Flush { name: Some(name) } => return self.ask_owner(conn, Ask::Flush, name),
-            Command::FlushExpired { name: Some(name) } => return self.ask_owner(conn, Ask::FlushExpired, name),
+            Command::Delete { name: None } => self.say(conn, Seq(0), reply::DELETED),
+            Command::Flush { name: None } => self.say(conn, Seq(0), reply::END),
+            Command::FlushExpired { name: None } => self.say(conn, Seq(0), b"0\r\n"),
+            Command::Delete { name: Some(name) } => return self.serve_ask(conn, Ask::Delete, name),
+            Command::Flush { name: Some(name) } => return self.serve_ask(conn, Ask::Flush, name),
+            Command::FlushExpired { name: Some(name) } => return self.serve_ask(conn, Ask::FlushExpired, name),
             Command::FlushAll => return self.serve_flush(conn, reply::FLUSHED_ALL),
             Command::FlushAllExpired => return self.serve_report(conn, Report::FlushExpired),
             Command::Stats => return self.serve_report(conn, Report::Kestrel),
@@ -146,12 +142,12 @@ impl Engine {
             Command::Version => self.reply(conn, Seq(0), &[], reply::version),
             Command::Reload => {
                 self.effects.reload = true;
-                self.say(conn, reply::RELOADED);
+                self.say(conn, Seq(0), reply::RELOADED);
             }
             Command::Status(Status::Tell) => {
-                self.say(conn, if self.refusing_puts { reply::READONLY } else { reply::UP });
+                self.say(conn, Seq(0), if self.refusing_puts { reply::READONLY } else { reply::UP });
             }
-            Command::Status(Status::Up) => self.say(conn, reply::END),
+            Command::Status(Status::Up) => self.say(conn, Seq(0), reply::END),
             Command::Status(Status::Less) => self.say_and_close(conn, reply::ERROR),
             Command::Shutdown if self.config.tunables.shutdown => {
                 self.effects.shutdown = true;
@@ -218,7 +214,7 @@ impl Engine {
         let Monitor { deadline_ms, left, .. } = *monitor;
         if left == 0 || now_ms >= deadline_ms || self.open_reads_of(conn, name)? >= reads_max {
             self.monitors.remove(&conn.index);
-            self.say(conn, reply::END);
+            self.say(conn, Seq(0), reply::END);
             return Ok(true);
         }
         self.room_to_await(conn)?;
@@ -249,7 +245,7 @@ impl Engine {
     /// `confirm`: all of them or none.
     fn serve_confirm_oldest(&mut self, conn: ConnId, name: &[u8], count: usize) -> Result<(), Wait> {
         if self.open_reads_of(conn, name)? < count {
-            self.say(conn, reply::ERROR);
+            self.say(conn, Seq(0), reply::ERROR);
             return Ok(());
         }
         let owner = self.owner(name);
@@ -259,7 +255,7 @@ impl Engine {
         let opened: Vec<Opened> = (0..count).filter_map(|_| Some(self.pop_oldest(conn, name)?.1)).collect();
         if owner == self.config.shard {
             let (text, seq) = self.confirm_all(opened.into_iter());
-            self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+            self.say(conn, seq, text);
         } else {
             let mut payload = Vec::new();
             opened.into_iter().for_each(|opened| encode_opened(opened, &mut payload));
@@ -282,19 +278,16 @@ impl Engine {
 
     // --- what the shard of a queue does ---
 
-    fn ask_owner(&mut self, conn: ConnId, ask: Ask, name: Name<'_>) -> Result<(), Wait> {
+    fn serve_ask(&mut self, conn: ConnId, ask: Ask, name: Name<'_>) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         let name = name.key();
         let owner = self.owner(&name);
         if owner != self.config.shard {
-            self.room_to_forward(conn, owner, name.len())?;
-            let what = self.expected(conn, false, b"");
-            self.forward(owner, &Request::Kestrel { ask, payload: &name }, what);
-            return Ok(());
+            return self.ask_owner(conn, owner, &Request::Kestrel { ask, payload: &name }, name.len(), false);
         }
         let mut answer = Answer::default();
         self.execute_kestrel(ask, &name, &mut answer);
-        self.reply(conn, answer.seq, &[], |out| out.extend_from_slice(&answer.bytes));
+        self.say(conn, answer.seq, &answer.bytes);
         Ok(())
     }
 

@@ -252,7 +252,7 @@ impl Engine {
     /// Sends a request to all other shards; the reply is `text` when all have answered and `seq` is durable here.
     fn ask_all(&mut self, conn: ConnId, request: &Request<'_>, seq: Seq, text: &'static [u8]) {
         if self.config.shards == 1 {
-            return self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+            return self.say(conn, seq, text);
         }
         let here = Answer { seq, ..Answer::default() };
         let mut parts: Parts = smallvec![Some(here)];

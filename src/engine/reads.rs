@@ -103,7 +103,7 @@ impl Engine {
         }
         if self.is_datagram(conn) {
             // Nobody could confirm what a datagram has opened.
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::ERROR));
+            self.say(conn, Seq(0), reply::ERROR);
             return Ok(());
         }
         let session = self.session(conn).expect("it is being served");
@@ -125,10 +125,10 @@ impl Engine {
             self.room_to_forward(conn, owner, name.len())?;
         }
         match self.pop_oldest(conn, name) {
-            None => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::END)),
+            None => self.say(conn, Seq(0), reply::END),
             Some((shard, opened)) if shard == self.config.shard => {
                 let (text, seq) = ending_reply(self.end_read(opened, confirms));
-                self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+                self.say(conn, seq, text);
             }
             Some((shard, opened)) => {
                 let what = self.expected(conn, false, b"");
@@ -147,7 +147,7 @@ impl Engine {
             self.room_to_forward(conn, owner, name.len())?;
         }
         if !self.may_open(conn, name, options.close) {
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_MANY_OPEN_READS));
+            self.say(conn, Seq(0), reply::TOO_MANY_OPEN_READS);
             return Ok(());
         }
         let closing = if options.close { self.pop_oldest(conn, name) } else { None };
@@ -157,7 +157,7 @@ impl Engine {
             if let Some((_, opened)) = closing
                 && self.end_read(opened, true) == Ending::Expired
             {
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::READ_EXPIRED));
+                self.say(conn, Seq(0), reply::READ_EXPIRED);
                 return Ok(());
             }
             if !options.waits() {
@@ -242,14 +242,11 @@ impl Engine {
         self.began.metric = Metric::Close;
         let owner = self.owner(name);
         if owner != self.config.shard {
-            self.room_to_forward(conn, owner, name.len())?;
-            let what = self.expected(conn, noreply, b"");
-            self.forward(owner, &Request::Confirm { name, message }, what);
-            return Ok(());
+            return self.ask_owner(conn, owner, &Request::Confirm { name, message }, name.len(), noreply);
         }
         let (text, seq) = self.confirm_by_id(name, message);
         if !noreply {
-            self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+            self.say(conn, seq, text);
         }
         Ok(())
     }
@@ -265,14 +262,11 @@ impl Engine {
     ) -> Result<(), Wait> {
         let owner = self.owner(name);
         if owner != self.config.shard {
-            self.room_to_forward(conn, owner, name.len())?;
-            let what = self.expected(conn, noreply, b"");
-            self.forward(owner, &Request::Touch { name, message, seconds }, what);
-            return Ok(());
+            return self.ask_owner(conn, owner, &Request::Touch { name, message, seconds }, name.len(), noreply);
         }
         let text = self.touch(name, message, seconds);
         if !noreply {
-            self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(text));
+            self.say(conn, Seq(0), text);
         }
         Ok(())
     }

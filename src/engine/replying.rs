@@ -18,7 +18,12 @@ impl Engine {
         self.push_reply(conn, seq, hits, Some(self.began), write);
     }
 
-    /// The same, measured as a request that began at another time, or not at all.
+    /// The same, of a reply that is this text.
+    pub(super) fn say(&mut self, conn: ConnId, seq: Seq, text: &[u8]) {
+        self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+    }
+
+    /// Adds a complete reply, measured as a request that began at another time, or not at all.
     pub(super) fn push_reply(
         &mut self,
         conn: ConnId,

@@ -10,6 +10,7 @@
 
 use super::datagram::Form;
 use super::execute::{GetResult, Given, PutResult};
+use super::wire::Request;
 use super::{Engine, Notice, Origin, Waiter, alive};
 use crate::ids::{ConnId, Seq};
 use crate::latency::Metric;
@@ -278,14 +279,14 @@ impl Engine {
             },
             Frame::Line { line: Line::Refused { reply, skip }, len } => {
                 self.began.metric = Metric::Other;
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
+                self.say(conn, Seq(0), reply);
                 self.session(conn).expect("serving does not close").skip = skip;
                 Step::Served(len)
             }
             Frame::Line { line: Line::Fatal { reply }, .. } => {
                 self.began.metric = Metric::Other;
                 self.effects.notices.push(Notice::Unusable { conn, reply });
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply));
+                self.say(conn, Seq(0), reply);
                 self.finish(conn);
                 Step::Finished
             }
@@ -297,14 +298,15 @@ impl Engine {
         self.began.metric = Metric::Put;
         let owner = self.owner(set.key.name);
         if owner != self.config.shard {
-            return self.forward_put(conn, owner, set, body);
+            let request = Request::Put { flags: set.flags, lifetime: set.lifetime, name: set.key.name, body };
+            return self.ask_owner(conn, owner, &request, body.len(), set.noreply);
         }
         if !self.has_room_for(body.len()) {
             return Err(Wait::Memory);
         }
         match self.put(set.key.name, set.flags, set.lifetime, body) {
             PutResult::Done { reply, seq } if !set.noreply => {
-                self.reply(conn, seq, &[], |out| out.extend_from_slice(reply));
+                self.say(conn, seq, reply);
             }
             PutResult::Passing(message) if !set.noreply => {
                 let at = SlotId { slot: self.open_slot(conn, smallvec![None], b""), part: 0 };
@@ -340,7 +342,7 @@ impl Engine {
                 return self.serve_flush(conn, if noreply { b"" } else { reply::OK });
             }
             Command::FlushAll { is_valid: false, .. } if self.config.tunables.flush_all => {
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::BAD_FORMAT));
+                self.say(conn, Seq(0), reply::BAD_FORMAT);
             }
             Command::FlushAll { noreply: true, .. } => {}
             Command::Stats(report) => return self.serve_report(conn, report),
@@ -352,14 +354,14 @@ impl Engine {
             Command::StatsQueue { key, group } => return self.serve_stat_queue(conn, &reader_name(key, group)),
             // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
             Command::Checkpoint if self.is_datagram(conn) => {
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::ERROR));
+                self.say(conn, Seq(0), reply::ERROR);
             }
             Command::Checkpoint => return self.serve_checkpoint(conn),
             Command::Version => self.reply(conn, Seq(0), &[], reply::version),
             Command::Verbosity { level, noreply } => {
                 self.effects.verbosity = Some(level);
                 let text: &[u8] = if noreply { b"" } else { reply::OK };
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(text));
+                self.say(conn, Seq(0), text);
             }
             Command::Quit => self.finish(conn),
             Command::Shutdown if self.config.tunables.shutdown => {
@@ -367,7 +369,7 @@ impl Engine {
                 self.finish(conn);
             }
             Command::FlushAll { .. } | Command::Shutdown => {
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::ERROR));
+                self.say(conn, Seq(0), reply::ERROR);
             }
         }
         Ok(())
@@ -428,11 +430,11 @@ impl Engine {
                 }
                 // A read may have been confirmed before.
                 let seq = if form.open.is_some() { self.newest() } else { Seq(0) };
-                self.reply(conn, seq, &[], |out| out.extend_from_slice(reply::END));
+                self.say(conn, seq, reply::END);
             }
-            GetResult::NoGroup => self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::NOT_FOUND)),
+            GetResult::NoGroup => self.say(conn, Seq(0), reply::NOT_FOUND),
             GetResult::TooLarge => {
-                self.reply(conn, Seq(0), &[], |out| out.extend_from_slice(reply::TOO_LARGE_FOR_UDP));
+                self.say(conn, Seq(0), reply::TOO_LARGE_FOR_UDP);
             }
             GetResult::MustWait(index) => {
                 let at = self.await_message(conn);
@@ -472,11 +474,11 @@ impl Engine {
         self.wait_for_own_replies(conn)?;
         let owner = self.owner(name);
         if owner != self.config.shard {
-            return self.forward_delete(conn, owner, name, noreply);
+            return self.ask_owner(conn, owner, &Request::Delete { name }, name.len(), noreply);
         }
         let (text, seq) = if self.delete(name) { (reply::DELETED, self.current()) } else { (reply::NOT_FOUND, Seq(0)) };
         if !noreply {
-            self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
+            self.say(conn, seq, text);
         }
         Ok(())
     }
@@ -485,12 +487,12 @@ impl Engine {
         self.wait_for_own_replies(conn)?;
         let owner = self.owner(name);
         if owner != self.config.shard {
-            return self.forward_flush(conn, owner, name, noreply);
+            return self.ask_owner(conn, owner, &Request::FlushQueue { name }, name.len(), noreply);
         }
         self.flush_queue(name);
         let seq = self.newest();
         if !noreply {
-            self.reply(conn, seq, &[], |out| out.extend_from_slice(reply::END));
+            self.say(conn, seq, reply::END);
         }
         Ok(())
     }
