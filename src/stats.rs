@@ -21,6 +21,8 @@ pub struct ShardStats {
     pub bytes_read: u64,
     pub bytes_written: u64,
     pub curr_items: u64,
+    /// Their bodies, bytes.
+    pub item_bytes: u64,
     pub total_items: u64,
     pub memory_used: u64,
     pub queues: u64,
@@ -98,7 +100,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 33;
+    const LEN: usize = 34;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -114,6 +116,7 @@ impl ShardStats {
             &mut self.bytes_read,
             &mut self.bytes_written,
             &mut self.curr_items,
+            &mut self.item_bytes,
             &mut self.total_items,
             &mut self.memory_used,
             &mut self.queues,
@@ -223,7 +226,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "get_misses", all.get_cmds.saturating_sub(all.get_hits));
     stat(out, "curr_items", all.curr_items);
     stat(out, "total_items", all.total_items);
-    stat(out, "bytes", all.memory_used);
+    stat(out, "bytes", all.item_bytes);
     stat(out, "limit_maxbytes", capacity.memory);
     stat(out, "max_connections", capacity.connections);
     stat(out, "rejected_connections", all.rejected_connections);
@@ -232,6 +235,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "idle_kicks", all.idle_kicks);
     stat(out, "curr_queues", all.queues);
     stat(out, "curr_groups", all.groups);
+    stat(out, "memory_used", all.memory_used);
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);
     stat(out, "returned_reads", all.returned_reads);
@@ -252,7 +256,7 @@ pub fn kestrel(out: &mut Vec<u8>, host: &Host, all: &ShardStats) {
     stat(out, "version", VERSION);
     stat(out, "curr_items", all.curr_items);
     stat(out, "total_items", all.total_items);
-    stat(out, "bytes", all.memory_used);
+    stat(out, "bytes", all.item_bytes);
     stat(out, "reserved_memory_ratio", 0);
     stat(out, "curr_connections", all.curr_connections);
     stat(out, "total_connections", all.total_connections);
@@ -366,7 +370,8 @@ pub fn shards<B: AsRef<[u8]>>(out: &mut Vec<u8>, encoded: &[B]) {
             ("curr_connections", it.curr_connections),
             ("curr_queues", it.queues),
             ("curr_items", it.curr_items),
-            ("bytes", it.memory_used),
+            ("bytes", it.item_bytes),
+            ("memory_used", it.memory_used),
             ("get_cmds", it.get_cmds),
             ("get_hits", it.get_hits),
             ("set_cmds", it.set_cmds),

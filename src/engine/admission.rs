@@ -13,7 +13,6 @@ use crate::ids::MessageId;
 use crate::limits::{OVERFLOW_LEN_MAX, OVERFLOW_SIZE_MAX};
 use crate::mutation::Why;
 use crate::queue::{Entry, Head};
-use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
 /// Messages, and the bytes of their bodies.
@@ -144,13 +143,6 @@ impl Engine {
             open.extend(shelf.queue.opens().map(|(message, it)| (message, it.size)));
         }
         Amount { len: open.len() as u64, size: open.into_values().sum() }
-    }
-
-    /// The shelves of all readers of a queue: itself, and its groups.
-    pub(super) fn readers_of(&self, index: u32) -> SmallVec<[u32; 4]> {
-        let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
-        let groups = shelf.fan.as_ref().map_or(&[][..], |fan| &fan.groups);
-        std::iter::once(index).chain(groups.iter().copied()).collect()
     }
 
     fn oldest_head(&self, index: u32) -> Oldest {

@@ -98,9 +98,9 @@ impl Engine {
             self.said.insert(name.into(), explicit);
         }
         if let Some(index) = self.find(name) {
-            self.settle_settings(index);
-            let groups = self.shelf(index).fan.as_ref().map(|fan| fan.groups.clone());
-            groups.into_iter().flatten().for_each(|group| self.settle_settings(group));
+            for reader in self.readers_of(index) {
+                self.settle_settings(reader);
+            }
         }
         (reply::OK, self.current())
     }

@@ -98,17 +98,17 @@ impl Engine {
         if has_groups {
             self.push_to_groups(index, Entry { message, place }, body.len(), &Mutation::Put(put));
         }
+        self.count_bytes(index);
         if expires_ms > 0 || self.shelf(index).may_expire {
             self.note_expiring(index);
             if (1..=self.now.wall_ms).contains(&expires_ms) {
                 self.settle_heads(index);
             }
         }
-        if is_awaited {
-            self.serve_line(index);
-        }
         if has_groups {
-            self.serve_lines_of_groups(index);
+            self.serve_lines(index);
+        } else if is_awaited {
+            self.serve_line(index);
         }
         PutResult::Done { reply: reply::STORED, seq: self.current() }
     }
@@ -131,13 +131,8 @@ impl Engine {
     /// echoed, to `out`.
     pub(super) fn get(&mut self, name: &[u8], options: &[u8], form: Form, out: &mut Vec<u8>) -> GetResult {
         self.stats.get_cmds += 1;
-        let index = match self.find(name) {
-            Some(index) => index,
-            None if !name.contains(&b'/') => return GetResult::Miss,
-            None => match self.find_or_begin(name, form.start()) {
-                Some(index) => index,
-                None => return GetResult::NoGroup,
-            },
+        let Some(index) = self.find_or_begin(name, form.start()) else {
+            return if name.contains(&b'/') { GetResult::NoGroup } else { GetResult::Miss };
         };
         if !self.settle_head(index) {
             return GetResult::MustWait(index);
@@ -202,7 +197,7 @@ impl Engine {
     pub(super) fn depart(&mut self, index: u32, message: MessageId, size: u64, why: Why) {
         let now_ms = self.now.mono_ms;
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
-        if shelf.of.is_some() || shelf.fan.is_some() {
+        if shelf.is_shared() {
             shelf.meter.roll(now_ms, &shelf.queue.counters);
             return self.pass(index, message, size, why);
         }
@@ -216,16 +211,33 @@ impl Engine {
         mutation.encode(&mut self.batch);
         self.stats.mutations += 1;
         self.stats.curr_items -= 1;
+        self.count_bytes(index);
+    }
+
+    /// What this queue has stored has changed: [`crate::stats::ShardStats::item_bytes`] follows.
+    pub(super) fn count_bytes(&mut self, index: u32) {
+        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        let bytes = shelf.stored_bytes();
+        self.stats.item_bytes = self.stats.item_bytes - shelf.counted_bytes + bytes;
+        shelf.counted_bytes = bytes;
     }
 
     /// Asks for more of the queue's middle if its head runs low.
     pub(super) fn load_ahead(&mut self, index: u32) {
-        let stored_below = self.stored_below;
-        let (shard, size_max) = (self.config.shard, self.load_size());
-        let shelf = self.shelf(index);
-        if shelf.queue.wants_load() {
-            let (after, below) = shelf.queue.begin_load(stored_below);
-            let load = Load { shard, queue: shelf.queue.id, after, below, size_max };
+        self.load(index, self.load_size());
+    }
+
+    /// Asks for the head, if it is only in the store, and for no more than that: one message comes in any case.
+    pub(super) fn load_head(&mut self, index: u32) {
+        self.load(index, 0);
+    }
+
+    fn load(&mut self, index: u32, size_max: usize) {
+        let (shard, stored_below) = (self.config.shard, self.stored_below);
+        let queue = &mut self.shelf(index).queue;
+        if queue.wants_load() {
+            let (after, below) = queue.begin_load(stored_below);
+            let load = Load { shard, queue: queue.id, after, below, size_max };
             self.effects.loads.push(load);
             self.stats.loads += 1;
         }
@@ -300,21 +312,20 @@ impl Engine {
             self.shelf(index).may_expire = true;
             self.enlist(index);
         }
-        let shelf = self.shelf(index);
-        let has_readers = shelf.of.is_some() || shelf.fan.is_some();
         for message in lost {
             let shelf = self.shelf(index);
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
-            let (queue, of) = (shelf.queue.name.to_vec(), shelf.of.unwrap_or(index));
+            let (queue, of, is_shared) = (shelf.queue.name.to_vec(), shelf.of.unwrap_or(index), shelf.is_shared());
             self.record(&mutation);
             self.stats.corrupt += 1;
             self.effects.notices.push(Notice::Corrupt { queue, message });
-            if has_readers {
+            if is_shared {
                 // The others find it damaged too, or have it in memory.
                 self.free_if_passed(of, message, 0);
             } else {
                 self.stats.curr_items -= 1;
+                self.count_bytes(index);
             }
         }
         true
@@ -411,7 +422,8 @@ impl Engine {
             fan.groups.clone().into_iter().for_each(|group| self.unshelve_group(group));
         }
         self.drop_reads(index);
-        let Shelf { mut queue, waiters, fan, .. } = self.unshelve(index);
+        let Shelf { mut queue, waiters, fan, counted_bytes, .. } = self.unshelve(index);
+        self.stats.item_bytes -= counted_bytes;
         self.record(&Mutation::Delete { queue: queue.id });
         self.drop_passing(queue.id);
         let newest = MessageId(self.ids.next - 1);
@@ -426,7 +438,12 @@ impl Engine {
     pub(super) fn flush(&mut self) {
         // What was handed over before is taken before, and does not come back later.
         self.journal_passing();
-        (0..self.shelves.len()).for_each(|index| self.purge(index));
+        for index in 0..self.shelves.len() {
+            // Groups are emptied with their queues.
+            if self.shelves[index].as_ref().is_some_and(|shelf| shelf.of.is_none()) {
+                self.purge(index as u32);
+            }
+        }
     }
 
     /// Empties a queue of this shard, if there is one of that name.
@@ -434,38 +451,28 @@ impl Engine {
         if let Some(index) = self.find(name) {
             let queue = self.shelf(index).queue.id;
             self.journal_passing_of(queue);
-            self.purge(index as usize);
+            self.purge(index);
         }
     }
 
-    /// Drops the messages of a queue, if it has any. Nothing of it is in passing.
-    pub(super) fn purge(&mut self, index: usize) {
-        let below = MessageId(self.ids.next);
-        let Some(shelf) = &self.shelves[index] else { return };
-        if shelf.fan.is_some() {
-            return self.purge_fan(index as u32);
-        }
-        if shelf.of.is_some() {
-            return self.purge_group(index as u32);
-        }
-        if shelf.queue.counters.present() == 0 {
-            return;
-        }
-        self.drop_reads(index as u32);
-        let shelf = self.shelves[index].as_mut().expect("just seen");
-        let newest = MessageId(below.0 - 1);
-        let (ready, open) = shelf.queue.clear(newest, |place| self.memory.release(place));
-        let count = ready + open;
-        self.stats.open_reads -= open;
-        let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
-        shelf.queue.counters.apply(&mutation);
-        mutation.encode(&mut self.batch);
-        self.stats.mutations += 1;
-        self.stats.curr_items -= count;
-        let waiters = std::mem::take(&mut shelf.waiters);
-        if !waiters.is_empty() {
-            let name = shelf.queue.name.clone();
-            self.dismiss_waiters(&name, waiters);
+    /// Drops the messages of a queue or a group, if it has any. Nothing of it is in passing.
+    pub(super) fn purge(&mut self, index: u32) {
+        let shelf = self.shelf(index);
+        match (shelf.of, shelf.fan.is_some()) {
+            (Some(of), _) => {
+                self.purge_reader(index);
+                self.sweep(of);
+            }
+            (None, true) => {
+                for reader in self.readers_of(index) {
+                    self.purge_reader(reader);
+                }
+                self.sweep(index);
+            }
+            (None, false) => {
+                self.stats.curr_items -= self.purge_reader(index);
+                self.count_bytes(index);
+            }
         }
     }
 

@@ -15,7 +15,6 @@ use crate::limits::{DROPPED_AT_ONCE_MAX, DROPPED_IN_ANY_CASE, SWEEP_EVERY_MS, SW
 use crate::mutation::Why;
 use crate::proto::command::Lifetime;
 use crate::queue::{Entry, Head, Settings};
-use crate::store::Load;
 use std::collections::VecDeque;
 
 /// An exptime up to this is counted from now, s; a larger one since the epoch. As in memcached.
@@ -124,13 +123,9 @@ impl Engine {
 
     /// A queue has, or may have, a message that can expire. So have its groups.
     pub(super) fn note_expiring(&mut self, index: u32) {
-        self.shelf(index).may_expire = true;
-        self.enlist(index);
-        let groups = self.shelf(index).fan.as_ref().map_or(0, |fan| fan.groups.len());
-        for at in 0..groups {
-            let group = self.shelf(index).fan.as_ref().expect("just seen").groups[at];
-            self.shelf(group).may_expire = true;
-            self.enlist(group);
+        for reader in self.readers_of(index) {
+            self.shelf(reader).may_expire = true;
+            self.enlist(reader);
         }
     }
 
@@ -189,19 +184,6 @@ impl Engine {
         // What is only in the store may expire: it is seen when it is here.
         if is_over || self.shelf(index).may_expire || head == Head::Stored {
             self.enlist(index);
-        }
-    }
-
-    /// Asks for the head, if it is only in the store, and for no more than that.
-    pub(super) fn load_head(&mut self, index: u32) {
-        let (shard, stored_below) = (self.config.shard, self.stored_below);
-        let queue = &mut self.shelf(index).queue;
-        if queue.wants_load() {
-            let (after, below) = queue.begin_load(stored_below);
-            // One message comes in any case.
-            let load = Load { shard, queue: queue.id, after, below, size_max: 0 };
-            self.effects.loads.push(load);
-            self.stats.loads += 1;
         }
     }
 

@@ -13,6 +13,7 @@ use crate::mutation::{Mutation, Why};
 use crate::proto::options::queue_of;
 use crate::queue::{Entry, Queue};
 use crate::session::replies::Answer;
+use smallvec::SmallVec;
 
 /// What a queue with groups keeps for them.
 #[derive(Default)]
@@ -150,6 +151,13 @@ impl Engine {
 
     // --- messages ---
 
+    /// The shelves of all readers of a queue: itself, and its groups.
+    pub(super) fn readers_of(&self, index: u32) -> SmallVec<[u32; 4]> {
+        let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
+        let groups = shelf.fan.as_ref().map_or(&[][..], |fan| &fan.groups);
+        std::iter::once(index).chain(groups.iter().copied()).collect()
+    }
+
     /// A message was put into a queue: each of its groups gets it too.
     pub(super) fn push_to_groups(&mut self, of: u32, entry: Entry, size: usize, put: &Mutation<'_>) {
         let now_ms = self.now.mono_ms;
@@ -168,13 +176,11 @@ impl Engine {
         shelves[of as usize].as_mut().expect("just seen").fan.as_mut().expect("just seen").groups = groups;
     }
 
-    /// Whoever waits for messages of a queue's groups is served.
-    pub(super) fn serve_lines_of_groups(&mut self, of: u32) {
-        let groups = self.shelf(of).fan.as_ref().map_or(0, |fan| fan.groups.len());
-        for at in 0..groups {
-            let group = self.shelf(of).fan.as_ref().expect("just seen").groups[at];
-            if self.shelf(group).line.is_some() {
-                self.serve_line(group);
+    /// Whoever waits for messages of a queue, for any of its readers, is served.
+    pub(super) fn serve_lines(&mut self, of: u32) {
+        for reader in self.readers_of(of) {
+            if self.shelf(reader).line.is_some() {
+                self.serve_line(reader);
             }
         }
     }
@@ -201,24 +207,28 @@ impl Engine {
         fan.bytes = fan.bytes.saturating_sub(size);
         self.record(&Mutation::Free { queue, message });
         self.stats.curr_items -= 1;
+        self.count_bytes(of);
     }
 
-    /// Drops all that a reader of a queue with groups has; the messages stay for the others until they are swept.
-    pub(super) fn purge_reader(&mut self, index: u32) {
+    /// Drops all that a reader has, ready and open, and says how much that was. Of a queue with groups the messages stay for the others until
+    /// they are swept. Nothing of it is in passing.
+    pub(super) fn purge_reader(&mut self, index: u32) -> u64 {
         let below = MessageId(self.ids.next);
         if self.shelf(index).queue.counters.present() == 0 {
-            return;
+            return 0;
         }
         self.drop_reads(index);
         let shelf = self.shelves[index as usize].as_mut().expect("just seen");
         let (ready, open) = shelf.queue.clear(MessageId(below.0 - 1), |place| self.memory.release(place));
         self.stats.open_reads -= open;
-        let mutation = Mutation::Purge { queue: shelf.queue.id, below, count: ready + open };
+        let count = ready + open;
+        let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
         shelf.queue.counters.apply(&mutation);
         let waiters = std::mem::take(&mut shelf.waiters);
         let name = shelf.queue.name.clone();
         self.record(&mutation);
         self.dismiss_waiters(&name, waiters);
+        count
     }
 
     /// Removes what no reader of a queue has any more, because one of them was dropped or purged. Without groups the queue is an
@@ -238,21 +248,7 @@ impl Engine {
             self.record(&Mutation::Sweep { queue, freed });
         }
         self.stats.curr_items -= freed;
-    }
-
-    /// Drops all messages of a queue with groups, for every reader.
-    pub(super) fn purge_fan(&mut self, of: u32) {
-        self.purge_reader(of);
-        let groups = self.shelf(of).fan.as_ref().expect("it has groups").groups.clone();
-        groups.into_iter().for_each(|group| self.purge_reader(group));
-        self.sweep(of);
-    }
-
-    /// Drops all messages of a group.
-    pub(super) fn purge_group(&mut self, index: u32) {
-        let of = self.shelf(index).of.expect("it is a group");
-        self.purge_reader(index);
-        self.sweep(of);
+        self.count_bytes(of);
     }
 
     /// Checks groups against their queues. For tests.

@@ -238,6 +238,8 @@ struct Shelf {
     of: Option<u32>,
     /// Puts that its limits refused, since the start.
     refused: u64,
+    /// What it has in [`ShardStats::item_bytes`]; a group has nothing there.
+    counted_bytes: u64,
     /// Some message that is in memory can expire. It may be `true` for longer.
     may_expire: bool,
     /// Sweeps look at it.
@@ -248,6 +250,16 @@ impl Shelf {
     /// The queue as clients name it, without the group.
     fn client_name(&self) -> &[u8] {
         if self.of.is_none() { &self.queue.name } else { queue_of(&self.queue.name) }
+    }
+
+    /// The bodies of what is stored in the queue, for whichever reader, bytes.
+    fn stored_bytes(&self) -> u64 {
+        self.fan.as_ref().map_or(self.queue.bytes(), |fan| fan.bytes)
+    }
+
+    /// Whether several readers share its messages: it is a group, or a queue that has some.
+    fn is_shared(&self) -> bool {
+        self.of.is_some() || self.fan.is_some()
     }
 
     /// When open reads end by themselves, s; 0: never.
@@ -402,13 +414,15 @@ impl Engine {
             let QueueRow { queue, ref name, counters, bytes, low, freed, .. } = row;
             if !fanned.contains_key(&queue) {
                 engine.stats.curr_items += counters.present();
-                engine.shelve(Queue::stored(queue, name, counters, bytes));
+                let index = engine.shelve(Queue::stored(queue, name, counters, bytes));
+                engine.count_bytes(index);
                 continue;
             }
             let stored = counters.puts - freed;
             engine.stats.curr_items += stored;
             let index = engine.shelve(Queue::reader(queue, name, counters, bytes, low, row.passed));
             engine.shelf(index).fan = Some(Box::new(groups::Fan { groups: Vec::new(), stored, bytes }));
+            engine.count_bytes(index);
         }
         for row in groups {
             let of = engine.by_id[&row.of];
@@ -644,6 +658,8 @@ impl Engine {
             shelf.queue.assert_consistent(|place| self.memory.message(place).body.len());
         }
         let queues = self.shelves.iter().flatten().filter(|shelf| shelf.of.is_none());
+        let bytes: u64 = queues.clone().map(Shelf::stored_bytes).sum();
+        assert_eq!(bytes, self.stats.item_bytes, "item_bytes is how large that is");
         let present: u64 = queues.map(|s| s.fan.as_ref().map_or(s.queue.counters.present(), |fan| fan.stored)).sum();
         assert_eq!(present, self.stats.curr_items, "curr_items is what all queues hold");
         let reserved: usize = self.sessions.iter().flatten().map(|s| s.reserved).sum();

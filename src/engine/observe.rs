@@ -43,7 +43,7 @@ impl Engine {
     pub fn purge_queue(&mut self, queue: QueueId) -> Option<Seq> {
         let index = *self.by_id.get(&queue)?;
         self.journal_passing_of(queue);
-        self.purge(index as usize);
+        self.purge(index);
         Some(self.newest())
     }
 

@@ -196,6 +196,7 @@ impl Engine {
         queue.counters.apply(&Mutation::Put(put));
         queue.put_back(Entry { message: handed.message, place: it.place }, put.body.len());
         self.stats.curr_items += 1;
+        self.count_bytes(index);
         self.passing.returned.insert(handed.message, self.current());
         self.trace_message(index, handed.message, Fate::Returned);
         self.tell_putter(&it, self.current());

@@ -60,11 +60,8 @@ impl Engine {
                 return;
             }
             if let Some(&index) = self.by_id.get(&queue) {
-                let groups = self.shelf(index).fan.as_ref().map_or(0, |fan| fan.groups.len());
-                self.spill_reader(index, message);
-                for at in 0..groups {
-                    let group = self.shelf(index).fan.as_ref().expect("just seen").groups[at];
-                    self.spill_reader(group, message);
+                for reader in self.readers_of(index) {
+                    self.spill_reader(reader, message);
                 }
             }
         }

@@ -36,6 +36,7 @@ impl Engine {
             fan: None,
             of: None,
             refused: 0,
+            counted_bytes: 0,
             may_expire,
             is_listed: false,
         });

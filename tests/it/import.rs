@@ -1,6 +1,7 @@
 //! `ringqctl import memcacheq` between real processes and a scripted MemcacheQ: whoever dies, whenever, running it again loses nothing,
 //! keeps the order, and doubles only what was under way.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -227,7 +228,10 @@ fn an_importer_killed_anywhere_among_its_gets_loses_only_what_had_not_arrived() 
 
         let output = importer.run(source.address(), &destination.addr().to_string(), &[]);
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-        let received = drain(&destination);
+        // What was on its way to the destination when the importer died is sent again.
+        let mut received = drain(&destination);
+        let mut seen = HashSet::new();
+        received.retain(|body| seen.insert(body.clone()));
         let expected: Vec<String> = bodies(0..MESSAGES).into_iter().filter(|body| *body != self::body(after)).collect();
         assert_eq!(received, expected);
         assert!(!importer.spool().exists());

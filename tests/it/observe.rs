@@ -112,6 +112,37 @@ fn a_queue_tells_how_deep_how_old_and_how_fast_it_is() {
 }
 
 #[test]
+fn bytes_are_the_bodies_of_all_queues_wherever_they_are() {
+    for shards in [1, 3] {
+        let mut world = World::new(Options { shards, flush_all: true, ..Options::default() });
+        let client = world.connect();
+        let check = |world: &mut World, client: usize, expected: f64| {
+            assert_eq!(number(&lines(&world.ask(client, "stats\r\n")), "bytes"), expected);
+            let of = lines(&world.ask(client, "stats shards\r\n"));
+            let sum: f64 = (0..shards).map(|shard| number(&of, &format!("{shard}.bytes"))).sum();
+            assert_eq!(sum, expected, "{shards} shards");
+        };
+        for n in 0..10 {
+            let body = "x".repeat(100 * n);
+            world.ask(client, &format!("set q{n} 0 0 {}\r\n{body}\r\nset q{n} 0 0 1\r\ny\r\n", body.len()));
+        }
+        check(&mut world, client, 4510.0);
+        world.ask(client, "get q9\r\n");
+        check(&mut world, client, 3610.0);
+        world.ask(client, "delete q8\r\nflush q7\r\n");
+        check(&mut world, client, 2108.0);
+        // After a start all of it is in the store only.
+        world.crash(shards);
+        let client = world.connect();
+        check(&mut world, client, 2108.0);
+        world.ask(client, "get q6 q5\r\n");
+        check(&mut world, client, 1008.0);
+        world.ask(client, "flush_all\r\n");
+        check(&mut world, client, 0.0);
+    }
+}
+
+#[test]
 fn waiters_of_a_queue_are_counted() {
     let mut world = World::new(Options::default());
     let clients: Vec<usize> = (0..3).map(|_| world.connect()).collect();

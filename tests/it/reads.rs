@@ -393,7 +393,7 @@ fn what_is_open_or_has_returned_leaves_memory_and_comes_back_in_its_place() {
     }
     let used = |world: &mut World| {
         let stats = world.ask(other, "stats shards\r\n");
-        let line = stats.lines().find_map(|line| line.strip_prefix("STAT 0.bytes "));
+        let line = stats.lines().find_map(|line| line.strip_prefix("STAT 0.memory_used "));
         line.unwrap_or_else(|| panic!("{stats}")).parse::<usize>().unwrap()
     };
     assert!(used(&mut world) <= 1 << 20, "half the share, however much is open");

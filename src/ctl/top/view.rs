@@ -250,7 +250,7 @@ impl History {
             is_accepting: general.text("accepting_conns") != Some("0"),
             waiters: general.count("waiters"),
             corrupt: general.count("corrupt_items"),
-            memory: general.count("bytes"),
+            memory: general.count("memory_used"),
             memory_max: general.count("limit_maxbytes"),
             put: Latency::of(latency, "put"),
             get: Latency::of(latency, "get_hit"),
