@@ -24,6 +24,7 @@ use ringq::journal::{BLOCK_SIZE, PageBuffer};
 use ringq::latency::{Latency, Metric};
 use ringq::limits::BODY_SIZE_DEFAULT;
 use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put};
+use ringq::proto::key::Names;
 use ringq::queue::{Entry, Head, Memory, Queue};
 use ringq::session::frame::{Frame, frame};
 use ringq::session::timing::{Began, Due, Timings};
@@ -91,7 +92,7 @@ fn parse(criterion: &mut Criterion) {
 fn parse_all(mut input: &[u8]) -> u64 {
     let mut count = 0;
     while !input.is_empty() {
-        let len = match frame(input, BODY_SIZE_DEFAULT) {
+        let len = match frame(input, BODY_SIZE_DEFAULT, Names::default()) {
             Frame::Line { line, len } => {
                 black_box(line);
                 len

@@ -73,6 +73,8 @@ pub struct Config {
     pub memory_share: usize,
     /// `-B`, bytes.
     pub body_size_max: usize,
+    /// `--reader-separator`. It does not change: a request that has to wait is read again.
+    pub reader_separator: Option<u8>,
     /// Seed of the hash table of queue names: random in the daemon, so that no client can choose names that collide.
     pub hash_seed: u64,
     /// What `stats` says of the configuration.
