@@ -46,16 +46,13 @@ impl Engine {
             return found;
         }
         let queue = queue_of(name);
-        let has_room = self.by_id.len() + 2 <= self.config.tunables.queues_max;
-        let of = match self.find(queue) {
-            Some(of) => of,
-            None if has_room => self.create(queue),
-            None => return None,
-        };
-        let groups = self.shelf(of).fan.as_ref().map_or(0, |fan| fan.groups.len());
-        if groups >= self.config.tunables.groups_max || !has_room {
+        let of = self.find(queue);
+        let groups = of.and_then(|of| self.shelf(of).fan.as_ref()).map_or(0, |fan| fan.groups.len());
+        let queues = self.by_id.len() + 1 + usize::from(of.is_none());
+        if groups >= self.config.tunables.groups_max || queues > self.config.tunables.queues_max {
             return None;
         }
+        let of = of.unwrap_or_else(|| self.create(queue));
         Some(self.begin_group(of, name, start))
     }
 
