@@ -71,16 +71,21 @@ impl Engine {
         self.stats.total_items += 1;
         let shelf = self.shelf(index);
         let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
+        let is_for_groups = shelf.is_for_groups();
         let settings = self.shelves[index as usize].as_ref().expect("just seen").settings.as_deref();
         let (expires_ms, bounds_puts) =
             (self.expires_ms(settings, lifetime), settings.is_some_and(Settings::bounds_puts));
         if is_awaited
             && !has_groups
+            && !is_for_groups
             && !bounds_puts
             && expires_ms == 0
             && let Some(message) = self.hand_over(index, flags, body)
         {
             return PutResult::Passing(message);
+        }
+        if is_for_groups {
+            self.leave_to_groups(index);
         }
         let put = self.new_put(index, flags, expires_ms, body);
         let message = put.message;
@@ -97,6 +102,9 @@ impl Engine {
         self.trace_message(index, message, Fate::Put);
         if has_groups {
             self.push_to_groups(index, Entry { message, place }, body.len(), &Mutation::Put(put));
+        }
+        if has_groups && is_for_groups {
+            self.drop_head(index, Entry { message, place }, Why::Skipped);
         }
         self.count_bytes(index);
         if expires_ms > 0 || self.shelf(index).may_expire {
@@ -134,6 +142,12 @@ impl Engine {
         let Some(index) = self.find_or_begin(name, form.start()) else {
             return if name.contains(&b'/') { GetResult::NoGroup } else { GetResult::Miss };
         };
+        let now_ms = self.now.mono_ms;
+        let shelf = self.shelf(index);
+        shelf.asked_ms = now_ms;
+        if shelf.is_for_groups() {
+            return GetResult::Miss;
+        }
         if !self.settle_head(index) {
             return GetResult::MustWait(index);
         }

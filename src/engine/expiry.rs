@@ -118,7 +118,11 @@ impl Engine {
         self.shelf(index).queue.pop(size);
         self.memory.release(entry.place);
         self.depart(index, entry.message, size as u64, why);
-        self.trace_message(index, entry.message, if why == Why::Expired { Fate::Expired } else { Fate::Discarded });
+        match why {
+            Why::Expired => self.trace_message(index, entry.message, Fate::Expired),
+            Why::Skipped => {}
+            _ => self.trace_message(index, entry.message, Fate::Discarded),
+        }
     }
 
     /// A queue has, or may have, a message that can expire. So have its groups.

@@ -62,7 +62,8 @@ impl Engine {
         let parent = self.shelf(of).queue.id;
         self.journal_passing_of(parent);
         self.count_passed();
-        if self.shelf(of).fan.is_none() {
+        let is_first = self.shelf(of).fan.is_none();
+        if is_first {
             let queue = &self.shelf(of).queue;
             let (stored, bytes) = (queue.counters.present(), queue.bytes());
             self.shelf(of).fan = Some(Box::new(Fan { groups: Vec::new(), stored, bytes }));
@@ -75,10 +76,14 @@ impl Engine {
         queue.counters.apply(&mutation);
         self.record(&mutation);
         let index = self.shelve_group(of, queue);
-        if start == Start::Newest {
+        // A queue for its groups only has kept everything for the first of them, wherever that would begin.
+        let was_kept = is_first && self.shelf(of).is_for_groups();
+        if start == Start::Newest && !was_kept {
             self.purge_reader(index);
             self.sweep(of);
         }
+        self.leave_to_groups(of);
+        self.set_group_end(index);
         index
     }
 
@@ -128,7 +133,8 @@ impl Engine {
         let of = self.shelf(index).of.expect("it is a group");
         let fan = self.shelf(of).fan.as_mut().expect("a group's queue knows it");
         fan.groups.retain(|group| *group != index);
-        let Shelf { mut queue, waiters, .. } = self.unshelve(index);
+        let Shelf { mut queue, waiters, ends_ms, .. } = self.unshelve(index);
+        self.group_rules.forget(queue.id, ends_ms);
         self.stats.queues += 1;
         self.stats.groups -= 1;
         self.record(&Mutation::Delete { queue: queue.id });

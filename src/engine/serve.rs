@@ -158,7 +158,7 @@ impl Engine {
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
         let is_returning = self.due.is_returning() && self.has_room_in_batch();
-        let unsettled = self.expiry.has_unsettled() && !self.is_batch_full();
+        let unsettled = (self.expiry.has_unsettled() || self.group_rules.has_unsettled()) && !self.is_batch_full();
         let is_busy = is_returning || unsettled;
         !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_busy
     }
@@ -170,6 +170,8 @@ impl Engine {
         self.expire_waits();
         self.expire_reads();
         self.expire_messages();
+        self.settle_unsettled_groups();
+        self.end_groups();
         self.expire_passing();
         self.close_idle();
         self.run_inbound();
