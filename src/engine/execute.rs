@@ -248,10 +248,12 @@ impl Engine {
 
     fn load(&mut self, index: u32, size_max: usize) {
         let (shard, stored_below) = (self.config.shard, self.stored_below);
+        let of = self.shelf(index).of.unwrap_or(index);
+        let of = self.shelf(of).queue.id;
         let queue = &mut self.shelf(index).queue;
         if queue.wants_load() {
             let (after, below) = queue.begin_load(stored_below);
-            let load = Load { shard, queue: queue.id, after, below, size_max };
+            let load = Load { shard, queue: queue.id, of, after, below, size_max };
             self.effects.loads.push(load);
             self.stats.loads += 1;
         }

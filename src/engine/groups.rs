@@ -104,10 +104,11 @@ impl Engine {
     /// Gives a new reader everything that is stored for the others: the ranges of the one that has passed least, and what any has apart
     /// from its ranges before them.
     fn copy_stored(&mut self, of: u32, to: &mut Queue) {
-        let Engine { shelves, memory, .. } = self;
+        let Engine { shelves, memory, stored_below, .. } = self;
         let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
         let below = slowest.passed_below();
-        to.copy_ranges(slowest, stored_ahead(shelves, of, slowest), |place| memory.retain(place));
+        let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
+        to.copy_ranges(slowest, is_stored, *stored_below, |place| memory.retain(place));
         for reader in readers(shelves, of) {
             for (message, place, size) in reader.apart().filter(|(message, ..)| *message < below) {
                 if to.add_returned(message, place, size)

@@ -248,7 +248,7 @@ fn tidy(store: &mut impl Store) {
 }
 
 fn load(store: &mut impl Store, queue: QueueId, after: u64, below: MessageId, size_max: usize) -> Loaded {
-    store.load(&Load { shard: ShardId(0), queue, after: MessageId(after), below, size_max }).unwrap()
+    store.load(&Load { shard: ShardId(0), queue, of: queue, after: MessageId(after), below, size_max }).unwrap()
 }
 
 /// Ids of a queue's intact messages, read from its head in one load.
