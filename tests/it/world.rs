@@ -145,7 +145,7 @@ struct Job {
 
 /// The server and everything around it.
 pub struct World {
-    options: Options,
+    pub options: Options,
     now: Now,
     pub store: MemoryStore,
     engines: Vec<Engine>,
