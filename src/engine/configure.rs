@@ -132,7 +132,7 @@ impl Engine {
         let name = self.shelf(index).queue.name.clone();
         self.shelf(index).settings = self.settings_of(&name);
         let shelf = self.shelf(index);
-        shelf.may_expire |= shelf.max_age_s() > 0;
+        shelf.may_expire |= shelf.bounds_stay();
         if shelf.queue.counters.present() > 0 {
             self.enlist(index);
         }
