@@ -343,7 +343,7 @@ fn checkpoint(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements((size_max / (PUT_HEADER_SIZE + size)) as u64));
             // From the middle of what lies together.
             let after = MessageId(first + slices.len() / 3);
-            let load = Load { shard: SHARD, queue: QUEUE, after, below: MessageId(u64::MAX), size_max };
+            let load = Load { shard: SHARD, queue: QUEUE, of: QUEUE, after, below: MessageId(u64::MAX), size_max };
             group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
                 bencher.iter_custom(|rounds| {
                     let begin = cpu_time();

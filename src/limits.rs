@@ -29,6 +29,13 @@ pub const DROPPED_AT_ONCE_MAX: usize = 1024;
 /// Of these, how many go although the turn's batch is full: nearly always all there are.
 pub const DROPPED_IN_ANY_CASE: usize = 16;
 
+/// Messages of a shard that are set aside for other queues and have not begun to go: some MiB of memory for all of them. More than a few are there
+/// only while the disk is full.
+pub const MOVES_LEN_MAX: usize = 65_536;
+
+/// A transfer that another shard refused, for want of storage, is tried again after this time, ms.
+pub const MOVES_RETRY_MS: u64 = 1_000;
+
 /// Queues that may have messages whose time is over, and from which nobody reads, are looked at so often, ms: nobody waits for that.
 pub const SWEEP_EVERY_MS: u64 = 1_000;
 

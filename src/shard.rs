@@ -683,6 +683,8 @@ impl Shard {
                     Fate::Taken => "was taken",
                     Fate::Expired => "has expired",
                     Fate::Discarded => "was discarded",
+                    Fate::DeadLettered => "went to the dead letters",
+                    Fate::Skipped => "was skipped",
                 };
                 let batch = match fate {
                     Fate::HandedOver | Fate::Delivered => String::new(),

@@ -330,6 +330,7 @@ struct Numbers {
     oldest_ms: u64,
     waiters: u64,
     open: u64,
+    moving: u64,
     expired: u64,
     discarded: u64,
     dead_lettered: u64,
@@ -347,6 +348,7 @@ impl Numbers {
             oldest_ms: queue.oldest_ms.unwrap_or_default(),
             waiters: queue.waiters,
             open: queue.open,
+            moving: queue.moving,
             expired: queue.counters.expired,
             discarded: queue.counters.discarded,
             dead_lettered: queue.counters.dead_lettered,
@@ -363,6 +365,7 @@ impl Numbers {
         self.oldest_ms = self.oldest_ms.max(other.oldest_ms);
         self.waiters += other.waiters;
         self.open += other.open;
+        self.moving += other.moving;
         self.expired += other.expired;
         self.discarded += other.discarded;
         self.dead_lettered += other.dead_lettered;
@@ -390,9 +393,9 @@ fn by_queue(text: &mut Text, queues: &Queues) {
     let help = format!("Queues beyond {ADMIN_METRIC_QUEUES_MAX}, which have no series of their own.");
     text.one("ringq_queues_overflow", "gauge", &help, rest.len());
     type Value = fn(&Numbers) -> f64;
-    let families: [(&str, &str, &str, Value); 12] = [
+    let families: [(&str, &str, &str, Value); 13] = [
         ("ringq_queue_messages_ready", "gauge", "Messages that a get can take.", |it| it.ready as f64),
-        ("ringq_queue_bytes", "gauge", "Bodies of messages that are ready or open.", |it| it.bytes as f64),
+        ("ringq_queue_bytes", "gauge", "Bodies of messages that are ready, open or moving.", |it| it.bytes as f64),
         ("ringq_queue_puts_total", "counter", "Messages accepted since the queue was made.", |it| it.puts as f64),
         ("ringq_queue_gets_total", "counter", "Messages taken since the queue was made.", |it| it.gets as f64),
         (
@@ -403,6 +406,7 @@ fn by_queue(text: &mut Text, queues: &Queues) {
         ),
         ("ringq_queue_waiters", "gauge", "Gets that wait for a message.", |it| it.waiters as f64),
         ("ringq_queue_messages_open", "gauge", "Messages in open reads.", |it| it.open as f64),
+        ("ringq_queue_messages_moving", "gauge", "Messages on their way to another queue.", |it| it.moving as f64),
         ("ringq_queue_expired_total", "counter", "Messages whose time was over.", |it| it.expired as f64),
         (
             "ringq_queue_discarded_total",

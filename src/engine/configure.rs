@@ -136,7 +136,7 @@ impl Engine {
         let settings = self.settings_of(&name);
         let shelf = self.shelf(index);
         shelf.settings = settings;
-        shelf.may_expire |= shelf.max_age_s() > 0;
+        shelf.may_expire |= shelf.bounds_stay();
         let is_other_rule = shelf.group_rule() != before;
         if shelf.queue.counters.present() > 0 {
             self.enlist(index);

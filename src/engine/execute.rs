@@ -68,22 +68,31 @@ impl Engine {
             return PutResult::Done { reply: reply::NOT_STORED, seq: Seq(0) };
         };
         self.stats.set_hits += 1;
-        self.stats.total_items += 1;
         let shelf = self.shelf(index);
         let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
-        let is_for_groups = shelf.is_for_groups();
+        let has_plain_readers = !shelf.is_for_groups();
         let settings = self.shelves[index as usize].as_ref().expect("just seen").settings.as_deref();
         let (expires_ms, bounds_puts) =
             (self.expires_ms(settings, lifetime), settings.is_some_and(Settings::bounds_puts));
         if is_awaited
             && !has_groups
-            && !is_for_groups
+            && has_plain_readers
             && !bounds_puts
             && expires_ms == 0
             && let Some(message) = self.hand_over(index, flags, body)
         {
+            self.stats.total_items += 1;
             return PutResult::Passing(message);
         }
+        self.append(index, flags, expires_ms, body);
+        PutResult::Done { reply: reply::STORED, seq: self.current() }
+    }
+
+    /// Appends a message to the queue at `index`, for all its readers, and serves who waits for it. `expires_ms`: wall clock; 0: its put sets no
+    /// time.
+    pub(super) fn append(&mut self, index: u32, flags: u32, expires_ms: u64, body: &[u8]) {
+        self.stats.total_items += 1;
+        let is_for_groups = self.shelf(index).is_for_groups();
         if is_for_groups {
             self.leave_to_groups(index);
         }
@@ -95,6 +104,7 @@ impl Engine {
         self.sizes.count(body.len());
         let now_ms = self.now.mono_ms;
         let shelf = self.shelf(index);
+        let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
         shelf.meter.roll(now_ms, &shelf.queue.counters);
         shelf.queue.push(Entry { message: put.message, place }, body.len());
         shelf.queue.counters.apply(&Mutation::Put(put));
@@ -118,7 +128,6 @@ impl Engine {
         } else if is_awaited {
             self.serve_line(index);
         }
-        PutResult::Done { reply: reply::STORED, seq: self.current() }
     }
 
     /// A body becomes a message of a queue.
@@ -443,8 +452,8 @@ impl Engine {
         self.record(&Mutation::Delete { queue: queue.id });
         self.drop_passing(queue.id);
         let newest = MessageId(self.ids.next - 1);
-        let (ready, open) = queue.clear(newest, |place| self.memory.release(place));
-        self.stats.curr_items -= fan.map_or(ready + open, |fan| fan.stored);
+        let (count, open) = queue.clear(newest, |place| self.memory.release(place));
+        self.stats.curr_items -= fan.map_or(count, |fan| fan.stored);
         self.stats.open_reads -= open;
         self.dismiss_waiters(&queue.name, waiters);
         true

@@ -1,9 +1,9 @@
-//! Messages whose time is over: they leave at the head of their queue, and are never served.
+//! Messages whose time is over, or that were delivered too often: they leave at the head of their queue, and are never served again.
 //!
 //! When a message expires was fixed with its put (`expires_ms`), or follows from its age and what its queue allows now, so that a changed setting
 //! holds for what is there. Whoever is about to serve a head settles it first ([`Engine::settle_head`]). Queues from which nobody reads
-//! are swept once a second, some of them; those of which no message can expire are in no list, and without a list there is no timer.
-//! Behind a head that lives messages may be over their time: they leave when they come to the head. An open read is not ended by the time of
+//! are swept once a second, some of them; those of which no message can leave so are in no list, and without a list there is no timer.
+//! Where they go is looked up by [`super::moves`]. Behind a head that lives messages may be over their time: they leave when they come to the head. An open read is not ended by the time of
 //! its message.
 //!
 //! Invariant: a queue with a message in memory that can expire has `may_expire`, and is listed unless it is empty.
@@ -27,7 +27,7 @@ pub(super) struct Expiry {
     listed: VecDeque<QueueId>,
     /// When the next of them are looked at, monotonic ms.
     sweep_ms: u64,
-    /// Queues with more of such heads than one turn removes; who waits for these queues is served when that is done.
+    /// Queues whose heads are to be settled in the next turn, because there were more than one turn removes; who waits for these queues is served when that is done.
     unsettled: Vec<QueueId>,
 }
 
@@ -40,6 +40,18 @@ impl Expiry {
     /// Whether something was left for the next turn.
     pub(super) fn has_unsettled(&self) -> bool {
         !self.unsettled.is_empty()
+    }
+
+    /// Leaves a queue's head for the next turn.
+    pub(super) fn unsettle(&mut self, queue: QueueId) {
+        if !self.unsettled.contains(&queue) {
+            self.unsettled.push(queue);
+        }
+    }
+
+    /// Whether a queue's head is left for later.
+    pub(super) fn is_unsettled(&self, queue: QueueId) -> bool {
+        self.unsettled.contains(&queue)
     }
 }
 
@@ -64,24 +76,24 @@ impl Engine {
         }
     }
 
-    /// Removes messages whose time is over from the head of a queue, until that is one that may be served, one that is only in the
-    /// store, or nothing. `false`: there are more than one turn removes. Then whoever wants the head waits as for a load.
+    /// Removes messages from the head of a queue that must not be served, until that is one that may be, one that is only in the
+    /// store, or nothing. `false`: there are more than one turn removes, or more than can be on their way to other queues. Then whoever wants the head waits as for a load.
     pub(super) fn settle_head(&mut self, index: u32) -> bool {
         if !self.shelf(index).may_expire {
             return true;
         }
         let mut dropped = 0;
         while let Head::Ready(entry) = self.shelf(index).queue.head()
-            && self.is_over(index, entry)
+            && let Some(why) = self.must_leave(index, entry)
         {
             if self.has_dropped_enough(dropped) {
                 let queue = self.shelf(index).queue.id;
-                if !self.expiry.unsettled.contains(&queue) {
-                    self.expiry.unsettled.push(queue);
-                }
+                self.expiry.unsettle(queue);
                 return false;
             }
-            self.drop_head(index, entry, Why::Expired);
+            if !self.dismiss_head(index, entry, why) {
+                return false;
+            }
             dropped += 1;
         }
         if dropped > 0 {
@@ -103,13 +115,18 @@ impl Engine {
         dropped >= DROPPED_AT_ONCE_MAX || dropped >= DROPPED_IN_ANY_CASE && self.is_batch_full()
     }
 
-    fn is_over(&self, index: u32, entry: Entry) -> bool {
+    /// Why this message must leave unserved when it is the head, if it must.
+    fn must_leave(&self, index: u32, entry: Entry) -> Option<Why> {
         let put = self.memory.message(entry.place);
         let shelf = self.shelves[index as usize].as_ref().expect("the caller found it");
         let max_age_ms = shelf.max_age_s().saturating_mul(1000);
         let now_ms = self.now.wall_ms;
         let is_too_old = max_age_ms > 0 && put.put_ms.saturating_add(max_age_ms) <= now_ms;
-        is_too_old || put.expires_ms > 0 && put.expires_ms <= now_ms
+        if is_too_old || put.expires_ms > 0 && put.expires_ms <= now_ms {
+            return Some(Why::Expired);
+        }
+        let deliveries_max = shelf.max_deliveries();
+        (deliveries_max > 0 && shelf.queue.deliveries(entry.message) >= deliveries_max).then_some(Why::DeadLettered)
     }
 
     /// Removes the head, which is `entry`, for good, without serving it to anybody.
@@ -118,11 +135,7 @@ impl Engine {
         self.shelf(index).queue.pop(size);
         self.memory.release(entry.place);
         self.depart(index, entry.message, size as u64, why);
-        match why {
-            Why::Expired => self.trace_message(index, entry.message, Fate::Expired),
-            Why::Skipped => {}
-            _ => self.trace_message(index, entry.message, Fate::Discarded),
-        }
+        self.trace_message(index, entry.message, Fate::of(why));
     }
 
     /// A queue has, or may have, a message that can expire. So have its groups.
@@ -178,8 +191,8 @@ impl Engine {
         let is_over = !self.trim(index);
         let shelf = self.shelf(index);
         let head = shelf.queue.head();
-        if head == Head::Empty && shelf.queue.open_len() == 0 {
-            shelf.may_expire = shelf.max_age_s() > 0;
+        if shelf.queue.counters.present() == 0 {
+            shelf.may_expire = shelf.bounds_stay();
             return;
         }
         if head == Head::Stored {
@@ -198,7 +211,7 @@ impl Engine {
             let is_listed = self.expiry.listed.contains(&shelf.queue.id);
             assert_eq!(shelf.is_listed, is_listed, "a queue knows whether it is listed");
             listed += usize::from(is_listed);
-            assert!(shelf.max_age_s() == 0 || shelf.may_expire, "a bound of age is a time for all");
+            assert!(!shelf.bounds_stay() || shelf.may_expire, "a bound of age or deliveries is one for all");
             let has_messages = shelf.queue.counters.present() > 0;
             assert!(!shelf.may_expire || !has_messages || is_listed, "what can expire is swept");
             if let Head::Ready(entry) = shelf.queue.head() {
@@ -211,7 +224,17 @@ impl Engine {
 
 impl Shelf {
     /// How old a message gets, s; 0: as old as it likes.
-    pub(super) fn max_age_s(&self) -> u64 {
+    fn max_age_s(&self) -> u64 {
         self.settings.as_ref().map_or(0, |settings| settings.max_age_s)
+    }
+
+    /// How often a message is delivered; 0: as often as it takes.
+    fn max_deliveries(&self) -> u32 {
+        self.settings.as_ref().map_or(0, |settings| settings.max_deliveries)
+    }
+
+    /// Whether any of its messages may have to leave unserved.
+    pub(super) fn bounds_stay(&self) -> bool {
+        self.settings.as_ref().is_some_and(|settings| settings.max_age_s > 0 || settings.max_deliveries > 0)
     }
 }

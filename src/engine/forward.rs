@@ -47,6 +47,8 @@ pub(super) struct Lane {
     inbound_done: usize,
     /// The next inbound request waits for memory.
     is_stalled: bool,
+    /// A transfer from there was refused, and so is every one until the sender begins again.
+    refuses_transfers: bool,
     /// Answers to the other shard, waiting for durability.
     pub answers: Replies,
     awaits: Seq,
@@ -92,6 +94,8 @@ pub(super) enum Expected {
     Stats { conn: ConnId },
     /// The next piece of a listing.
     Listing { conn: ConnId },
+    /// Says whether the transfer with this number was accepted.
+    Moved { number: u64 },
 }
 
 /// Token of a request that wants no answer.
@@ -122,12 +126,16 @@ impl Engine {
 
     /// Whether a request may go to a shard now; if not, the session is entered in the list of those waiting for that.
     pub(super) fn room_to_forward(&mut self, conn: ConnId, to: ShardId, size: usize) -> Result<(), Wait> {
-        let under_way = self.lanes[usize::from(to.0)].under_way;
-        if under_way > 0 && under_way + size > FORWARDED_SIZE_MAX {
+        if !self.lane_has_room(to, size) {
             self.forward_waiters[usize::from(to.0)].push(conn);
             return Err(Wait::Forward);
         }
         Ok(())
+    }
+
+    pub(super) fn lane_has_room(&self, to: ShardId, size: usize) -> bool {
+        let under_way = self.lanes[usize::from(to.0)].under_way;
+        under_way == 0 || under_way + size <= FORWARDED_SIZE_MAX
     }
 
     /// Asks the shard of a queue for a whole reply of about so many bytes of request. Whoever wants none says `noreply`.
@@ -216,6 +224,7 @@ impl Engine {
             self.cancel_forwarded();
         }
         self.tell_returns();
+        self.send_moves();
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             let shard = ShardId(shard as u16);
             if !lane.outbox.is_empty() {
@@ -272,7 +281,7 @@ impl Engine {
                 let token = reader.u32();
                 let request = decode(&mut reader);
                 let stalled = self.is_batch_full()
-                    || matches!(request, Request::Put { body, .. } if !self.has_room_for(body.len()));
+                    || matches!(request, Request::Put { body, .. } | Request::Transfer { body, .. } if !self.has_room_for(body.len()));
                 if stalled || left == 0 {
                     self.lanes[lane].inbound.push_front(bytes);
                     self.lanes[lane].inbound_done = done;
@@ -407,6 +416,16 @@ impl Engine {
                 self.unsent(queue);
                 return false;
             }
+            Request::Transfer { source, number, begins_again, flags, target, body } => {
+                let lane = &mut self.lanes[usize::from(from.0)];
+                lane.refuses_transfers = self.refusing_puts || lane.refuses_transfers && !begins_again;
+                if lane.refuses_transfers {
+                    answer.bytes.extend_from_slice(reply::OUT_OF_STORAGE);
+                } else {
+                    answer.seq = self.accept(source, number, target, flags, body);
+                    answer.bytes.extend_from_slice(reply::STORED);
+                }
+            }
             Request::Kestrel { ask, payload } => self.execute_kestrel(ask, payload, answer),
         }
         true
@@ -458,6 +477,7 @@ impl Engine {
                 Expected::Nothing => {}
                 Expected::Stats { conn } => self.gather_report(conn, from, answer.bytes),
                 Expected::Listing { conn } => self.continue_listing(conn, answer.bytes),
+                Expected::Moved { number } => self.on_transferred(from, number, answer.bytes == reply::STORED),
             }
         }
         let waiters = std::mem::take(&mut self.forward_waiters[usize::from(from.0)]);

@@ -214,7 +214,7 @@ impl Engine {
         self.count_bytes(of);
     }
 
-    /// Drops all that a reader has, ready and open, and says how much that was. Of a queue with groups the messages stay for the others until
+    /// Drops all that a reader has, ready, open and moving, and says how much that was. Of a queue with groups the messages stay for the others until
     /// they are swept. Nothing of it is in passing.
     pub(super) fn purge_reader(&mut self, index: u32) -> u64 {
         let below = MessageId(self.ids.next);
@@ -223,9 +223,8 @@ impl Engine {
         }
         self.drop_reads(index);
         let shelf = self.shelves[index as usize].as_mut().expect("just seen");
-        let (ready, open) = shelf.queue.clear(MessageId(below.0 - 1), |place| self.memory.release(place));
+        let (count, open) = shelf.queue.clear(MessageId(below.0 - 1), |place| self.memory.release(place));
         self.stats.open_reads -= open;
-        let count = ready + open;
         let mutation = Mutation::Purge { queue: shelf.queue.id, below, count };
         shelf.queue.counters.apply(&mutation);
         let waiters = std::mem::take(&mut shelf.waiters);
@@ -300,6 +299,6 @@ fn count_stored(shelves: &[Option<Shelf>], of: u32) -> (u64, u64) {
         .collect();
     apart.sort_unstable();
     apart.dedup();
-    let present = slowest.len() + slowest.open_len() + stored_ahead(shelves, of, slowest);
+    let present = slowest.counters.present() + stored_ahead(shelves, of, slowest);
     (present + apart.len() as u64, slowest.bytes() + apart.iter().map(|(_, size)| size).sum::<u64>())
 }

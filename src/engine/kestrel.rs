@@ -339,9 +339,9 @@ impl Engine {
 
     /// Removes what has expired from the head of a queue, or as much as one turn removes, and says how much that was.
     fn flush_expired(&mut self, index: u32) -> u64 {
-        let before = self.shelf(index).queue.counters.expired;
+        let before = self.shelf(index).queue.len();
         self.settle_head(index);
-        self.shelf(index).queue.counters.expired - before
+        before - self.shelf(index).queue.len()
     }
 
     /// The same for all queues of this shard, until the batch is full.

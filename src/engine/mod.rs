@@ -14,7 +14,7 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`group_rules`] does what settings say of these, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`group_rules`] does what settings say of these, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`moves`] takes them to other queues, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
 //! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`kestrel`] speaks to Kestrel's clients, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
@@ -30,6 +30,7 @@ mod group_rules;
 mod groups;
 mod idle;
 mod kestrel;
+mod moves;
 mod multi_get;
 mod observe;
 mod overview;
@@ -318,6 +319,7 @@ pub struct Engine {
     due: reads::Due,
     expiry: expiry::Expiry,
     group_rules: group_rules::GroupRules,
+    moves: moves::Moves,
     refusing_puts: bool,
     puts_wait: bool,
 
@@ -394,6 +396,7 @@ impl Engine {
             due: reads::Due::default(),
             expiry: expiry::Expiry::default(),
             group_rules: group_rules::GroupRules::default(),
+            moves: moves::Moves::new(shards),
             refusing_puts: false,
             puts_wait: false,
             ids,
@@ -576,6 +579,7 @@ impl Engine {
 
     pub(super) fn wake_memory_waiters(&mut self) {
         self.wake_lanes();
+        self.moves.wake();
         for conn in std::mem::take(&mut self.memory_waiters) {
             self.go_on(conn, Wait::Memory);
         }
@@ -618,6 +622,7 @@ impl Engine {
     /// Whether free space is so short that puts must be refused.
     pub fn on_full(&mut self, full: bool) {
         self.refusing_puts = full;
+        self.moves.wake();
     }
 
     /// The server is stopping: what clients have sent is served, then connections close as their clients have their replies.
@@ -648,6 +653,7 @@ impl Engine {
             self.due.next_deadline().filter(|_| self.has_room_in_batch()),
             self.expiry.next_deadline(),
             self.group_rules.next_deadline().filter(|_| !self.is_batch_full()),
+            self.moves.next_deadline(),
             self.idle.next_deadline(),
         ];
         sessions.into_iter().chain(others.into_iter().flatten()).min()
@@ -686,6 +692,7 @@ impl Engine {
         self.assert_groups_consistent();
         self.assert_group_rules_consistent();
         self.assert_expiry_consistent();
+        self.assert_moves_consistent();
     }
 }
 

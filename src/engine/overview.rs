@@ -44,7 +44,9 @@ pub struct QueueView {
     pub ready: u64,
     /// Messages that were read and are neither confirmed nor given back.
     pub open: u64,
-    /// The bodies of both, bytes.
+    /// Messages on their way to another queue.
+    pub moving: u64,
+    /// The bodies of all these, bytes.
     pub bytes: u64,
     /// Puts a second, lately.
     pub put_rate: f64,
@@ -310,6 +312,7 @@ impl Engine {
             reply::stat(out, "oldest_ms", age_ms);
         }
         reply::stat(out, "waiters", view.waiters);
+        reply::stat(out, "moving", view.moving);
         reply::stat(out, "shard", self.config.shard);
         let settings = view.settings.iter().flat_map(|settings| settings.shown_if_set());
         settings.for_each(|(key, value)| reply::stat_text(out, key, &value));
@@ -326,6 +329,7 @@ impl Engine {
             counters: shelf.queue.counters,
             ready: shelf.queue.len(),
             open: shelf.queue.open_len(),
+            moving: shelf.queue.moving_len(),
             bytes: shelf.queue.bytes(),
             put_rate,
             get_rate,

@@ -159,7 +159,7 @@ impl Engine {
     pub fn has_work(&self) -> bool {
         let is_returning = self.due.is_returning() && self.has_room_in_batch();
         let unsettled = (self.expiry.has_unsettled() || self.group_rules.has_unsettled()) && !self.is_batch_full();
-        let is_busy = is_returning || unsettled;
+        let is_busy = is_returning || unsettled || self.moves.has_work();
         !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_busy
     }
 
@@ -183,6 +183,7 @@ impl Engine {
             session.runnable = false;
             self.run_session(conn);
         }
+        self.run_moves();
         self.relieve_memory();
     }
 

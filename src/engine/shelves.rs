@@ -24,9 +24,8 @@ impl Engine {
         let line = self.line_of(&queue.name);
         let meter = Meter::new(self.now.mono_ms, &queue.counters);
         let settings = self.settings_of(&queue.name);
-        let may_expire = settings.as_ref().is_some_and(|settings| settings.max_age_s > 0);
         let has_messages = queue.counters.present() > 0;
-        let shelf = Some(Shelf {
+        let mut shelf = Shelf {
             queue,
             waiters: VecDeque::new(),
             line,
@@ -39,9 +38,11 @@ impl Engine {
             ends_ms: 0,
             refused: 0,
             counted_bytes: 0,
-            may_expire,
+            may_expire: false,
             is_listed: false,
-        });
+        };
+        shelf.may_expire = shelf.bounds_stay();
+        let shelf = Some(shelf);
         let index = match self.free_shelves.pop() {
             Some(index) => {
                 self.shelves[index as usize] = shelf;

@@ -5,6 +5,7 @@
 
 use super::{Engine, Notice};
 use crate::ids::{ConnId, MessageId, Seq};
+use crate::mutation::Why;
 
 impl Engine {
     /// Tells of the request at the front of `input`, which was served.
@@ -79,6 +80,23 @@ pub enum Fate {
     Expired,
     /// It made room for younger ones, or was delivered too often.
     Discarded,
+    /// It was delivered too often and is in another queue.
+    DeadLettered,
+    /// It was never for this reader.
+    Skipped,
+}
+
+impl Fate {
+    /// Of a message that left its reader for this reason.
+    pub(super) fn of(why: Why) -> Fate {
+        match why {
+            Why::Got => Fate::Taken,
+            Why::Expired => Fate::Expired,
+            Why::Discarded => Fate::Discarded,
+            Why::DeadLettered => Fate::DeadLettered,
+            Why::Skipped => Fate::Skipped,
+        }
+    }
 }
 
 /// Lines of `stats` that follow each other are only counted: there may be one for every queue.

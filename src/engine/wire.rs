@@ -97,6 +97,15 @@ pub(super) enum Request<'a> {
     Unsent {
         queue: QueueId,
     },
+    /// A message goes from a queue to one of another shard. `begins_again`: the transfer that was refused first.
+    Transfer {
+        source: QueueId,
+        number: u64,
+        begins_again: bool,
+        flags: u32,
+        target: &'a [u8],
+        body: &'a [u8],
+    },
     /// Something that only Kestrel's clients ask for.
     Kestrel {
         ask: Ask,
@@ -205,6 +214,12 @@ pub(super) fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             [conn.index, conn.generation].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
             [message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
         }
+        Request::Transfer { source, number, begins_again, flags, target, body } => {
+            name_to(out, if begins_again { 36 } else { 35 }, target);
+            [source.0, number].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            [flags, body.len() as u32].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            out.extend_from_slice(body);
+        }
         Request::Kestrel { ask, payload } => {
             out.extend_from_slice(&[48, ask as u8]);
             out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -266,6 +281,12 @@ pub(super) fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         22 => Request::Touch { name: reader.name(), message: MessageId(reader.u64()), seconds: reader.u32() },
         23 => Request::Return { opened: reader.opened() },
         24 => Request::Forget { conn: reader.conn(), message: MessageId(reader.u64()), read: reader.u64() },
+        kind @ (35 | 36) => {
+            let target = reader.name();
+            let (source, number) = (QueueId(reader.u64()), reader.u64());
+            let (flags, size) = (reader.u32(), reader.u32() as usize);
+            Request::Transfer { source, number, begins_again: kind == 36, flags, target, body: reader.take(size) }
+        }
         48 => {
             let ask = Ask::ALL[usize::from(reader.u8())];
             let size = reader.u32() as usize;
@@ -434,6 +455,15 @@ mod tests {
             Request::Touch { name: b"q", message: MessageId(8), seconds: 9 },
             Request::Return { opened },
             Request::Forget { conn, message: MessageId(8), read: 10 },
+            Request::Transfer {
+                source: QueueId(1),
+                number: 2,
+                begins_again: false,
+                flags: 3,
+                target: b"t",
+                body: b"body",
+            },
+            Request::Transfer { source: QueueId(1), number: 2, begins_again: true, flags: 0, target: b"t", body: b"" },
             Request::Kestrel { ask: Ask::Confirm, payload: b"reads" },
         ];
         let mut bytes = Vec::new();

@@ -15,5 +15,5 @@ pub use counters::Counters;
 pub use defaults::Defaults;
 pub use memory::Memory;
 pub use meter::Meter;
-pub use queue::{Entry, Head, Open, Queue};
+pub use queue::{Apart, Entry, Head, Open, Queue};
 pub use settings::{Explicit, Settings};

@@ -8,11 +8,12 @@
 //! A queue that fits in memory is all head. When memory is short the stored end of the head is spilled and a middle appears;
 //! from then on puts go to the tail. Gets take from the head; loads refill it from the middle. A message that is read without being
 //! taken is *open*. If it comes back it is among the returned, which keep their places: whichever is older, the first of them or the head, is
-//! next. What is open or returned may have left memory, if the store has it.
+//! next. A message that is to go to another queue is *moving*: nobody gets it until it has left or is back among the returned. What is open,
+//! returned or moving may have left memory, if the store has it.
 //!
 //! Invariants: ids rise through head, middle and tail; the tail is empty when the middle is; everything in the middle, and what
-//! is open or returned without a place in memory, is in the store; no message that ever was in the head is in the middle again once a younger one
-//! was taken or opened; `len() + open_len() == counters.present()`; `bytes` is the sum of the bodies of all.
+//! is open, returned or moving without a place in memory, is in the store; no message that ever was in the head is in the middle again once a younger one
+//! was taken or opened; `len() + open_len() + moving_len() == counters.present()`; `bytes` is the sum of the bodies of all.
 //!
 //! Does not know where bytes are kept ([`super::memory`]) and asks nobody to load: it says when its head is not in memory. Does not
 //! know who has read what: that is the engine's. What a queue has of messages that several readers share is in [`shared`].
@@ -64,11 +65,13 @@ pub struct Open {
     pub size: u64,
 }
 
-/// A message that came back.
+/// A message that came back, or is moving.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Returned {
-    place: Option<Place>,
-    size: u64,
+pub struct Apart {
+    /// Its bytes, unless they are only in the store.
+    pub place: Option<Place>,
+    /// Bytes of its body.
+    pub size: u64,
 }
 
 /// A load that was asked for and not answered.
@@ -91,11 +94,12 @@ pub struct Queue {
     pub name: Box<[u8]>,
     /// What has happened to its messages.
     pub counters: Counters,
-    returned: BTreeMap<MessageId, Returned>,
+    returned: BTreeMap<MessageId, Apart>,
     head: VecDeque<Entry>,
     middle: u64,
     tail: VecDeque<Entry>,
     open: BTreeMap<MessageId, Open>,
+    moving: BTreeMap<MessageId, Apart>,
     /// How often messages were delivered that came back. Those that never did are not in it.
     deliveries: HashMap<MessageId, u32>,
     bytes: u64,
@@ -130,6 +134,7 @@ impl Queue {
             middle: counters.present(),
             tail: VecDeque::new(),
             open: BTreeMap::new(),
+            moving: BTreeMap::new(),
             deliveries: HashMap::new(),
             // Damage can hide from the store how large messages were that left.
             bytes: if counters.present() > 0 { bytes } else { 0 },
@@ -168,7 +173,12 @@ impl Queue {
         self.open.len() as u64
     }
 
-    /// The bodies of all its messages, open ones too, bytes.
+    /// Messages that are on their way to another queue.
+    pub fn moving_len(&self) -> u64 {
+        self.moving.len() as u64
+    }
+
+    /// The bodies of all its messages, open and moving ones too, bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -194,7 +204,7 @@ impl Queue {
     /// bytes.
     pub fn put_back(&mut self, entry: Entry, size: usize) {
         self.bytes += size as u64;
-        let returned = Returned { place: Some(entry.place), size: size as u64 };
+        let returned = Apart { place: Some(entry.place), size: size as u64 };
         assert!(self.returned.insert(entry.message, returned).is_none(), "what comes back was gone");
     }
 
@@ -211,7 +221,7 @@ impl Queue {
     }
 
     /// The first returned message, if it is older than all in the ranges.
-    fn first_returned(&self) -> Option<(MessageId, Returned)> {
+    fn first_returned(&self) -> Option<(MessageId, Apart)> {
         if self.returned.is_empty() {
             return None;
         }
@@ -233,7 +243,7 @@ impl Queue {
     }
 
     fn know_bytes_when_empty(&mut self) {
-        if !self.knows_bytes && self.len() + self.open_len() == 0 {
+        if !self.knows_bytes && self.len() + self.open_len() + self.moving_len() == 0 {
             (self.bytes, self.knows_bytes) = (0, true);
         }
     }
@@ -273,7 +283,7 @@ impl Queue {
     /// Ends an open read: its message is ready again, in its place. Returns how often it was delivered by now.
     pub fn give_back(&mut self, message: MessageId) -> u32 {
         let Open { place, size, .. } = self.open.remove(&message).expect("the caller saw that it is open");
-        self.returned.insert(message, Returned { place, size });
+        self.returned.insert(message, Apart { place, size });
         let deliveries = self.deliveries.entry(message).or_insert(0);
         *deliveries = deliveries.saturating_add(1);
         *deliveries
@@ -299,18 +309,48 @@ impl Queue {
         self.open.iter().map(|(message, open)| (*message, open))
     }
 
-    /// A message that is open or has returned leaves memory: the store has it. Returns where it was, if it was there.
+    /// A message that is open, moving or has returned leaves memory: the store has it. Returns where it was, if it was there.
     pub fn evict(&mut self, message: MessageId) -> Option<Place> {
         if let Some(open) = self.open.get_mut(&message) {
             return open.place.take();
         }
-        self.returned.get_mut(&message)?.place.take()
+        let apart = self.returned.get_mut(&message).or_else(|| self.moving.get_mut(&message));
+        apart?.place.take()
     }
 
     fn forget(&mut self, message: MessageId) {
         if !self.deliveries.is_empty() {
             self.deliveries.remove(&message);
         }
+    }
+
+    // --- moves to other queues ---
+
+    /// The head, which [`Queue::head`] said is ready, is to go to another queue. Its body has `size` bytes.
+    pub fn begin_move(&mut self, size: usize) -> MessageId {
+        let Entry { message, place } = self.pop_ready();
+        self.moving.insert(message, Apart { place: Some(place), size: size as u64 });
+        message
+    }
+
+    /// A moving message. `None`: it has left, or was dropped meanwhile.
+    pub fn moving(&self, message: MessageId) -> Option<Apart> {
+        self.moving.get(&message).copied()
+    }
+
+    /// A moving message is ready again, in its place.
+    pub fn cancel_move(&mut self, message: MessageId) {
+        let apart = self.moving.remove(&message).expect("the caller saw that it is moving");
+        self.returned.insert(message, apart);
+    }
+
+    /// A moving message has left for good. It holds its place in memory no more.
+    pub fn end_move(&mut self, message: MessageId) -> Apart {
+        let apart = self.moving.remove(&message).expect("the caller saw that it is moving");
+        self.lose(apart.size);
+        self.forget(message);
+        self.know_bytes_when_empty();
+        apart
     }
 
     // --- loads ---
@@ -464,14 +504,15 @@ impl Queue {
         }
     }
 
-    /// Drops every message, open ones too, calling `each` for those in memory. `newest` is the newest id there is. Returns how many of
-    /// them were ready and how many open.
+    /// Drops every message, open and moving ones too, calling `each` for those in memory. `newest` is the newest id there is. Returns how
+    /// many there were, and how many of them were open.
     pub fn clear(&mut self, newest: MessageId, mut each: impl FnMut(Place)) -> (u64, u64) {
-        let counts = (self.len(), self.open_len());
+        let counts = (self.len() + self.open_len() + self.moving_len(), self.open_len());
         let ranges = self.head.drain(..).chain(self.tail.drain(..)).map(|entry| entry.place);
         let returned = std::mem::take(&mut self.returned).into_values().filter_map(|it| it.place);
         let open = std::mem::take(&mut self.open).into_values().filter_map(|open| open.place);
-        ranges.chain(returned).chain(open).for_each(&mut each);
+        let moving = std::mem::take(&mut self.moving).into_values().filter_map(|it| it.place);
+        ranges.chain(returned).chain(open).chain(moving).for_each(&mut each);
         self.deliveries.clear();
         self.passed_ahead.clear();
         self.knows_bytes = true;
@@ -495,10 +536,11 @@ impl Queue {
     /// The bookkeeping of the ranges holds. `size` says how large a body in memory is, bytes.
     pub fn assert_consistent(&self, size: impl Fn(Place) -> usize) {
         assert!(self.middle > 0 || self.tail.is_empty(), "the tail is empty when the middle is");
-        assert_eq!(self.len() + self.open_len(), self.counters.present(), "the law of conservation");
+        let present = self.len() + self.open_len() + self.moving_len();
+        assert_eq!(present, self.counters.present(), "the law of conservation");
         let ranges = self.head.iter().chain(&self.tail);
         let in_memory: u64 = ranges.clone().map(|e| size(e.place) as u64).sum();
-        let apart = self.returned.values().map(|it| (it.place, it.size));
+        let apart = self.returned.values().chain(self.moving.values()).map(|it| (it.place, it.size));
         let apart = apart.chain(self.open.values().map(|it| (it.place, it.size)));
         for (place, bytes) in apart.clone() {
             assert!(place.is_none_or(|place| size(place) as u64 == bytes), "what is apart knows its size");
@@ -510,221 +552,14 @@ impl Queue {
         assert!(ids.is_sorted_by(|a, b| a < b), "ids rise");
         assert!(self.head.back().is_none_or(|e| e.message <= self.head_end));
         assert!(self.tail.front().is_none_or(|e| e.message > self.head_end));
-        let apart = self.returned.keys().chain(self.open.keys());
-        assert!(apart.clone().all(|id| ids.binary_search(id).is_err()), "what is apart is not in a range");
-        assert!(self.returned.keys().all(|id| !self.open.contains_key(id)), "what has returned is not open");
+        let mut apart: Vec<&MessageId> =
+            self.returned.keys().chain(self.open.keys()).chain(self.moving.keys()).collect();
+        assert!(apart.iter().all(|id| ids.binary_search(id).is_err()), "what is apart is not in a range");
+        apart.sort_unstable();
+        assert!(apart.is_sorted_by(|a, b| a < b), "nothing is apart in two ways");
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(n: u64) -> Entry {
-        Entry { message: MessageId(n), place: Place { segment: 0, offset: n as u32 } }
-    }
-
-    /// A message has as many bytes as its number says.
-    fn check(queue: &Queue) {
-        queue.assert_consistent(|place| place.offset as usize);
-    }
-
-    /// A read by nobody in particular.
-    fn open(queue: &mut Queue) -> u64 {
-        let Head::Ready(seen) = queue.head() else { panic!("{:?}", queue.head()) };
-        let conn = ConnId { index: 0, generation: 0 };
-        let size = u64::from(seen.place.offset);
-        let (read, shard, is_detached, deadline_ms, place) = (0, ShardId(0), false, 0, None);
-        let message = queue.open(Open { read, shard, conn, is_detached, deadline_ms, place, size });
-        assert_eq!(message, seen.message);
-        check(queue);
-        message.0
-    }
-
-    fn load(queue: &mut Queue, ids: &[u64], reached: u64) -> Option<Vec<MessageId>> {
-        assert!(queue.end_load());
-        let entries: Vec<Entry> = ids.iter().copied().map(entry).collect();
-        queue.take_loaded(&entries, &[], MessageId(reached), |_| panic!("all are wanted"))
-    }
-
-    fn queue(len: u64) -> Queue {
-        let mut queue = Queue::new(QueueId(1), b"q");
-        for n in 1..=len {
-            queue.push(entry(n), n as usize);
-            queue.counters.puts += 1;
-        }
-        check(&queue);
-        queue
-    }
-
-    fn take(queue: &mut Queue) -> u64 {
-        let Head::Ready(seen) = queue.head() else { panic!("{:?}", queue.head()) };
-        assert_eq!(queue.pop(seen.place.offset as usize), seen);
-        queue.counters.gets += 1;
-        check(queue);
-        seen.message.0
-    }
-
-    #[test]
-    fn first_in_is_first_out() {
-        let mut queue = queue(3);
-        assert_eq!([take(&mut queue), take(&mut queue), take(&mut queue)], [1, 2, 3]);
-        assert_eq!(queue.head(), Head::Empty);
-    }
-
-    #[test]
-    fn spilled_messages_come_back_in_their_place() {
-        let mut queue = queue(6);
-        let mut gone = Vec::new();
-        // 1 to 4 are stored; the newest stored ones, from 3 on, leave memory.
-        queue.spill(MessageId(3), MessageId(5), |e| gone.push(e.message.0));
-        check(&queue);
-        assert_eq!(gone, [4, 3]);
-        queue.push(entry(7), 7);
-        queue.counters.puts += 1;
-        assert_eq!([take(&mut queue), take(&mut queue)], [1, 2]);
-        assert_eq!(queue.head(), Head::Stored);
-        assert!(queue.wants_load());
-        assert_eq!(queue.begin_load(MessageId(8)), (MessageId(2), MessageId(5)));
-        assert!(load(&mut queue, &[3, 4], 4).is_some());
-        assert_eq!([0; 5].map(|_| take(&mut queue)), [3, 4, 5, 6, 7]);
-        queue.push(entry(8), 8);
-        queue.counters.puts += 1;
-        assert_eq!(take(&mut queue), 8);
-    }
-
-    #[test]
-    fn the_stored_part_of_the_tail_joins_an_existing_middle() {
-        let mut queue = queue(6);
-        queue.spill(MessageId(2), MessageId(4), |_| {});
-        let mut gone = Vec::new();
-        queue.spill(MessageId(4), MessageId(6), |e| gone.push(e.message.0));
-        check(&queue);
-        assert_eq!(gone, [4, 5]);
-        assert_eq!(queue.begin_load(MessageId(6)), (MessageId(1), MessageId(6)));
-    }
-
-    #[test]
-    fn spilling_nothing_changes_nothing() {
-        let mut queue = queue(3);
-        queue.spill(MessageId(4), MessageId(2), |_| panic!());
-        check(&queue);
-        assert_eq!([0; 3].map(|_| take(&mut queue)), [1, 2, 3]);
-    }
-
-    #[test]
-    fn a_load_of_more_than_the_middle_is_refused() {
-        let mut queue = Queue::stored(QueueId(1), b"q", Counters { puts: 2, gets: 1, ..Counters::default() }, 2);
-        assert_eq!(queue.head(), Head::Stored);
-        queue.begin_load(MessageId(3));
-        assert!(load(&mut queue, &[1, 2], 2).is_none());
-        queue.begin_load(MessageId(3));
-        assert!(load(&mut queue, &[2], 2).is_some());
-        assert_eq!(take(&mut queue), 2);
-    }
-
-    #[test]
-    fn a_load_overtaken_by_a_spill_has_no_place() {
-        let mut queue = queue(6);
-        queue.spill(MessageId(4), MessageId(6), |_| {});
-        assert_eq!(queue.begin_load(MessageId(6)).0, MessageId(3));
-        queue.spill(MessageId(2), MessageId(6), |_| {});
-        assert!(!queue.end_load());
-        assert_eq!(queue.begin_load(MessageId(6)).0, MessageId(1));
-        assert!(queue.end_load());
-    }
-
-    #[test]
-    fn a_message_that_comes_back_is_in_its_place() {
-        let mut queue = Queue::new(QueueId(1), b"q");
-        for n in [7, 3, 5, 4] {
-            queue.put_back(entry(n), n as usize);
-            queue.counters.puts += 1;
-            check(&queue);
-        }
-        queue.push(entry(8), 8);
-        queue.counters.puts += 1;
-        // 3 and 4 are stored and leave memory; 6 comes back behind them, before 7.
-        queue.spill(MessageId(3), MessageId(5), |_| panic!("they are in no range"));
-        assert!(queue.evict(MessageId(3)).is_some() && queue.evict(MessageId(4)).is_some());
-        queue.put_back(entry(6), 6);
-        queue.counters.puts += 1;
-        check(&queue);
-        assert_eq!(queue.head(), Head::Stored);
-        assert_eq!(queue.begin_load(MessageId(5)), (MessageId(2), MessageId(5)));
-        assert!(load(&mut queue, &[3, 4], 4).is_some());
-        assert_eq!([0; 6].map(|_| take(&mut queue)), [3, 4, 5, 6, 7, 8]);
-    }
-
-    #[test]
-    fn clearing_counts_what_was_there() {
-        let mut queue = queue(5);
-        queue.spill(MessageId(2), MessageId(4), |_| {});
-        let mut in_memory = 0;
-        assert_eq!(open(&mut queue), 1);
-        assert_eq!(queue.clear(MessageId(5), |_| in_memory += 1), (4, 1));
-        assert_eq!(in_memory, 3);
-        queue.counters.deleted += 5;
-        check(&queue);
-        assert!(queue.was_cleared(MessageId(1)) && !queue.was_cleared(MessageId(6)));
-    }
-
-    #[test]
-    fn open_messages_come_back_in_their_places_whatever_happened_meanwhile() {
-        let mut queue = queue(6);
-        assert_eq!([open(&mut queue), open(&mut queue), open(&mut queue)], [1, 2, 3]);
-        assert_eq!(take(&mut queue), 4);
-        assert_eq!(queue.give_back(MessageId(3)), 1);
-        assert_eq!(queue.give_back(MessageId(1)), 1);
-        check(&queue);
-        assert_eq!([open(&mut queue), take(&mut queue), open(&mut queue)], [1, 3, 5]);
-        assert_eq!(queue.give_back(MessageId(1)), 2);
-        assert_eq!((queue.deliveries(MessageId(1)), queue.deliveries(MessageId(2))), (2, 0));
-        queue.confirm(MessageId(2));
-        queue.counters.gets += 1;
-        check(&queue);
-        assert_eq!((queue.len(), queue.open_len()), (2, 1));
-        assert_eq!([take(&mut queue), take(&mut queue)], [1, 6]);
-        assert_eq!(queue.deliveries(MessageId(1)), 0, "who is gone was not delivered");
-    }
-
-    #[test]
-    fn returned_messages_that_left_memory_are_loaded_first() {
-        let mut queue = queue(6);
-        assert_eq!([open(&mut queue), open(&mut queue), open(&mut queue)], [1, 2, 3]);
-        assert_eq!(queue.evict(MessageId(1)).unwrap().offset, 1);
-        assert_eq!(queue.evict(MessageId(1)), None);
-        queue.give_back(MessageId(1));
-        queue.give_back(MessageId(3));
-        assert_eq!(queue.evict(MessageId(3)).unwrap().offset, 3);
-        queue.spill(MessageId(4), MessageId(7), |_| {});
-        check(&queue);
-        assert_eq!(queue.head(), Head::Stored);
-        assert!(queue.wants_load());
-        assert_eq!(queue.begin_load(MessageId(7)), (MessageId(0), MessageId(4)));
-        assert!(queue.end_load());
-        let mut unwanted = Vec::new();
-        let loaded = [entry(1), entry(2), entry(3)];
-        let lost = queue.take_loaded(&loaded, &[], MessageId(3), |e| unwanted.push(e.message.0));
-        assert_eq!((lost, unwanted), (Some(vec![]), vec![2]));
-        assert_eq!([take(&mut queue), take(&mut queue)], [1, 3]);
-        assert_eq!(queue.begin_load(MessageId(7)), (MessageId(3), MessageId(7)));
-        assert!(load(&mut queue, &[4, 5, 6], 6).is_some());
-        assert_eq!([take(&mut queue), take(&mut queue), take(&mut queue)], [4, 5, 6]);
-    }
-
-    #[test]
-    fn a_returned_message_that_is_damaged_leaves_the_queue() {
-        let mut queue = queue(2);
-        open(&mut queue);
-        queue.evict(MessageId(1));
-        queue.give_back(MessageId(1));
-        queue.begin_load(MessageId(3));
-        assert!(queue.end_load());
-        let lost = queue.take_loaded(&[], &[(MessageId(1), 1)], MessageId(1), |_| {});
-        assert_eq!(lost, Some(vec![MessageId(1)]));
-        queue.counters.corrupt += 1;
-        check(&queue);
-        assert_eq!(take(&mut queue), 2);
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -5,10 +5,11 @@
 //! carried out. A batch is durable when its journal record and all before it are written, and stored when a checkpoint
 //! has applied it; a crash leaves what the disk and the store have, and the next start replays it as `server.rs` does.
 
+use crate::disk::Disk;
 use ringq::clock::Now;
 use ringq::engine::{Config, Engine, Mail, Notice, Tunables};
 use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
-use ringq::journal::{BLOCK_SIZE, ReadSegment, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
+use ringq::journal::{BLOCK_SIZE, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
 use ringq::limits;
 use ringq::mutation::{Decoder, Mutation};
 use ringq::proto::Dialect;
@@ -19,7 +20,6 @@ use ringq::store::memory::MemoryStore;
 use ringq::store::{Batch, Load, Store, Taken, checkpoint};
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
-use std::io;
 
 /// Turns between full checks of an engine: a check looks at every message in memory.
 const CHECK_EVERY: u64 = 29;
@@ -85,36 +85,6 @@ pub struct Client {
     /// What the server is sending, and how much of it has come.
     sending: Vec<u8>,
     sent: usize,
-}
-
-/// One shard's journal as the medium has it. It outlives crashes.
-struct Disk {
-    segments: Vec<Vec<u8>>,
-}
-
-impl Disk {
-    fn new(segment_size: u64) -> Disk {
-        Disk { segments: (0..SEGMENTS).map(|_| vec![0; segment_size as usize]).collect() }
-    }
-
-    fn write(&mut self, segment: u32, offset: usize, bytes: &[u8]) {
-        self.segments[segment as usize][offset..offset + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
-impl ReadSegment for Disk {
-    fn segments(&self) -> u32 {
-        self.segments.len() as u32
-    }
-
-    fn segment_size(&self) -> u64 {
-        self.segments[0].len() as u64
-    }
-
-    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        into.copy_from_slice(&self.segments[segment as usize][offset as usize..][..into.len()]);
-        Ok(())
-    }
 }
 
 /// One shard's way to durability in this life of the server.
@@ -674,6 +644,11 @@ impl World {
     /// The store tells every shard whether there is room.
     pub fn set_full(&mut self, full: bool) {
         self.engines.iter_mut().for_each(|engine| engine.on_full(full));
+    }
+
+    /// The same of one shard: they hear of it one after another.
+    pub fn set_full_of(&mut self, shard: usize, full: bool) {
+        self.engines[shard].on_full(full);
     }
 
     /// Whether the store was asked for messages.

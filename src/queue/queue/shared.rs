@@ -1,39 +1,44 @@
 //! What a queue knows of messages that it shares with other readers, each a queue of its own: which of them it has passed.
 //!
-//! Ranges hold what is still to come, so whatever is below them is passed, unless it is open or has returned. What was passed out of order
+//! Ranges hold what is still to come, so whatever is below them is passed, unless it is open, moving or has returned. What was passed out of order
 //! before a start stands in `passed_ahead` until the ranges begin behind it.
 //!
-//! Invariant: [`Queue::has_passed`] is true exactly for the stored messages that are neither ready nor open here.
+//! Invariant: [`Queue::has_passed`] is true exactly for the stored messages that are neither ready, open nor moving here.
 
 use super::super::memory::Place;
-use super::{Queue, Returned};
+use super::{Apart, Queue};
 use crate::ids::MessageId;
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry::Vacant;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Queue {
     /// Whether this reader has neither ready nor open, nor still before it, a message that is stored.
     pub fn has_passed(&self, message: MessageId) -> bool {
         let is_apart = self.open.contains_key(&message) || self.returned.contains_key(&message);
+        let is_apart = is_apart || self.moving.contains_key(&message);
         !is_apart && (message < self.passed_below() || self.passed_ahead.contains(&message))
     }
 
-    /// All messages below are passed, but those that are open or have returned.
+    /// All messages below are passed, but those that are open, moving or have returned.
     pub fn passed_below(&self) -> MessageId {
         self.head.front().map_or(MessageId(self.head_end.0 + 1), |entry| entry.message)
     }
 
     /// All messages below are passed.
     pub fn low(&self) -> MessageId {
-        let apart =
-            [self.open.first_key_value().map(|(id, _)| *id), self.returned.first_key_value().map(|(id, _)| *id)];
-        apart.into_iter().flatten().fold(self.passed_below(), MessageId::min)
+        let first = |apart: &BTreeMap<MessageId, Apart>| apart.first_key_value().map(|(id, _)| *id);
+        let open = self.open.first_key_value().map(|(id, _)| *id);
+        [open, first(&self.returned), first(&self.moving)]
+            .into_iter()
+            .flatten()
+            .fold(self.passed_below(), MessageId::min)
     }
 
-    /// What is open or has returned, where it is in memory if it is, and the bytes of its body.
+    /// What is open, moving or has returned, where it is in memory if it is, and the bytes of its body.
     pub fn apart(&self) -> impl Iterator<Item = (MessageId, Option<Place>, u64)> {
         let open = self.open.iter().map(|(message, open)| (*message, open.place, open.size));
-        open.chain(self.returned.iter().map(|(message, it)| (*message, it.place, it.size)))
+        let others = self.returned.iter().chain(&self.moving);
+        open.chain(others.map(|(message, it)| (*message, it.place, it.size)))
     }
 
     /// What this reader has passed although it has not come there yet.
@@ -76,7 +81,7 @@ impl Queue {
     /// Adds a message that another reader has open or returned. `false`: it is there, and stays where it is in memory.
     pub fn add_returned(&mut self, message: MessageId, place: Option<Place>, size: u64) -> bool {
         let Vacant(vacant) = self.returned.entry(message) else { return false };
-        vacant.insert(Returned { place, size });
+        vacant.insert(Apart { place, size });
         self.bytes += size;
         true
     }
