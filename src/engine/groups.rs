@@ -108,7 +108,8 @@ impl Engine {
         let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
         let below = slowest.passed_below();
         let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
-        to.copy_ranges(slowest, is_stored, *stored_below, |place| memory.retain(place));
+        let stored_bytes = shelves[of as usize].as_ref().expect("the caller found it").stored_bytes();
+        to.copy_ranges(slowest, is_stored, stored_bytes, *stored_below, |place| memory.retain(place));
         for reader in readers(shelves, of) {
             for (message, place, size) in reader.apart().filter(|(message, ..)| *message < below) {
                 if to.add_returned(message, place, size)

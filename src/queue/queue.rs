@@ -452,12 +452,15 @@ impl Queue {
         reached: MessageId,
         unwanted: impl FnMut(Entry),
     ) -> Option<Vec<MessageId>> {
-        // The store of a group that it does not know yet may still have what all others had passed before.
+        if entries.is_empty() && corrupt.is_empty() {
+            return None;
+        }
+        // For a group that it does not know yet the store may still bring what all others had passed before.
         let is_passed = |message: &MessageId| self.passed_ahead.contains(message);
         let (passed, wanted): (Vec<Entry>, Vec<Entry>) = entries.iter().partition(|entry| is_passed(&entry.message));
         let corrupt: Vec<_> = corrupt.iter().filter(|(message, _)| !is_passed(message)).copied().collect();
         let len = (wanted.len() + corrupt.len()) as u64;
-        if len == 0 && passed.is_empty() || len > self.middle {
+        if len > self.middle {
             return None;
         }
         passed.into_iter().for_each(unwanted);

@@ -358,3 +358,22 @@ fn a_reload_changes_what_holds_for_groups() {
     });
     eventually("the log says so", Duration::from_secs(20), || server.output().contains("nobody has asked q/group=a"));
 }
+
+#[test]
+fn a_new_group_gets_what_others_passed_before_a_start_and_one_has_not() {
+    let mut world = World::new(Options::default());
+    let client = world.connect();
+    world.ask(client, "get q/group=a\r\nget q/group=b\r\n");
+    (1..=5).for_each(|n| assert_eq!(world.ask(client, &put("q", &n.to_string())), "STORED\r\n"));
+    // The plain reader and a have passed all but the second, which they have open when the server dies.
+    world.ask(client, "get q\r\nget q/group=a\r\nget q/open\r\nget q/group=a/open\r\n");
+    world.ask(client, &"get q\r\nget q/group=a\r\n".repeat(3));
+    world.crash(1);
+    let client = world.connect();
+    assert_eq!(world.ask(client, "get q/group=a\r\nget q/group=b\r\n").matches("VALUE").count(), 2);
+    let value = |n: u32| format!("VALUE q/group=c 0 1\r\n{n}\r\nEND\r\n");
+    let expected = (2..=5).map(value).collect::<String>() + "END\r\n";
+    assert_eq!(world.ask(client, &"get q/group=c\r\n".repeat(5)), expected);
+    world.ask(client, &("get q\r\n".to_string() + &"get q/group=b\r\n".repeat(4)));
+    assert!(world.ask(client, "stats\r\n").contains("STAT curr_items 0\r\n"), "all have passed all");
+}

@@ -48,12 +48,13 @@ impl Queue {
     }
 
     /// Gets the ranges of another reader; this one is new. What that has passed ahead is still for this one if `is_stored` says so; that is in
-    /// the store, so this one's middle begins there. `stored_below` is where the store ends. Calls `each` for every entry, which is now in two of
-    /// them.
+    /// the store, so this one's middle begins there, and it is not known how large it is: at most `stored_bytes`. `stored_below` is where the
+    /// store ends. Calls `each` for every entry, which is now in two of them.
     pub fn copy_ranges(
         &mut self,
         from: &Queue,
         is_stored: impl Fn(MessageId) -> bool,
+        stored_bytes: u64,
         stored_below: MessageId,
         mut each: impl FnMut(Place),
     ) {
@@ -73,8 +74,8 @@ impl Queue {
         self.middle += ahead.len() as u64;
         self.passed_ahead = gone;
         let apart: u64 = from.apart().map(|(_, _, size)| size).sum();
-        self.bytes = from.bytes.saturating_sub(apart);
-        self.knows_bytes = from.knows_bytes;
+        self.bytes = if ahead.is_empty() { from.bytes.saturating_sub(apart) } else { stored_bytes };
+        self.knows_bytes = from.knows_bytes && ahead.is_empty();
         self.head.iter().chain(&self.tail).for_each(|entry| each(entry.place));
     }
 
