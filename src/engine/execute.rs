@@ -240,7 +240,8 @@ impl Engine {
         self.load(index, 0);
     }
 
-    fn load(&mut self, index: u32, size_max: usize) {
+    /// Asks for so many bytes of the middle, or of what has returned, if there is need.
+    pub(super) fn load(&mut self, index: u32, size_max: usize) {
         let (shard, stored_below) = (self.config.shard, self.stored_below);
         let queue = &mut self.shelf(index).queue;
         if queue.wants_load() {
