@@ -24,6 +24,7 @@ use ringq::journal::{BLOCK_SIZE, PageBuffer};
 use ringq::latency::{Latency, Metric};
 use ringq::limits::BODY_SIZE_DEFAULT;
 use ringq::mutation::{Mutation, PUT_HEADER_SIZE, Put};
+use ringq::proto::key::Names;
 use ringq::queue::{Entry, Head, Memory, Queue};
 use ringq::session::frame::{Frame, frame};
 use ringq::session::timing::{Began, Due, Timings};
@@ -91,7 +92,7 @@ fn parse(criterion: &mut Criterion) {
 fn parse_all(mut input: &[u8]) -> u64 {
     let mut count = 0;
     while !input.is_empty() {
-        let len = match frame(input, BODY_SIZE_DEFAULT) {
+        let len = match frame(input, BODY_SIZE_DEFAULT, Names::default()) {
             Frame::Line { line, len } => {
                 black_box(line);
                 len
@@ -342,7 +343,7 @@ fn checkpoint(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements((size_max / (PUT_HEADER_SIZE + size)) as u64));
             // From the middle of what lies together.
             let after = MessageId(first + slices.len() / 3);
-            let load = Load { shard: SHARD, queue: QUEUE, after, below: MessageId(u64::MAX), size_max };
+            let load = Load { shard: SHARD, queue: QUEUE, of: QUEUE, after, below: MessageId(u64::MAX), size_max };
             group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
                 bencher.iter_custom(|rounds| {
                     let begin = cpu_time();

@@ -172,6 +172,9 @@ pub const OPEN_READS_DEFAULT: u32 = 1024;
 /// Default `--max-groups`: every put costs a step for each.
 pub const GROUPS_DEFAULT: u32 = 64;
 
+/// Queues whose groups' settings one turn acts upon, and groups that it ends: each may let go of as many messages as memory has.
+pub const GROUPS_SETTLED_LEN_MAX: usize = 64;
+
 /// Open reads that one `confirm` of Kestrel's may name: what it changes is one batch, which has a bound.
 pub const CONFIRM_LEN_MAX: usize = 16_384;
 

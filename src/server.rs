@@ -385,6 +385,7 @@ fn engine_config(config: &Config, shard: ShardId, connections: usize, tunables: 
         shards: config.shards,
         memory_share: config.memory_share(),
         body_size_max: config.body_size_max,
+        reader_separator: config.reader_separator,
         hash_seed: RandomState::new().hash_one(shard),
         capacity: Capacity {
             threads: u64::from(config.shards),
@@ -485,6 +486,7 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("max_wait", &(config.wait_ms_max / 1000));
     stat("max_open_reads", &config.open_reads_max);
     stat("max_groups", &config.groups_max);
+    stat("reader_separator", &config.reader_separator.map_or("none".to_string(), |byte| char::from(byte).to_string()));
     stat("idle_timeout", &(config.idle_ms_max / 1000));
     stat("stop_timeout", &config.stop_timeout.as_secs());
     stat("checkpoint_every", &(config.checkpoint_every_ms / 1000));

@@ -738,6 +738,9 @@ impl Shard {
                     format!("connection {shard}/{conn} from {peer} stopped in the middle of a body: closed")
                 });
             }
+            Notice::GroupEnded { queue } => {
+                tracing::info!("nobody has asked {} for a message for its group_timeout: it has ended", shown(queue));
+            }
             Notice::Corrupt { queue, message } => {
                 complain(Level::ERROR, "messages set aside", &|_| {
                     let queue = shown(queue);

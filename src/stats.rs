@@ -48,6 +48,8 @@ pub struct ShardStats {
     /// Puts that a limit of their queue refused.
     pub refused_puts: u64,
     pub groups: u64,
+    /// Groups that ended because nobody asked them for a message.
+    pub groups_ended: u64,
 }
 
 /// What a shard's durability counts since the start, and where it stands.
@@ -100,7 +102,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 34;
+    const LEN: usize = 35;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -140,6 +142,7 @@ impl ShardStats {
             &mut self.returned_reads,
             &mut self.refused_puts,
             &mut self.groups,
+            &mut self.groups_ended,
         ]
     }
 
@@ -186,6 +189,7 @@ impl ShardStats {
         self.idle_kicks = 0;
         self.returned_reads = 0;
         self.refused_puts = 0;
+        self.groups_ended = 0;
         self.accept_pauses = 0;
     }
 }
@@ -235,6 +239,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "idle_kicks", all.idle_kicks);
     stat(out, "curr_queues", all.queues);
     stat(out, "curr_groups", all.groups);
+    stat(out, "groups_ended", all.groups_ended);
     stat(out, "memory_used", all.memory_used);
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);

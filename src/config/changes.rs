@@ -53,6 +53,7 @@ impl Config {
             pid_file,
             pin,
             admin,
+            reader_separator,
             // What `adopt` takes over.
             idle_ms_max: _,
             checkpoint_every_ms: _,
@@ -105,6 +106,7 @@ impl Config {
             ("-P", *pid_file != new.pid_file),
             ("--pin", *pin != new.pin),
             ("--admin", *admin != new.admin),
+            ("--reader-separator", *reader_separator != new.reader_separator),
         ];
         differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }

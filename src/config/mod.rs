@@ -106,6 +106,8 @@ pub struct Config {
     pub open_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
+    /// `--reader-separator`.
+    pub reader_separator: Option<u8>,
     /// What holds for queues of which nothing was said: `[queue]` and `[queues]` in the configuration file.
     pub queue_defaults: Arc<Defaults>,
     /// `--enable-flush-all`.
@@ -281,6 +283,7 @@ impl Config {
             wait_ms_max: u64::from(options.max_wait) * 1000,
             open_reads_max: options.max_open_reads as usize,
             groups_max: options.max_groups as usize,
+            reader_separator: options.reader_separator,
             queue_defaults: queue_defaults.into(),
             flush_all: options.enable_flush_all,
             shutdown: options.enable_shutdown,

@@ -152,6 +152,11 @@ pub(super) struct Options {
           value_parser = number::<u32>(0, 10_000), help_heading = SERVICE)]
     pub max_groups: u32,
 
+    /// Take queueCHARreader for group reader of queue in clients' keys, such as orders#audit with #; queues whose names have CHAR cannot
+    /// be reached then [default: none]
+    #[arg(long, value_name = "CHAR", env = "RINGQ_READER_SEPARATOR", value_parser = separator, help_heading = SERVICE)]
+    pub reader_separator: Option<u8>,
+
     /// Let clients empty all queues with flush_all.
     #[arg(long, env = "RINGQ_ENABLE_FLUSH_ALL", help_heading = SERVICE)]
     pub enable_flush_all: bool,
@@ -283,6 +288,14 @@ where
 fn page_size(text: &str) -> Result<u32, String> {
     let size = text.parse().ok().filter(|size: &u32| size.is_power_of_two() && (512..=65536).contains(size));
     size.ok_or_else(|| "allowed are powers of two from 512 to 65536".into())
+}
+
+/// Other characters stand in names, or have a meaning behind them.
+fn separator(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        [byte] if byte.is_ascii_punctuation() && !b"/=".contains(byte) => Ok(*byte),
+        _ => Err("allowed is one ASCII character that is no letter, digit, space, / or =".into()),
+    }
 }
 
 fn socket_mode(text: &str) -> Result<u32, String> {

@@ -101,6 +101,7 @@ impl Engine {
             for reader in self.readers_of(index) {
                 self.settle_settings(reader);
             }
+            self.settle_groups(index);
         }
         (reply::OK, self.current())
     }
@@ -128,21 +129,26 @@ impl Engine {
         (settings != Settings::default()).then(|| Box::new(settings))
     }
 
-    fn settle_settings(&mut self, index: u32) {
-        let name = self.shelf(index).queue.name.clone();
-        self.shelf(index).settings = self.settings_of(&name);
+    /// Returns whether what they say of groups has changed.
+    fn settle_settings(&mut self, index: u32) -> bool {
         let shelf = self.shelf(index);
+        let (name, before) = (shelf.queue.name.clone(), shelf.group_rule());
+        let settings = self.settings_of(&name);
+        let shelf = self.shelf(index);
+        shelf.settings = settings;
         shelf.may_expire |= shelf.bounds_stay();
+        let is_other_rule = shelf.group_rule() != before;
         if shelf.queue.counters.present() > 0 {
             self.enlist(index);
         }
+        is_other_rule
     }
 
     /// What the operator says of all queues has changed.
     pub(super) fn settle_all_settings(&mut self) {
         for index in 0..self.shelves.len() {
-            if self.shelves[index].is_some() {
-                self.settle_settings(index as u32);
+            if self.shelves[index].is_some() && self.settle_settings(index as u32) {
+                self.settle_groups_later(index as u32);
             }
         }
     }

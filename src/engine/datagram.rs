@@ -22,7 +22,7 @@ use crate::queue::Entry;
 use crate::session::Wait;
 
 const _: () = assert!(
-    reply::TOO_LARGE.len() + reply::REPLY_TOO_LARGE.len() <= UDP_REPLY_MARGIN,
+    reply::PUT_TO_READER.len() + reply::REPLY_TOO_LARGE.len() <= UDP_REPLY_MARGIN,
     "the longest fixed text, and the words behind it"
 );
 

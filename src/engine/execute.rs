@@ -70,11 +70,13 @@ impl Engine {
         self.stats.set_hits += 1;
         let shelf = self.shelf(index);
         let (is_awaited, has_groups) = (shelf.line.is_some(), shelf.fan.is_some());
+        let has_plain_readers = !shelf.is_for_groups();
         let settings = self.shelves[index as usize].as_ref().expect("just seen").settings.as_deref();
         let (expires_ms, bounds_puts) =
             (self.expires_ms(settings, lifetime), settings.is_some_and(Settings::bounds_puts));
         if is_awaited
             && !has_groups
+            && has_plain_readers
             && !bounds_puts
             && expires_ms == 0
             && let Some(message) = self.hand_over(index, flags, body)
@@ -90,6 +92,10 @@ impl Engine {
     /// time.
     pub(super) fn append(&mut self, index: u32, flags: u32, expires_ms: u64, body: &[u8]) {
         self.stats.total_items += 1;
+        let is_for_groups = self.shelf(index).is_for_groups();
+        if is_for_groups {
+            self.leave_to_groups(index);
+        }
         let put = self.new_put(index, flags, expires_ms, body);
         let message = put.message;
         let place = self.memory.append(&put);
@@ -106,6 +112,9 @@ impl Engine {
         self.trace_message(index, message, Fate::Put);
         if has_groups {
             self.push_to_groups(index, Entry { message, place }, body.len(), &Mutation::Put(put));
+        }
+        if has_groups && is_for_groups {
+            self.drop_head(index, Entry { message, place }, Why::Skipped);
         }
         self.count_bytes(index);
         if expires_ms > 0 || self.shelf(index).may_expire {
@@ -142,6 +151,12 @@ impl Engine {
         let Some(index) = self.find_or_begin(name, form.start()) else {
             return if name.contains(&b'/') { GetResult::NoGroup } else { GetResult::Miss };
         };
+        let now_ms = self.now.mono_ms;
+        let shelf = self.shelf(index);
+        shelf.asked_ms = now_ms;
+        if shelf.is_for_groups() {
+            return GetResult::Miss;
+        }
         if !self.settle_head(index) {
             return GetResult::MustWait(index);
         }
@@ -243,10 +258,12 @@ impl Engine {
     /// Asks for so many bytes of the middle, or of what has returned, if there is need.
     pub(super) fn load(&mut self, index: u32, size_max: usize) {
         let (shard, stored_below) = (self.config.shard, self.stored_below);
+        let of = self.shelf(index).of.unwrap_or(index);
+        let of = self.shelf(of).queue.id;
         let queue = &mut self.shelf(index).queue;
         if queue.wants_load() {
             let (after, below) = queue.begin_load(stored_below);
-            let load = Load { shard, queue: queue.id, after, below, size_max };
+            let load = Load { shard, queue: queue.id, of, after, below, size_max };
             self.effects.loads.push(load);
             self.stats.loads += 1;
         }

@@ -398,8 +398,8 @@ impl Engine {
                 let next = self.list(what, cursor, &mut answer.bytes);
                 answer.bytes[..4].copy_from_slice(&next.to_le_bytes());
             }
-            Request::StatQueue { name, room } => {
-                self.stat_queue(name, &mut answer.bytes);
+            Request::StatQueue { name, key, room } => {
+                self.stat_queue(name, key, &mut answer.bytes);
                 if answer.bytes.len() + reply::END.len() > room as usize {
                     answer.bytes.clear();
                     answer.failure = Some(reply::REPLY_TOO_LARGE);

@@ -46,16 +46,13 @@ impl Engine {
             return found;
         }
         let queue = queue_of(name);
-        let has_room = self.by_id.len() + 2 <= self.config.tunables.queues_max;
-        let of = match self.find(queue) {
-            Some(of) => of,
-            None if has_room => self.create(queue),
-            None => return None,
-        };
-        let groups = self.shelf(of).fan.as_ref().map_or(0, |fan| fan.groups.len());
-        if groups >= self.config.tunables.groups_max || !has_room {
+        let of = self.find(queue);
+        let groups = of.and_then(|of| self.shelf(of).fan.as_ref()).map_or(0, |fan| fan.groups.len());
+        let queues = self.by_id.len() + 1 + usize::from(of.is_none());
+        if groups >= self.config.tunables.groups_max || queues > self.config.tunables.queues_max {
             return None;
         }
+        let of = of.unwrap_or_else(|| self.create(queue));
         Some(self.begin_group(of, name, start))
     }
 
@@ -65,7 +62,8 @@ impl Engine {
         let parent = self.shelf(of).queue.id;
         self.journal_passing_of(parent);
         self.count_passed();
-        if self.shelf(of).fan.is_none() {
+        let is_first = self.shelf(of).fan.is_none();
+        if is_first {
             let queue = &self.shelf(of).queue;
             let (stored, bytes) = (queue.counters.present(), queue.bytes());
             self.shelf(of).fan = Some(Box::new(Fan { groups: Vec::new(), stored, bytes }));
@@ -78,10 +76,14 @@ impl Engine {
         queue.counters.apply(&mutation);
         self.record(&mutation);
         let index = self.shelve_group(of, queue);
-        if start == Start::Newest {
+        // A queue for its groups only has kept everything for the first of them, wherever that would begin.
+        let was_kept = is_first && self.shelf(of).is_for_groups();
+        if start == Start::Newest && !was_kept {
             self.purge_reader(index);
             self.sweep(of);
         }
+        self.leave_to_groups(of);
+        self.set_group_end(index);
         index
     }
 
@@ -102,10 +104,11 @@ impl Engine {
     /// Gives a new reader everything that is stored for the others: the ranges of the one that has passed least, and what any has apart
     /// from its ranges before them.
     fn copy_stored(&mut self, of: u32, to: &mut Queue) {
-        let Engine { shelves, memory, .. } = self;
+        let Engine { shelves, memory, stored_below, .. } = self;
         let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
         let below = slowest.passed_below();
-        to.copy_ranges(slowest, stored_ahead(shelves, of, slowest), |place| memory.retain(place));
+        let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
+        to.copy_ranges(slowest, is_stored, *stored_below, |place| memory.retain(place));
         for reader in readers(shelves, of) {
             for (message, place, size) in reader.apart().filter(|(message, ..)| *message < below) {
                 if to.add_returned(message, place, size)
@@ -131,7 +134,8 @@ impl Engine {
         let of = self.shelf(index).of.expect("it is a group");
         let fan = self.shelf(of).fan.as_mut().expect("a group's queue knows it");
         fan.groups.retain(|group| *group != index);
-        let Shelf { mut queue, waiters, .. } = self.unshelve(index);
+        let Shelf { mut queue, waiters, ends_ms, .. } = self.unshelve(index);
+        self.group_rules.forget(queue.id, ends_ms);
         self.stats.queues += 1;
         self.stats.groups -= 1;
         self.record(&Mutation::Delete { queue: queue.id });

@@ -14,7 +14,7 @@
 //! goes from its putter straight to a waiting client is no mutation until that is settled, one way or the other.
 //!
 //! Files: [`serve`] runs sessions, [`multi_get`] their gets of several keys, [`ending`] ends them, [`execute`] operates on local queues, [`waiting`] keeps the gets that wait for messages,
-//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`moves`] takes them to other queues, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
+//! [`passing`] what they are handed directly, [`reads`] hands out what is confirmed later, [`groups`] shares a queue among several readers, [`group_rules`] does what settings say of these, [`configure`] keeps the settings of queues, [`admission`] their limits, [`expiry`] drops messages whose time is over, [`moves`] takes them to other queues, [`forward`] speaks with other shards, [`datagram`] bounds what UDP is told, [`room`] keeps
 //! the other bounds, [`idle`] ends silent connections, [`overview`] answers `stats`, [`observe`] the admin listener, [`kestrel`] speaks to Kestrel's clients, [`trace`] tells what was asked and answered.
 //!
 //! Step 4 and step 8 of a message's path.
@@ -26,6 +26,7 @@ mod ending;
 mod execute;
 mod expiry;
 mod forward;
+mod group_rules;
 mod groups;
 mod idle;
 mod kestrel;
@@ -74,6 +75,8 @@ pub struct Config {
     pub memory_share: usize,
     /// `-B`, bytes.
     pub body_size_max: usize,
+    /// `--reader-separator`. It does not change: a request that has to wait is read again.
+    pub reader_separator: Option<u8>,
     /// Seed of the hash table of queue names: random in the daemon, so that no client can choose names that collide.
     pub hash_seed: u64,
     /// What `stats` says of the configuration.
@@ -151,6 +154,11 @@ pub enum Notice {
         queue: Vec<u8>,
         /// The message.
         message: MessageId,
+    },
+    /// Nobody has asked this group for a message for so long that it has ended.
+    GroupEnded {
+        /// The queue's name, and the group's.
+        queue: Vec<u8>,
     },
     /// The store could not be read for this queue.
     Unreadable {
@@ -237,6 +245,10 @@ struct Shelf {
     fan: Option<Box<groups::Fan>>,
     /// Where the queue stands that it is a group of.
     of: Option<u32>,
+    /// When somebody asked it for a message, or had one open, last, monotonic ms; 0: not since the start.
+    asked_ms: u64,
+    /// When it is looked at whether it ends because nobody has asked it, monotonic ms; 0: never. For groups.
+    ends_ms: u64,
     /// Puts that its limits refused, since the start.
     refused: u64,
     /// What it has in [`ShardStats::item_bytes`]; a group has nothing there.
@@ -306,6 +318,7 @@ pub struct Engine {
     passing: passing::Passing,
     due: reads::Due,
     expiry: expiry::Expiry,
+    group_rules: group_rules::GroupRules,
     moves: moves::Moves,
     refusing_puts: bool,
     puts_wait: bool,
@@ -382,6 +395,7 @@ impl Engine {
             passing: passing::Passing::default(),
             due: reads::Due::default(),
             expiry: expiry::Expiry::default(),
+            group_rules: group_rules::GroupRules::default(),
             moves: moves::Moves::new(shards),
             refusing_puts: false,
             puts_wait: false,
@@ -432,6 +446,7 @@ impl Engine {
             let bytes = engine.shelf(of).fan.as_ref().expect("made with its queue").bytes;
             engine.shelve_group(of, Queue::reader(row.queue, &row.name, row.counters, bytes, row.low, row.passed));
         }
+        engine.begin_group_rules();
         engine
     }
 
@@ -637,6 +652,7 @@ impl Engine {
             // With a full batch they end later.
             self.due.next_deadline().filter(|_| self.has_room_in_batch()),
             self.expiry.next_deadline(),
+            self.group_rules.next_deadline().filter(|_| !self.is_batch_full()),
             self.moves.next_deadline(),
             self.idle.next_deadline(),
         ];
@@ -674,6 +690,7 @@ impl Engine {
         self.assert_passing_consistent();
         self.assert_reads_consistent();
         self.assert_groups_consistent();
+        self.assert_group_rules_consistent();
         self.assert_expiry_consistent();
         self.assert_moves_consistent();
     }

@@ -265,19 +265,19 @@ impl Engine {
         }
     }
 
-    /// `stats queue key`
-    pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8]) -> Result<(), Wait> {
+    /// `stats queue key`, whose client has written the key like this.
+    pub(super) fn serve_stat_queue(&mut self, conn: ConnId, name: &[u8], key: &[u8]) -> Result<(), Wait> {
         self.wait_for_own_replies(conn)?;
         let owner = self.owner(name);
         if owner != self.config.shard {
             self.room_to_forward(conn, owner, name.len())?;
             let room = u32::try_from(self.reply_room(conn, 0)).unwrap_or(u32::MAX);
             let what = self.expected(conn, false, reply::END);
-            self.forward(owner, &Request::StatQueue { name, room }, what);
+            self.forward(owner, &Request::StatQueue { name, key, room }, what);
             return Ok(());
         }
         let mut lines = Vec::new();
-        self.stat_queue(name, &mut lines);
+        self.stat_queue(name, key, &mut lines);
         self.reply_if_it_fits(conn, |out| {
             out.extend_from_slice(&lines);
             out.extend_from_slice(reply::END);
@@ -285,14 +285,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes the line of one queue of this shard, if there is such a queue.
-    pub(super) fn stat_queue(&mut self, name: &[u8], out: &mut Vec<u8>) {
+    /// Writes the lines of one queue of this shard, if there is such a queue. `key`: how the client names it.
+    pub(super) fn stat_queue(&mut self, name: &[u8], key: &[u8], out: &mut Vec<u8>) {
         let Some(index) = self.find(name) else { return };
         let oldest_put_ms = self.oldest_put_ms(index);
         let view = self.view_queue(index, oldest_put_ms);
         let Counters { puts, gets, gets_unsent, deleted, corrupt, expired, discarded, dead_lettered, skipped } =
             view.counters;
-        reply::stat_queue(out, name, puts, gets);
+        reply::stat_queue(out, key, puts, gets);
         reply::stat(out, "ready", view.ready);
         reply::stat(out, "open", view.open);
         reply::stat(out, "bytes", view.bytes);

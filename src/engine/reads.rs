@@ -387,9 +387,11 @@ impl Engine {
     }
 
     fn confirm(&mut self, index: u32, message: MessageId) -> Open {
-        let queue = &mut self.shelf(index).queue;
-        let open = queue.confirm(message);
-        let id = queue.id;
+        let now_ms = self.now.mono_ms;
+        let shelf = self.shelf(index);
+        shelf.asked_ms = now_ms;
+        let open = shelf.queue.confirm(message);
+        let id = shelf.queue.id;
         self.due.remove(id, message, open.deadline_ms);
         if let Some(place) = open.place {
             self.memory.release(place);
@@ -401,7 +403,10 @@ impl Engine {
     }
 
     fn give_back_read(&mut self, index: u32, message: MessageId) {
-        let queue = &mut self.shelf(index).queue;
+        let now_ms = self.now.mono_ms;
+        let shelf = self.shelf(index);
+        shelf.asked_ms = now_ms;
+        let queue = &mut shelf.queue;
         let deadline_ms = queue.opened(message).expect("the caller saw that it is open").deadline_ms;
         let deliveries = queue.give_back(message);
         let id = queue.id;

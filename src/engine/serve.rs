@@ -19,7 +19,8 @@ use crate::limits::{
     REQUESTS_PER_TURN,
 };
 use crate::proto::Dialect;
-use crate::proto::command::{Command, Key, Keys, Line, SetLine};
+use crate::proto::command::{Command, Keys, Line, SetLine};
+use crate::proto::key::{Key, Names};
 use crate::proto::options::{GetOptions, group_name};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame};
@@ -157,7 +158,7 @@ impl Engine {
     /// Whether [`Engine::run`] has something to do at once.
     pub fn has_work(&self) -> bool {
         let is_returning = self.due.is_returning() && self.has_room_in_batch();
-        let unsettled = self.expiry.has_unsettled() && !self.is_batch_full();
+        let unsettled = (self.expiry.has_unsettled() || self.group_rules.has_unsettled()) && !self.is_batch_full();
         let is_busy = is_returning || unsettled || self.moves.has_work();
         !self.runnable.is_empty() || self.has_inbound() || self.idle.is_under_way() || is_busy
     }
@@ -169,6 +170,8 @@ impl Engine {
         self.expire_waits();
         self.expire_reads();
         self.expire_messages();
+        self.settle_unsettled_groups();
+        self.end_groups();
         self.expire_passing();
         self.close_idle();
         self.run_inbound();
@@ -265,7 +268,8 @@ impl Engine {
         if self.session(conn).expect("it is being served").dialect == Dialect::Kestrel {
             return self.step_kestrel(conn, input);
         }
-        match frame(input, self.config.body_size_max) {
+        let names = Names { reader_separator: self.config.reader_separator };
+        match frame(input, self.config.body_size_max, names) {
             Frame::Partial { need, body_size } => Step::Partial { need, body_size },
             Frame::Put { set, body, len } => match self.serve_put(conn, &set, body) {
                 Ok(()) => {
@@ -352,7 +356,9 @@ impl Engine {
             Command::StatsSettings => return self.serve_settings(conn),
             Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
             Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
-            Command::StatsQueue { key, group } => return self.serve_stat_queue(conn, &reader_name(key, group)),
+            Command::StatsQueue { key, group, word } => {
+                return self.serve_stat_queue(conn, &reader_name(key, group), word);
+            }
             // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
             Command::Checkpoint if self.is_datagram(conn) => {
                 self.say(conn, Seq(0), reply::ERROR);

@@ -34,6 +34,8 @@ impl Engine {
             settings,
             fan: None,
             of: None,
+            asked_ms: self.now.mono_ms,
+            ends_ms: 0,
             refused: 0,
             counted_bytes: 0,
             may_expire: false,

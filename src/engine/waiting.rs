@@ -5,7 +5,7 @@
 //! is told apart by one look at its shelf.
 //!
 //! Invariant: who waits stands in one line, by which the session (or the table of other shards' tokens) knows the place; no
-//! line is empty; a queue whose name has a line is empty, so whoever asks without a timeout overtakes nobody.
+//! line is empty; a queue whose name has a line is empty, or for its groups only, so whoever asks without a timeout overtakes nobody.
 //!
 //! Does not know why a message comes: it may have been put, or have come back.
 
@@ -223,7 +223,9 @@ impl Engine {
         let entry = self.waits.names.find_entry(self.hasher.hash_one(&*line.name), |i| *i == index);
         entry.expect("every line is listed").remove();
         if let Some(shelf) = self.find(&line.name) {
-            self.shelf(shelf).line = None;
+            let now_ms = self.now.mono_ms;
+            let shelf = self.shelf(shelf);
+            (shelf.line, shelf.asked_ms) = (None, now_ms);
         }
     }
 
@@ -256,6 +258,9 @@ impl Engine {
     /// A message has come to a queue that has a line: its first gets it, the ordinary way. Who only looks leaves it to the next. If what has
     /// come back is only in the store, all wait for that, in their order; who then finds nothing stands in a line again.
     pub(super) fn serve_line(&mut self, index: u32) {
+        if self.shelf(index).is_for_groups() {
+            return;
+        }
         while self.settle_head(index) {
             let head = self.shelf(index).queue.head();
             if head == Head::Empty {
@@ -336,7 +341,7 @@ impl Engine {
                 assert_eq!(shelf.line, Some(*index), "a queue knows its line");
                 let queue = shelf.queue.id;
                 let is_unsettled = self.expiry.is_unsettled(queue) || self.moves.blocked.contains(&queue);
-                let has_none = shelf.queue.is_empty() && shelf.waiters.is_empty();
+                let has_none = (shelf.queue.is_empty() || shelf.is_for_groups()) && shelf.waiters.is_empty();
                 assert!(has_none || is_unsettled, "nobody waits for what is there");
             }
         }

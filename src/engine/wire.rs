@@ -84,9 +84,10 @@ pub(super) enum Request<'a> {
         what: Listed,
         cursor: u32,
     },
-    /// The lines and `END` have at most so much room, bytes.
+    /// The lines and `END` have at most so much room, bytes. The client names it `key`.
     StatQueue {
         name: &'a [u8],
+        key: &'a [u8],
         room: u32,
     },
     /// The get with this token takes nothing if it has not yet.
@@ -154,8 +155,10 @@ pub(super) fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&[9, what as u8]);
             out.extend_from_slice(&cursor.to_le_bytes());
         }
-        Request::StatQueue { name, room } => {
+        Request::StatQueue { name, key, room } => {
             name_to(out, 10, name);
+            out.push(key.len() as u8);
+            out.extend_from_slice(key);
             out.extend_from_slice(&room.to_le_bytes());
         }
         Request::Cancel { token } => {
@@ -254,7 +257,7 @@ pub(super) fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         8 => Request::StatsReset,
         15 => Request::LatencyReset,
         9 => Request::List { what: Listed::ALL[usize::from(reader.u8())], cursor: reader.u32() },
-        10 => Request::StatQueue { name: reader.name(), room: reader.u32() },
+        10 => Request::StatQueue { name: reader.name(), key: reader.name(), room: reader.u32() },
         11 => Request::Cancel { token: reader.u32() },
         12 => Request::Unsent { queue: QueueId(reader.u64()) },
         13 => {
@@ -424,7 +427,7 @@ mod tests {
             Request::LatencyReset,
             Request::List { what: Listed::Queues, cursor: 9 },
             Request::List { what: Listed::Connections, cursor: 10 },
-            Request::StatQueue { name: b"q", room: 7 },
+            Request::StatQueue { name: b"q/group=r", key: b"q#r", room: 7 },
             Request::Cancel { token: 5 },
             Request::Unsent { queue: QueueId(3) },
             Request::GetWith {
@@ -433,6 +436,7 @@ mod tests {
                 form: Form { cas: false, size_max: 9, ..ANY },
                 closing: None,
             },
+            Request::GetWith { name: b"q/group=r", options: options(b"#r/open"), form: ANY, closing: None },
             Request::GetWith {
                 name: b"q",
                 options: options(b"/close/open/t=18446744073709551615"),

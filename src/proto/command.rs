@@ -3,10 +3,11 @@
 //! Invariant: whatever a refused line says about a body, that body is skipped, never read as commands; where its length
 //! cannot be known the connection is closed. Nothing here allocates.
 
-use super::options::{GetOptions, group_name_len, number, split};
+use super::key::{Key, Names};
+use super::options::{GetOptions, number};
 use super::reply;
 use crate::ids::MessageId;
-use crate::limits::{BODY_ANNOUNCED_MAX, GROUP_LEN_MAX, NAME_LEN_MAX};
+use crate::limits::BODY_ANNOUNCED_MAX;
 
 /// What a line turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,9 +118,11 @@ pub enum Command<'a> {
     StatsSettings,
     StatsQueues,
     StatsConnections,
+    /// Of one queue, or a group, which the client has written so.
     StatsQueue {
         key: Key<'a>,
         group: Option<&'a [u8]>,
+        word: &'a [u8],
     },
     Version,
     Verbosity {
@@ -164,13 +167,6 @@ impl Report {
     ];
 }
 
-/// A valid queue name as the client wrote it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Key<'a> {
-    /// 1 to 250 bytes, none of them a control byte, a space or `/`.
-    pub name: &'a [u8],
-}
-
 /// The keys of a get, all of them valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'a> {
@@ -201,22 +197,22 @@ impl<'a> Iterator for Keys<'a> {
 }
 
 /// Parses one line, without its line end. `body_size_max` is `-B`.
-pub fn parse_line(line: &[u8], body_size_max: usize) -> Line<'_> {
-    match parse_words(line, body_size_max) {
+pub fn parse_line(line: &[u8], body_size_max: usize, names: Names) -> Line<'_> {
+    match parse_words(line, body_size_max, names) {
         Line::Refused { .. } if is_http(line) => Line::Fatal { reply: b"" },
         parsed => parsed,
     }
 }
 
-fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
+fn parse_words(line: &[u8], body_size_max: usize, names: Names) -> Line<'_> {
     let mut words = line;
     let Some(first) = next_word(&mut words) else {
         return ERROR;
     };
     // The two commands that carry the load come first and cost no folding of case.
     match first {
-        b"get" => return get(words, false),
-        b"set" => return set(words, body_size_max),
+        b"get" => return get(words, false, names),
+        b"set" => return set(words, body_size_max, names),
         _ => {}
     }
     let mut folded = [0u8; 16];
@@ -226,9 +222,9 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
     command.copy_from_slice(first);
     command.make_ascii_lowercase();
     match &*command {
-        b"get" => get(words, false),
-        b"gets" => get(words, true),
-        b"set" => set(words, body_size_max),
+        b"get" => get(words, false, names),
+        b"gets" => get(words, true, names),
+        b"set" => set(words, body_size_max, names),
         // add k flags exptime bytes [noreply] and its kin: no meaning for a queue, but their bodies must not become commands.
         b"add" | b"replace" | b"append" | b"prepend" => without_meaning(words, 3, 4),
         // cas k flags exptime bytes unique [noreply]
@@ -237,12 +233,12 @@ fn parse_words(line: &[u8], body_size_max: usize) -> Line<'_> {
         b"ms" => meta_set(words),
         // They mean nothing to a queue either, and have no body.
         b"incr" | b"decr" => refused_line(words),
-        b"touch" => touch(words),
-        b"delete" => delete(words),
-        b"flush" => flush(words),
+        b"touch" => touch(words, names),
+        b"delete" => delete(words, names),
+        b"flush" => flush(words, names),
         b"flush_all" => flush_all(words),
-        b"config" => config(words),
-        b"stats" => stats(words),
+        b"config" => config(words, names),
+        b"stats" => stats(words, names),
         b"version" => bare(words, Command::Version),
         b"verbosity" => verbosity(words),
         b"quit" => bare(words, Command::Quit),
@@ -256,12 +252,12 @@ const ERROR: Line<'static> = Line::Refused { reply: reply::ERROR, skip: 0 };
 const BAD_FORMAT: Line<'static> = Line::Refused { reply: reply::BAD_FORMAT, skip: 0 };
 
 /// `get key+` | `get key/options`, and the same with `gets`
-fn get(words: &[u8], cas: bool) -> Line<'_> {
+fn get(words: &[u8], cas: bool, names: Names) -> Line<'_> {
     let mut rest = words;
     let mut count = 0;
     let mut single = None;
     while let Some(word) = next_word(&mut rest) {
-        match key_and_options(word) {
+        match names.with_options(word) {
             Ok((key, Some(options))) => single = Some((key, options)),
             Ok((_, None)) => {}
             Err(refusal) => return Line::Refused { reply: refusal, skip: 0 },
@@ -277,7 +273,7 @@ fn get(words: &[u8], cas: bool) -> Line<'_> {
 }
 
 /// `set key flags exptime bytes [noreply]`
-fn set(mut words: &[u8], body_size_max: usize) -> Line<'_> {
+fn set(mut words: &[u8], body_size_max: usize, names: Names) -> Line<'_> {
     let (Some(name), Some(flags), Some(exptime), Some(size)) =
         (next_word(&mut words), next_word(&mut words), next_word(&mut words), next_word(&mut words))
     else {
@@ -301,7 +297,7 @@ fn set(mut words: &[u8], body_size_max: usize) -> Line<'_> {
     let Some(exptime) = parse_exptime(exptime) else {
         return refused(reply::BAD_FORMAT);
     };
-    let (key, ttl_s) = match key_and_ttl(name) {
+    let (key, ttl_s) = match names.with_ttl(name) {
         Ok(of) => of,
         Err(refusal) => return refused(refusal),
     };
@@ -353,7 +349,7 @@ fn refused_line(mut words: &[u8]) -> Line<'_> {
 }
 
 /// `delete key [word] [noreply]`: old clients send a time, which means nothing.
-fn delete(mut words: &[u8]) -> Line<'_> {
+fn delete(mut words: &[u8], names: Names) -> Line<'_> {
     let Some(name) = next_word(&mut words) else {
         return ERROR;
     };
@@ -363,7 +359,7 @@ fn delete(mut words: &[u8]) -> Line<'_> {
         (Some(_), Some(word)) if is_noreply(word) && next_word(&mut words).is_none() => true,
         _ => return ERROR,
     };
-    match key_and_id(name) {
+    match names.with_id(name) {
         Ok((key, group, None)) => Line::Command(Command::Delete { key, group, noreply }),
         Ok((key, group, Some(message))) => Line::Command(Command::Confirm { key, group, message, noreply }),
         Err(reply) => Line::Refused { reply, skip: 0 },
@@ -371,7 +367,7 @@ fn delete(mut words: &[u8]) -> Line<'_> {
 }
 
 /// `touch key/id=ID seconds [noreply]`. Without an id it means nothing to a queue.
-fn touch(words: &[u8]) -> Line<'_> {
+fn touch(words: &[u8], names: Names) -> Line<'_> {
     let mut rest = words;
     let (name, seconds) = (next_word(&mut rest), next_word(&mut rest));
     let noreply = match next_word(&mut rest) {
@@ -380,7 +376,7 @@ fn touch(words: &[u8]) -> Line<'_> {
         Some(_) => return ERROR,
     };
     let (Some(name), Some(seconds)) = (name, seconds) else { return refused_line(words) };
-    match key_and_id(name) {
+    match names.with_id(name) {
         Ok((key, group, Some(message))) => match number(seconds).and_then(|s| u32::try_from(s).ok()) {
             Some(seconds) => Line::Command(Command::Touch { key, group, message, seconds, noreply }),
             None => BAD_FORMAT,
@@ -391,7 +387,7 @@ fn touch(words: &[u8]) -> Line<'_> {
 }
 
 /// `flush key [noreply]`
-fn flush(mut words: &[u8]) -> Line<'_> {
+fn flush(mut words: &[u8], names: Names) -> Line<'_> {
     let Some(name) = next_word(&mut words) else {
         return ERROR;
     };
@@ -400,18 +396,18 @@ fn flush(mut words: &[u8]) -> Line<'_> {
         Some(word) if is_noreply(word) && next_word(&mut words).is_none() => true,
         Some(_) => return ERROR,
     };
-    match key_and_group(name) {
+    match names.with_group(name) {
         Ok((key, group)) => Line::Command(Command::Flush { key, group, noreply }),
         Err(reply) => Line::Refused { reply, skip: 0 },
     }
 }
 
 /// `config key` | `config key setting=value+ [noreply]`
-fn config(mut words: &[u8]) -> Line<'_> {
+fn config(mut words: &[u8], names: Names) -> Line<'_> {
     let Some(name) = next_word(&mut words) else {
         return ERROR;
     };
-    let key = match key(name) {
+    let key = match names.plain(name) {
         Ok(key) => key,
         Err(reply) => return Line::Refused { reply, skip: 0 },
     };
@@ -441,7 +437,7 @@ fn flush_all(mut words: &[u8]) -> Line<'_> {
 }
 
 /// `stats` | `stats reset` | `stats settings` | `stats queue [key]` | `stats latency [reset]` | `stats commit|conns|shards|sizes`
-fn stats(mut words: &[u8]) -> Line<'_> {
+fn stats(mut words: &[u8], names: Names) -> Line<'_> {
     let Some(what) = next_word(&mut words) else {
         return Line::Command(Command::Stats(Report::General));
     };
@@ -451,7 +447,7 @@ fn stats(mut words: &[u8]) -> Line<'_> {
     } else if is(b"settings") {
         bare(words, Command::StatsSettings)
     } else if is(b"queue") {
-        stats_queue(words)
+        stats_queue(words, names)
     } else if is(b"latency") {
         match next_word(&mut words) {
             None => Line::Command(Command::Stats(Report::Latency)),
@@ -472,11 +468,11 @@ fn stats(mut words: &[u8]) -> Line<'_> {
 }
 
 /// `stats queue [key]`
-fn stats_queue(mut words: &[u8]) -> Line<'_> {
+fn stats_queue(mut words: &[u8], names: Names) -> Line<'_> {
     match (next_word(&mut words), next_word(&mut words)) {
         (None, _) => Line::Command(Command::StatsQueues),
-        (Some(name), None) => match key_and_group(name) {
-            Ok((key, group)) => Line::Command(Command::StatsQueue { key, group }),
+        (Some(word), None) => match names.with_group(word) {
+            Ok((key, group)) => Line::Command(Command::StatsQueue { key, group, word }),
             Err(reply) => Line::Refused { reply, skip: 0 },
         },
         _ => ERROR,
@@ -502,71 +498,6 @@ fn verbosity(mut words: &[u8]) -> Line<'_> {
 /// A command of one word.
 fn bare<'a>(mut words: &'a [u8], command: Command<'a>) -> Line<'a> {
     if next_word(&mut words).is_some() { ERROR } else { Line::Command(command) }
-}
-
-/// A queue name where no option has a meaning, or the reply that says what is wrong with it.
-fn key(word: &[u8]) -> Result<Key<'_>, &'static [u8]> {
-    let (name, options) = split(word)?;
-    options.is_empty().then_some(Key { name }).ok_or(reply::UNKNOWN_OPTION)
-}
-
-/// `key/ttl=S` of a put, with or without the option.
-fn key_and_ttl(word: &[u8]) -> Result<(Key<'_>, Option<u32>), &'static [u8]> {
-    let (name, text) = split(word)?;
-    let mut ttl_s = None;
-    for option in text.split(|b| *b == b'/').skip(1) {
-        let digits = option.strip_prefix(b"ttl=").ok_or(reply::UNKNOWN_OPTION)?;
-        let ttl = number(digits).filter(|_| ttl_s.is_none()).and_then(|s| u32::try_from(s).ok());
-        ttl_s = Some(ttl.ok_or(reply::BAD_FORMAT)?);
-    }
-    Ok((Key { name }, ttl_s))
-}
-
-/// A queue name of a get, with its options if it has some.
-fn key_and_options(word: &[u8]) -> Result<(Key<'_>, Option<GetOptions>), &'static [u8]> {
-    let (name, text) = split(word)?;
-    if text.is_empty() {
-        return Ok((Key { name }, None));
-    }
-    let options = GetOptions::parse(text)?;
-    check_group(name, options.group())?;
-    Ok((Key { name }, Some(options)))
-}
-
-/// A queue, perhaps a group of it, perhaps a message.
-type Addressed<'a> = (Key<'a>, Option<&'a [u8]>, Option<MessageId>);
-
-/// `key/id=ID` of `delete` and `touch`, with a group before or behind the id or without one.
-fn key_and_id(word: &[u8]) -> Result<Addressed<'_>, &'static [u8]> {
-    let (name, text) = split(word)?;
-    let (mut group, mut id) = (None, None);
-    for option in text.split(|b| *b == b'/').skip(1) {
-        if let Some(name) = option.strip_prefix(b"group=") {
-            let is_valid = !name.is_empty() && name.len() <= GROUP_LEN_MAX && group.is_none();
-            group = Some(is_valid.then_some(name).ok_or(reply::BAD_FORMAT)?);
-        } else if let Some(digits) = option.strip_prefix(b"id=") {
-            let number = number(digits).filter(|_| id.is_none()).ok_or(reply::BAD_FORMAT)?;
-            id = Some(MessageId(number));
-        } else {
-            return Err(reply::UNKNOWN_OPTION);
-        }
-    }
-    check_group(name, group)?;
-    Ok((Key { name }, group, id))
-}
-
-/// A queue name, with a group behind it or without one.
-fn key_and_group(word: &[u8]) -> Result<(Key<'_>, Option<&[u8]>), &'static [u8]> {
-    match key_and_id(word)? {
-        (key, group, None) => Ok((key, group)),
-        (_, _, Some(_)) => Err(reply::UNKNOWN_OPTION),
-    }
-}
-
-/// A queue's name and that of its group have to fit one name together.
-fn check_group(name: &[u8], group: Option<&[u8]>) -> Result<(), &'static [u8]> {
-    let is_short = group.is_none_or(|group| group_name_len(name, group) <= NAME_LEN_MAX);
-    is_short.then_some(()).ok_or(reply::BAD_FORMAT)
 }
 
 /// A body's length: digits that fit what can be skipped.
@@ -603,9 +534,10 @@ fn next_word<'a>(words: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::NAME_LEN_MAX;
 
     fn parse(line: &[u8]) -> Line<'_> {
-        parse_line(line, 1024)
+        parse_line(line, 1024, Names::default())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What stands behind a queue name: `q/open/t=500`. The words are Kestrel's where Kestrel has them.
+//! What stands behind a queue name: `q/open/t=500`, or `q#reader/open`. The words are Kestrel's where Kestrel has them.
 //!
 //! Invariant: options that make no sense together are refused before anything happens.
 
@@ -24,12 +24,12 @@ pub struct GetOptions {
     pub wait_ms: Option<u64>,
     /// `/ttr=S`: the read ends by itself, s.
     pub ttr_s: Option<u32>,
-    /// `/group=NAME`: where the name stands in the text.
+    /// `/group=NAME`, or a reader behind its separator: where the name stands in the text.
     group: Option<(u8, u8)>,
 }
 
 impl GetOptions {
-    /// Reads options, each with its slash.
+    /// Reads options, each with its slash. A byte other than that at the beginning introduces a reader.
     ///
     /// # Errors
     /// The reply that says what is wrong.
@@ -47,8 +47,13 @@ impl GetOptions {
         };
         options.text.get_mut(..text.len()).ok_or(reply::OPTIONS_TOO_LONG)?.copy_from_slice(text);
         options.len = text.len() as u8;
-        let mut at = 0;
-        for option in text.split(|b| *b == b'/').skip(1) {
+        let mut parts = text.split(|b| *b == b'/');
+        let reader = parts.next().unwrap_or_default();
+        if let Some((_, name)) = reader.split_first() {
+            options.set_group(name, 1)?;
+        }
+        let mut at = reader.len();
+        for option in parts {
             at += 1;
             options.add(option, at)?;
             at += option.len();
@@ -74,15 +79,18 @@ impl GetOptions {
                 } else if let Some(s) = option.strip_prefix(b"ttr=") {
                     set_once(&mut self.ttr_s, number(s).filter(|s| *s > 0).and_then(|s| u32::try_from(s).ok()))?;
                 } else if let Some(group) = option.strip_prefix(b"group=") {
-                    let is_valid = !group.is_empty() && group.len() <= GROUP_LEN_MAX;
-                    let place = ((at + option.len() - group.len()) as u8, group.len() as u8);
-                    set_once(&mut self.group, is_valid.then_some(place))?;
+                    self.set_group(group, at + option.len() - group.len())?;
                 } else {
                     return Err(reply::UNKNOWN_OPTION);
                 }
             }
         }
         Ok(())
+    }
+
+    fn set_group(&mut self, name: &[u8], at: usize) -> Result<(), &'static [u8]> {
+        let is_valid = !name.is_empty() && name.len() <= GROUP_LEN_MAX;
+        set_once(&mut self.group, is_valid.then_some((at as u8, name.len() as u8)))
     }
 
     /// The options with their slashes, as the client wrote them.

@@ -26,6 +26,7 @@ mod text {
     pub const UNKNOWN_OPTION: &[u8] = b"CLIENT_ERROR unknown option\r\n";
     pub const CONTRADICTING_OPTIONS: &[u8] = b"CLIENT_ERROR options contradict each other\r\n";
     pub const OPTIONS_TOO_LONG: &[u8] = b"CLIENT_ERROR options too long\r\n";
+    pub const PUT_TO_READER: &[u8] = b"CLIENT_ERROR a reader takes no messages: put them into its queue\r\n";
     pub const READ_EXPIRED: &[u8] = b"CLIENT_ERROR read expired\r\n";
     pub const TOO_MANY_OPEN_READS: &[u8] = b"SERVER_ERROR too many open reads\r\n";
     pub const FLUSHED_ALL: &[u8] = b"Flushed all queues.\r\n";

@@ -16,7 +16,9 @@
 //! was taken or opened; `len() + open_len() + moving_len() == counters.present()`; `bytes` is the sum of the bodies of all.
 //!
 //! Does not know where bytes are kept ([`super::memory`]) and asks nobody to load: it says when its head is not in memory. Does not
-//! know who has read what: that is the engine's.
+//! know who has read what: that is the engine's. What a queue has of messages that several readers share is in [`shared`].
+
+mod shared;
 
 use super::counters::Counters;
 use super::memory::Place;
@@ -103,7 +105,8 @@ pub struct Queue {
     bytes: u64,
     /// `bytes` is not too much. It may be for a reader of a queue with groups after a start, until it has no messages.
     knows_bytes: bool,
-    /// Messages that were passed before the start although older ones were not. None of them is loaded.
+    /// Messages that were passed before the start, or before there was this reader, although older ones were not. None of them stays
+    /// when it is loaded.
     passed_ahead: BTreeSet<MessageId>,
     /// No message at or below this id is in the middle or the tail.
     head_end: MessageId,
@@ -405,7 +408,7 @@ impl Queue {
     ) -> Option<Vec<MessageId>> {
         match self.loading.take() {
             Some(Loading::Returned(first)) => self.fill_returned(first, entries, corrupt, unwanted),
-            _ => self.append_loaded(entries, corrupt, reached),
+            _ => self.append_loaded(entries, corrupt, reached, unwanted),
         }
     }
 
@@ -447,22 +450,28 @@ impl Queue {
         entries: &[Entry],
         corrupt: &[(MessageId, u64)],
         reached: MessageId,
+        unwanted: impl FnMut(Entry),
     ) -> Option<Vec<MessageId>> {
-        let len = (entries.len() + corrupt.len()) as u64;
-        if len == 0 || len > self.middle {
+        // The store of a group that it does not know yet may still have what all others had passed before.
+        let is_passed = |message: &MessageId| self.passed_ahead.contains(message);
+        let (passed, wanted): (Vec<Entry>, Vec<Entry>) = entries.iter().partition(|entry| is_passed(&entry.message));
+        let corrupt: Vec<_> = corrupt.iter().filter(|(message, _)| !is_passed(message)).copied().collect();
+        let len = (wanted.len() + corrupt.len()) as u64;
+        if len == 0 && passed.is_empty() || len > self.middle {
             return None;
         }
+        passed.into_iter().for_each(unwanted);
         self.middle -= len;
-        for (message, size) in corrupt {
+        for (message, size) in &corrupt {
             self.lose(*size);
             self.forget(*message);
         }
-        self.head.extend(entries);
+        self.head.extend(&wanted);
         self.head_end = self.head_end.max(reached);
         if !self.passed_ahead.is_empty() {
-            self.passed_ahead = self.passed_ahead.split_off(&MessageId(self.head_end.0 + 1));
+            self.passed_ahead = self.passed_ahead.split_off(&self.passed_below());
         }
-        self.loaded_len = entries.len();
+        self.loaded_len = wanted.len();
         if self.middle == 0 {
             if let Some(last) = self.tail.back() {
                 self.head_end = last.message;
@@ -516,71 +525,6 @@ impl Queue {
             self.loading = Some(Loading::Middle(MessageId(0)));
         }
         counts
-    }
-
-    // --- groups: several readers of the same messages ---
-
-    /// Whether this reader has neither ready nor open, nor still before it, a message that is stored.
-    pub fn has_passed(&self, message: MessageId) -> bool {
-        let is_apart = self.open.contains_key(&message) || self.returned.contains_key(&message);
-        let is_apart = is_apart || self.moving.contains_key(&message);
-        !is_apart && (message < self.passed_below() || self.passed_ahead.contains(&message))
-    }
-
-    /// All messages below are passed, but those that are open, moving or have returned.
-    pub fn passed_below(&self) -> MessageId {
-        self.head.front().map_or(MessageId(self.head_end.0 + 1), |entry| entry.message)
-    }
-
-    /// The head of a queue that is not empty has at least this id.
-    pub fn head_from(&self) -> MessageId {
-        self.first_returned().map_or(self.passed_below(), |(message, _)| message)
-    }
-
-    /// All messages below are passed.
-    pub fn low(&self) -> MessageId {
-        let first = |apart: &BTreeMap<MessageId, Apart>| apart.first_key_value().map(|(id, _)| *id);
-        let open = self.open.first_key_value().map(|(id, _)| *id);
-        [open, first(&self.returned), first(&self.moving)]
-            .into_iter()
-            .flatten()
-            .fold(self.passed_below(), MessageId::min)
-    }
-
-    /// What is open, moving or has returned, where it is in memory if it is, and the bytes of its body.
-    pub fn apart(&self) -> impl Iterator<Item = (MessageId, Option<Place>, u64)> {
-        let open = self.open.iter().map(|(message, open)| (*message, open.place, open.size));
-        let others = self.returned.iter().chain(&self.moving);
-        open.chain(others.map(|(message, it)| (*message, it.place, it.size)))
-    }
-
-    /// What this reader has passed although it has not come there yet.
-    pub fn passed_ahead(&self) -> impl Iterator<Item = MessageId> {
-        let below = self.passed_below();
-        self.passed_ahead.iter().copied().filter(move |message| *message >= below)
-    }
-
-    /// Gets the ranges of another reader; this one is new. Of what that has passed ahead, `ahead` are stored. Calls `each` for every entry, which is now in two of them.
-    pub fn copy_ranges(&mut self, from: &Queue, ahead: u64, mut each: impl FnMut(Place)) {
-        self.head.clone_from(&from.head);
-        self.tail.clone_from(&from.tail);
-        (self.middle, self.head_end) = (from.middle + ahead, from.head_end);
-        let apart: u64 = from.apart().map(|(_, _, size)| size).sum();
-        self.bytes = from.bytes.saturating_sub(apart);
-        self.knows_bytes = from.knows_bytes;
-        self.head.iter().chain(&self.tail).for_each(|entry| each(entry.place));
-    }
-
-    /// Adds a message that another reader has open or returned. `false`: it is there.
-    pub fn add_returned(&mut self, message: MessageId, place: Option<Place>, size: u64) -> bool {
-        let is_new = self.returned.insert(message, Apart { place, size }).is_none();
-        self.bytes += if is_new { size } else { 0 };
-        is_new
-    }
-
-    /// Whether [`Queue::bytes`] is exact.
-    pub fn knows_bytes(&self) -> bool {
-        self.knows_bytes
     }
 
     fn lose(&mut self, bytes: u64) {

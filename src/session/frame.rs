@@ -5,6 +5,7 @@
 
 use crate::limits::LINE_LEN_MAX;
 use crate::proto::command::{Line, SetLine, parse_line};
+use crate::proto::key::Names;
 use crate::proto::reply;
 
 /// What stands at the front of the input.
@@ -72,13 +73,13 @@ pub fn line(input: &[u8]) -> Result<(&[u8], usize), Cut> {
 }
 
 /// Finds the request at the front of `input`. `body_size_max` is `-B`.
-pub fn frame(input: &[u8], body_size_max: usize) -> Frame<'_> {
+pub fn frame(input: &[u8], body_size_max: usize, names: Names) -> Frame<'_> {
     let (line, line_len) = match line(input) {
         Ok(line) => line,
         Err(Cut::Partial { need }) => return Frame::Partial { need, body_size: 0 },
         Err(Cut::TooLong { len }) => return Frame::Line { line: Line::Fatal { reply: reply::LINE_TOO_LONG }, len },
     };
-    match parse_line(line, body_size_max) {
+    match parse_line(line, body_size_max, names) {
         Line::Set(set) => {
             let len = line_len + set.size + 2;
             let Some(rest) = input.get(line_len..len) else {
@@ -111,19 +112,23 @@ mod tests {
     use super::*;
     use crate::proto::command::Command;
 
+    const NAMES: Names = Names { reader_separator: None };
+
     #[test]
     fn a_request_is_found_whatever_follows_it() {
         let input = b"set q 1 0 3\r\nabc\r\nversion\r\n";
-        let Frame::Put { set, body: b"abc", len: 18 } = frame(input, 10) else { panic!() };
+        let Frame::Put { set, body: b"abc", len: 18 } = frame(input, 10, NAMES) else { panic!() };
         assert_eq!(set.flags, 1);
-        let Frame::Line { line: Line::Command(Command::Version), len: 9 } = frame(&input[18..], 10) else { panic!() };
+        let Frame::Line { line: Line::Command(Command::Version), len: 9 } = frame(&input[18..], 10, NAMES) else {
+            panic!()
+        };
     }
 
     #[test]
     fn every_prefix_of_a_request_is_partial_and_asks_for_no_more_than_the_rest() {
         for input in [&b"set q 1 0 3\r\nabc\r\n"[..], b"get q\n", b"set q 0 0 0\n\r\n"] {
             for cut in 0..input.len() {
-                match frame(&input[..cut], 10) {
+                match frame(&input[..cut], 10, NAMES) {
                     Frame::Partial { need, .. } => assert!(need > cut && need <= input.len(), "{cut}"),
                     other => panic!("{cut}: {other:?}"),
                 }
@@ -134,7 +139,7 @@ mod tests {
     #[test]
     fn a_body_must_end_where_it_said() {
         for input in [&b"set q 0 0 3\r\nabcd\r\n"[..], b"set q 0 0 3\r\nabc\n\n", b"set q 0 0 3\r\nabcd"] {
-            let Frame::Line { line: Line::Fatal { reply: reply::BAD_DATA_CHUNK }, .. } = frame(input, 10) else {
+            let Frame::Line { line: Line::Fatal { reply: reply::BAD_DATA_CHUNK }, .. } = frame(input, 10, NAMES) else {
                 panic!("{input:?}")
             };
         }
@@ -143,15 +148,15 @@ mod tests {
     #[test]
     fn a_line_has_a_longest_length_with_either_line_end() {
         let at_limit = [vec![b'x'; LINE_LEN_MAX], b"\r\n".to_vec()].concat();
-        let Frame::Line { line: Line::Refused { reply: reply::ERROR, .. }, .. } = frame(&at_limit, 10) else {
+        let Frame::Line { line: Line::Refused { reply: reply::ERROR, .. }, .. } = frame(&at_limit, 10, NAMES) else {
             panic!()
         };
         let over = [vec![b'x'; LINE_LEN_MAX + 1], b"\n".to_vec()].concat();
         for input in [&over[..], &vec![b'x'; LINE_LEN_MAX + 2]] {
-            let Frame::Line { line: Line::Fatal { reply: reply::LINE_TOO_LONG }, .. } = frame(input, 10) else {
+            let Frame::Line { line: Line::Fatal { reply: reply::LINE_TOO_LONG }, .. } = frame(input, 10, NAMES) else {
                 panic!()
             };
         }
-        let Frame::Partial { .. } = frame(&at_limit[..LINE_LEN_MAX + 1], 10) else { panic!() };
+        let Frame::Partial { .. } = frame(&at_limit[..LINE_LEN_MAX + 1], 10, NAMES) else { panic!() };
     }
 }

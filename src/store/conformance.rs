@@ -149,6 +149,7 @@ suite! {
     a_message_leaves_for_a_reason_that_is_counted,
     a_group_has_what_its_queue_has,
     each_reader_passes_messages_for_itself,
+    a_group_that_is_not_known_yet_has_passed_nothing,
     a_message_goes_when_all_have_passed_it,
     a_sweep_removes_what_all_have_passed,
     a_queue_without_its_last_group_is_an_ordinary_one,
@@ -248,7 +249,7 @@ fn tidy(store: &mut impl Store) {
 }
 
 fn load(store: &mut impl Store, queue: QueueId, after: u64, below: MessageId, size_max: usize) -> Loaded {
-    store.load(&Load { shard: ShardId(0), queue, after: MessageId(after), below, size_max }).unwrap()
+    store.load(&Load { shard: ShardId(0), queue, of: queue, after: MessageId(after), below, size_max }).unwrap()
 }
 
 /// Ids of a queue's intact messages, read from its head in one load.

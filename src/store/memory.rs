@@ -196,11 +196,15 @@ impl Store for MemoryStore {
         if first >= load.below {
             return Ok(loaded);
         }
-        let Some(reader) = inner.queues.get(&load.queue) else { return Ok(loaded) };
-        let owner = owner(reader);
+        let reader = inner.queues.get(&load.queue);
+        let owner = match reader {
+            Some(reader) => owner(reader),
+            None if inner.queues.contains_key(&load.of) => load.of,
+            None => return Ok(loaded),
+        };
         let mut size = 0;
         for (&(queue, message), record) in inner.messages.range((owner, first)..(owner, load.below)) {
-            if has_passed(reader, message) {
+            if reader.is_some_and(|reader| has_passed(reader, message)) {
                 continue;
             }
             let put = record.put(queue, message);

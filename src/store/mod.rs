@@ -71,8 +71,10 @@ pub struct Batch {
 pub struct Load {
     /// Who asks.
     pub shard: ShardId,
-    /// Of which queue.
+    /// For which reader: a queue, or a group. What it has passed is left out.
     pub queue: QueueId,
+    /// Of which queue. A group that the store does not know yet has passed none of its messages.
+    pub of: QueueId,
     /// Last id not wanted.
     pub after: MessageId,
     /// First id not wanted.

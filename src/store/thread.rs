@@ -447,7 +447,7 @@ mod tests {
 
     fn load() -> Load {
         let (after, below) = (MessageId(0), MessageId(u64::MAX));
-        Load { shard: ShardId(1), queue: QUEUE, after, below, size_max: 1000 }
+        Load { shard: ShardId(1), queue: QUEUE, of: QUEUE, after, below, size_max: 1000 }
     }
 
     /// A store with one empty queue, the ends of its thread's channels, and the thread once it is started.

@@ -35,6 +35,7 @@ impl Shard {
             shards,
             memory_share: 64 << 20,
             body_size_max: 1 << 20,
+            reader_separator: None,
             hash_seed: 1,
             capacity: Capacity::default(),
             tunables: Tunables {

@@ -19,6 +19,7 @@ mod examples;
 mod facts;
 mod flash_sale;
 mod groups;
+mod groups_crash;
 mod harness;
 mod history;
 mod hostile;

@@ -55,6 +55,10 @@ pub struct ServerOptions {
     pub threads: Option<u32>,
     /// `--max-open-reads`.
     pub open_reads_max: Option<u32>,
+    /// `--max-groups`.
+    pub groups_max: Option<u32>,
+    /// `--reader-separator`.
+    pub reader_separator: Option<char>,
     /// `--enable-flush-all`.
     pub enable_flush_all: bool,
     /// `--enable-shutdown`.
@@ -147,9 +151,12 @@ impl ServerOptions {
     /// The options as the daemon's command line has them.
     pub fn args(&self) -> Vec<String> {
         let mut args = Vec::new();
-        for (name, value) in
-            [("-B", self.body_size_max), ("-t", self.threads), ("--max-open-reads", self.open_reads_max)]
-        {
+        for (name, value) in [
+            ("-B", self.body_size_max),
+            ("-t", self.threads),
+            ("--max-open-reads", self.open_reads_max),
+            ("--max-groups", self.groups_max),
+        ] {
             if let Some(value) = value {
                 args.extend([name.to_string(), value.to_string()]);
             }
@@ -160,6 +167,9 @@ impl ServerOptions {
             if given {
                 args.push(name.to_string());
             }
+        }
+        if let Some(separator) = self.reader_separator {
+            args.extend(["--reader-separator".to_string(), separator.to_string()]);
         }
         if self.kestrel {
             args.extend(["--kestrel-port".to_string(), "0".to_string()]);
@@ -175,6 +185,11 @@ impl ServerOptions {
                 "-B" => options.body_size_max = Some(parse_number(word, words.next())?),
                 "-t" => options.threads = Some(parse_number(word, words.next())?),
                 "--max-open-reads" => options.open_reads_max = Some(parse_number(word, words.next())?),
+                "--max-groups" => options.groups_max = Some(parse_number(word, words.next())?),
+                "--reader-separator" => {
+                    let separator = words.next().and_then(|value| value.parse().ok());
+                    options.reader_separator = Some(separator.ok_or("--reader-separator needs one character")?);
+                }
                 "--enable-flush-all" => options.enable_flush_all = true,
                 "--enable-shutdown" => options.enable_shutdown = true,
                 _ => return Err(format!("no transcript can ask for the option {word}")),

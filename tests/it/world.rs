@@ -38,6 +38,7 @@ pub struct Options {
     pub idle_ms_max: u64,
     pub open_reads_max: usize,
     pub groups_max: usize,
+    pub reader_separator: Option<u8>,
     pub queue_defaults: Defaults,
     pub flush_all: bool,
     pub shutdown: bool,
@@ -58,6 +59,7 @@ impl Default for Options {
             idle_ms_max: 0,
             open_reads_max: 1024,
             groups_max: 64,
+            reader_separator: None,
             queue_defaults: Defaults::default(),
             flush_all: false,
             shutdown: false,
@@ -113,7 +115,7 @@ struct Job {
 
 /// The server and everything around it.
 pub struct World {
-    options: Options,
+    pub options: Options,
     now: Now,
     pub store: MemoryStore,
     engines: Vec<Engine>,
@@ -295,6 +297,7 @@ impl World {
             shards: self.options.shards,
             memory_share: self.options.memory_share,
             body_size_max: self.options.body_size_max,
+            reader_separator: self.options.reader_separator,
             hash_seed: 7,
             capacity: Capacity { threads: u64::from(self.options.shards), memory: 64 << 20, connections: 1024 },
             tunables: Tunables {

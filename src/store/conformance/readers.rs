@@ -150,6 +150,19 @@ pub(super) fn each_reader_passes_messages_for_itself(subject: &impl Subject) {
     assert_eq!(ids(&mut store, GROUP), [9]);
 }
 
+pub(super) fn a_group_that_is_not_known_yet_has_passed_nothing(subject: &impl Subject) {
+    let mut store = with_group(subject, 4);
+    apply(&mut store, &[pass(GROUP, 1, 2), pass(ONE, 1, 3), free(1), pass(ONE, 3, 3), returned(ONE, 4, 1)]);
+    let mut unknown = |of: QueueId, after: u64| {
+        let (after, below) = (MessageId(after), LAST);
+        let load = Load { shard: ShardId(0), queue: OTHER, of, after, below, size_max: usize::MAX };
+        message_ids(&store.load(&load).unwrap())
+    };
+    assert_eq!(unknown(ONE, 0), [2, 3, 4]);
+    assert_eq!(unknown(ONE, 2), [3, 4]);
+    assert!(unknown(TWO, 0).is_empty(), "there is no such queue either");
+}
+
 pub(super) fn a_message_goes_when_all_have_passed_it(subject: &impl Subject) {
     let mut store = with_group(subject, 4);
     apply(&mut store, &[put(ONE, 6, b"x")]);

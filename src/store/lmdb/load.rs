@@ -135,11 +135,16 @@ impl<'t, I: Iterator<Item = Row<'t>>> Late<'t, I> {
 
 impl Lmdb {
     pub(super) fn try_load(&self, load: &Load) -> Result<Loaded, Error> {
-        let Load { queue: reader, after, below, size_max, .. } = *load;
+        let Load { queue: reader, of, after, below, size_max, .. } = *load;
         let loaded = Loaded { reached: after, ..Loaded::default() };
-        // A deleted queue's runs may still lie there.
-        let Some(row) = self.rows.get(&reader) else { return Ok(loaded) };
-        let (queue, next) = (row.owner(), MessageId(after.0.saturating_add(1)).max(row.low));
+        let (queue, low) = match self.rows.get(&reader) {
+            Some(row) => (row.owner(), row.low),
+            // A group that has begun since.
+            None if self.rows.contains_key(&of) => (of, MessageId(0)),
+            // A deleted queue's runs may still lie there.
+            None => return Ok(loaded),
+        };
+        let next = MessageId(after.0.saturating_add(1)).max(low);
         if next >= below {
             return Ok(loaded);
         }

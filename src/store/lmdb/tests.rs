@@ -58,7 +58,7 @@ fn create() -> Mutation<'static> {
 
 fn load_all(store: &mut Lmdb) -> Loaded {
     let (after, below) = (MessageId(0), MessageId(u64::MAX));
-    store.load(&Load { shard: ShardId(0), queue: QUEUE, after, below, size_max: usize::MAX }).unwrap()
+    store.load(&Load { shard: ShardId(0), queue: QUEUE, of: QUEUE, after, below, size_max: usize::MAX }).unwrap()
 }
 
 fn len(store: &Lmdb, database: Database) -> u64 {
@@ -91,7 +91,7 @@ fn ids(loaded: &Loaded) -> Vec<u64> {
 
 fn try_load(store: &mut Lmdb, after: u64) -> Result<Vec<u64>, Error> {
     let (after, below) = (MessageId(after), MessageId(u64::MAX));
-    let load = Load { shard: ShardId(0), queue: QUEUE, after, below, size_max: usize::MAX };
+    let load = Load { shard: ShardId(0), queue: QUEUE, of: QUEUE, after, below, size_max: usize::MAX };
     store.load(&load).map(|loaded| ids(&loaded))
 }
 
