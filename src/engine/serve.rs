@@ -10,6 +10,7 @@
 
 use super::datagram::Form;
 use super::execute::{GetResult, Given, PutResult};
+use super::kestrel::DROPPED;
 use super::wire::Request;
 use super::{Engine, Notice, Origin, Waiter, alive};
 use crate::ids::{ConnId, Seq};
@@ -19,10 +20,10 @@ use crate::limits::{
     REQUESTS_PER_TURN,
 };
 use crate::proto::Dialect;
-use crate::proto::command::{Command, Key, Keys, Line, SetLine};
+use crate::proto::command::{Command, Key, Keys, SetLine};
 use crate::proto::options::{GetOptions, group_name};
 use crate::proto::reply;
-use crate::session::frame::{Frame, frame};
+use crate::session::frame::{Frame, frame, kestrel_frame};
 use crate::session::replies::{Parts, SlotId};
 use crate::session::{Listed, Phase, Session, Wait};
 use smallvec::smallvec;
@@ -262,36 +263,67 @@ impl Engine {
 
     /// Looks at the front of the input and serves one request if there is one that need not wait.
     fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
-        if self.session(conn).expect("it is being served").dialect == Dialect::Kestrel {
-            return self.step_kestrel(conn, input);
+        let body_size_max = self.config.body_size_max;
+        match self.session(conn).expect("it is being served").dialect {
+            Dialect::MemcacheQ => {
+                let serve = |engine: &mut Self, command| engine.serve_command(conn, command).map(|()| true);
+                self.serve_frame(
+                    conn,
+                    frame(input, body_size_max),
+                    |engine, set, body| engine.serve_put(conn, &set, body),
+                    serve,
+                )
+            }
+            Dialect::Kestrel => {
+                let serve = |engine: &mut Self, command| engine.serve_kestrel(conn, command);
+                self.serve_frame(
+                    conn,
+                    kestrel_frame(input, body_size_max),
+                    |engine, set, body| engine.serve_kestrel_put(conn, &set, body),
+                    serve,
+                )
+            }
         }
-        match frame(input, self.config.body_size_max) {
+    }
+
+    /// Serves what stands at the front of the input, in whichever dialect. A command's `Ok(false)`: it was served in part.
+    #[inline]
+    fn serve_frame<C, S>(
+        &mut self,
+        conn: ConnId,
+        frame: Frame<'_, C, S>,
+        serve_put: impl FnOnce(&mut Self, S, &[u8]) -> Result<(), Wait>,
+        serve_command: impl FnOnce(&mut Self, C) -> Result<bool, Wait>,
+    ) -> Step {
+        match frame {
             Frame::Partial { need, body_size } => Step::Partial { need, body_size },
-            Frame::Put { set, body, len } => match self.serve_put(conn, &set, body) {
+            Frame::Put { set, body, len } => match serve_put(self, set, body) {
                 Ok(()) => {
                     self.free_body(conn);
                     Step::Served(len)
                 }
                 Err(wait) => Step::Wait(wait),
             },
-            Frame::Line { line: Line::Command(command), len } => match self.serve_command(conn, command) {
-                Ok(()) => Step::Served(len),
+            Frame::Command { command, len } => match serve_command(self, command) {
+                Ok(true) => Step::Served(len),
+                Ok(false) => Step::Again,
                 Err(wait) => Step::Wait(wait),
             },
-            Frame::Line { line: Line::Refused { reply, skip }, len } => {
+            Frame::Refused { reply, skip, len } => {
                 self.began.metric = Metric::Other;
                 self.say(conn, Seq(0), reply);
                 self.session(conn).expect("serving does not close").skip = skip;
                 Step::Served(len)
             }
-            Frame::Line { line: Line::Fatal { reply }, .. } => {
+            Frame::Fatal { reply } => {
                 self.began.metric = Metric::Other;
-                self.effects.notices.push(Notice::Unusable { conn, reply });
-                self.say(conn, Seq(0), reply);
-                self.finish(conn);
+                let dialect = self.session(conn).expect("it is being served").dialect;
+                // Who is told nothing is a browser, or speaks Kestrel's dialect in a way that Kestrel does not answer.
+                let why = if reply.is_empty() && dialect == Dialect::Kestrel { DROPPED } else { reply };
+                self.effects.notices.push(Notice::Unusable { conn, reply: why });
+                self.say_and_close(conn, reply);
                 Step::Finished
             }
-            Frame::Line { line: Line::Set(_), .. } => unreachable!("a put's line comes with its body"),
         }
     }
 

@@ -9,25 +9,7 @@ use crate::ids::MessageId;
 use crate::limits::{BODY_ANNOUNCED_MAX, GROUP_LEN_MAX, NAME_LEN_MAX};
 
 /// What a line turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Line<'a> {
-    /// A command without a body.
-    Command(Command<'a>),
-    /// `set`: the body follows, `size` bytes and CRLF.
-    Set(SetLine<'a>),
-    /// Say `reply`, skip `skip` bytes, go on.
-    Refused {
-        /// Empty under `noreply`.
-        reply: &'static [u8],
-        /// The announced body and its CRLF, or 0.
-        skip: u64,
-    },
-    /// Say `reply`, if anything, and close: what follows cannot be told from commands.
-    Fatal {
-        /// May be empty.
-        reply: &'static [u8],
-    },
-}
+pub type Line<'a> = super::line::Line<Command<'a>, SetLine<'a>>;
 
 /// The head of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

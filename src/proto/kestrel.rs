@@ -10,25 +10,7 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// What a line turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Line<'a> {
-    /// A command without a body.
-    Command(Command<'a>),
-    /// `set`: the body follows, `size` bytes and two that are not looked at.
-    Set(SetLine<'a>),
-    /// Say `reply`, skip `skip` bytes, go on.
-    Refused {
-        /// What to say.
-        reply: &'static [u8],
-        /// The body and the two bytes behind it, or 0.
-        skip: u64,
-    },
-    /// Say `reply`, if anything, and close.
-    Fatal {
-        /// May be empty.
-        reply: &'static [u8],
-    },
-}
+pub type Line<'a> = super::line::Line<Command<'a>, SetLine<'a>>;
 
 /// A queue, or one of its readers, as Kestrel's clients name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

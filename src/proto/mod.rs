@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod kestrel;
+pub mod line;
 pub mod options;
 pub mod reply;
 

@@ -1,10 +1,9 @@
-//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`] and [`kestrel`]; replies wait for their turn
+//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`]; replies wait for their turn
 //! and for durability in [`replies`]. Pure.
 //!
 //! Step 2 and step 8 of a message's path.
 
 pub mod frame;
-pub mod kestrel;
 pub mod reads;
 pub mod replies;
 pub mod timing;
