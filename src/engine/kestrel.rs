@@ -58,14 +58,6 @@ pub(super) struct Monitor {
 }
 
 impl Engine {
-    /// Says this, if it is anything, and serves no more requests.
-    pub(super) fn say_and_close(&mut self, conn: ConnId, text: &'static [u8]) {
-        if !text.is_empty() {
-            self.say(conn, Seq(0), text);
-        }
-        self.finish(conn);
-    }
-
     pub(super) fn serve_kestrel_put(
         &mut self,
         conn: ConnId,

@@ -20,14 +20,13 @@ use crate::limits::{
     REQUESTS_PER_TURN,
 };
 use crate::proto::Dialect;
-use crate::proto::command::{Command, Key, Keys, SetLine};
-use crate::proto::options::{GetOptions, group_name};
+use crate::proto::command::{Command, Keys, SetLine};
+use crate::proto::options::{GetOptions, reader_name};
 use crate::proto::reply;
 use crate::session::frame::{Frame, frame, kestrel_frame};
 use crate::session::replies::{Parts, SlotId};
 use crate::session::{Listed, Phase, Session, Wait};
 use smallvec::smallvec;
-use std::borrow::Cow;
 
 /// What a look at the front of the input led to.
 pub(super) enum Step {
@@ -265,24 +264,18 @@ impl Engine {
     fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
         let body_size_max = self.config.body_size_max;
         match self.session(conn).expect("it is being served").dialect {
-            Dialect::MemcacheQ => {
-                let serve = |engine: &mut Self, command| engine.serve_command(conn, command).map(|()| true);
-                self.serve_frame(
-                    conn,
-                    frame(input, body_size_max),
-                    |engine, set, body| engine.serve_put(conn, &set, body),
-                    serve,
-                )
-            }
-            Dialect::Kestrel => {
-                let serve = |engine: &mut Self, command| engine.serve_kestrel(conn, command);
-                self.serve_frame(
-                    conn,
-                    kestrel_frame(input, body_size_max),
-                    |engine, set, body| engine.serve_kestrel_put(conn, &set, body),
-                    serve,
-                )
-            }
+            Dialect::MemcacheQ => self.serve_frame(
+                conn,
+                frame(input, body_size_max),
+                |engine, set, body| engine.serve_put(conn, &set, body),
+                |engine, command| engine.serve_command(conn, command).map(|()| true),
+            ),
+            Dialect::Kestrel => self.serve_frame(
+                conn,
+                kestrel_frame(input, body_size_max),
+                |engine, set, body| engine.serve_kestrel_put(conn, &set, body),
+                |engine, command| engine.serve_kestrel(conn, command),
+            ),
         }
     }
 
@@ -355,19 +348,19 @@ impl Engine {
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
             Command::GetWith { key, options, cas } => {
-                return self.serve_get_with(conn, &reader_name(key, options.group()), &options, cas);
+                return self.serve_get_with(conn, &reader_name(key.name, options.group()), &options, cas);
             }
             Command::Confirm { key, group, message, noreply } => {
-                return self.serve_confirm(conn, &reader_name(key, group), message, noreply);
+                return self.serve_confirm(conn, &reader_name(key.name, group), message, noreply);
             }
             Command::Touch { key, group, message, seconds, noreply } => {
-                return self.serve_touch(conn, &reader_name(key, group), message, seconds, noreply);
+                return self.serve_touch(conn, &reader_name(key.name, group), message, seconds, noreply);
             }
             Command::Delete { key, group, noreply } => {
-                return self.serve_delete(conn, &reader_name(key, group), noreply);
+                return self.serve_delete(conn, &reader_name(key.name, group), noreply);
             }
             Command::Flush { key, group, noreply } => {
-                return self.serve_flush_queue(conn, &reader_name(key, group), noreply);
+                return self.serve_flush_queue(conn, &reader_name(key.name, group), noreply);
             }
             Command::Configure { key, words, noreply } => return self.serve_configure(conn, key.name, words, noreply),
             Command::ShowSettings { key } => return self.serve_show_settings(conn, key.name),
@@ -384,7 +377,7 @@ impl Engine {
             Command::StatsSettings => return self.serve_settings(conn),
             Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
             Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
-            Command::StatsQueue { key, group } => return self.serve_stat_queue(conn, &reader_name(key, group)),
+            Command::StatsQueue { key, group } => return self.serve_stat_queue(conn, &reader_name(key.name, group)),
             // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
             Command::Checkpoint if self.is_datagram(conn) => {
                 self.say(conn, Seq(0), reply::ERROR);
@@ -635,14 +628,6 @@ impl Engine {
             session.paused = pause;
             self.effects.pauses.push((conn, pause));
         }
-    }
-}
-
-/// Under which name this shard or another has what a client names.
-fn reader_name<'a>(key: Key<'a>, group: Option<&[u8]>) -> Cow<'a, [u8]> {
-    match group {
-        None => Cow::Borrowed(key.name),
-        Some(group) => Cow::Owned(group_name(key.name, group).to_vec()),
     }
 }
 

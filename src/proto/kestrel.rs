@@ -3,7 +3,7 @@
 //!
 //! Invariant: what closes the connection there closes it here, with the same answer or without one. Nothing here allocates.
 
-use super::options::{GetOptions, group_name, group_name_len, queue_of};
+use super::options::{GetOptions, group_name_len, queue_of, reader_name};
 use super::reply;
 use crate::limits::{CONFIRM_LEN_MAX, GROUP_LEN_MAX, NAME_LEN_MAX};
 use smallvec::SmallVec;
@@ -24,10 +24,7 @@ pub struct Name<'a> {
 impl<'a> Name<'a> {
     /// Under which name the server keeps it.
     pub fn key(self) -> Cow<'a, [u8]> {
-        match self.reader {
-            None => Cow::Borrowed(self.queue),
-            Some(reader) => Cow::Owned(group_name(self.queue, reader).to_vec()),
-        }
+        reader_name(self.queue, self.reader)
     }
 }
 
