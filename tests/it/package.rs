@@ -209,6 +209,7 @@ fn assets() -> Vec<[String; 3]> {
 fn matching(source: &str) -> Vec<String> {
     let (directory, name) = source.rsplit_once('/').unwrap_or((".", source));
     let Some((before, after)) = name.split_once('*') else { return vec![name.into()] };
+    assert!(!after.contains('*'), "{source} has more stars than are looked at here");
     let entries = fs::read_dir(root().join(directory)).unwrap_or_else(|error| panic!("{directory}: {error}"));
     let files = entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file());
     let names = files.map(|path| path.file_name().and_then(|name| name.to_str()).expect("a readable name").to_owned());
