@@ -206,6 +206,40 @@ fn random_histories_have_each_message_in_one_queue() {
     }
 }
 
+/// One message between two shards, and a crash after every few steps of its way, in many orders: what the disk had not completed is lost.
+#[test]
+fn one_message_is_in_one_queue_wherever_the_server_dies() {
+    for seed in 0..600 {
+        let mut rng = Rng::new(seed);
+        let options = Options { shards: 2, segment_size: 256 << 10, ..Options::default() };
+        let mut world = World::new(options);
+        let client = world.connect();
+        let (from, to) = (name_of_shard(&world, 0, "from"), name_of_shard(&world, 1, "to"));
+        world.ask(client, &format!("config {from} expire_to={to}\r\n{}", put(&format!("{from}/ttl=1"), 1)));
+        world.advance(1_100);
+        for _ in 0..rng.below(24) {
+            let shard = rng.below(2);
+            match rng.below(8) {
+                0..3 => drop(world.turn(shard)),
+                3..5 if world.writes_under_way(shard) > 0 => world.write(shard, 0),
+                5..7 => drop(world.deliver()),
+                _ => {
+                    world.checkpoint(shard);
+                    world.apply_slice(shard, 1);
+                }
+            }
+        }
+        world.crash(1 + rng.below(3) as u16);
+        let client = world.connect();
+        world.advance(1_100);
+        world.settle();
+        let got = world.ask(client, &format!("get {to} {to} {from}\r\n"));
+        assert_eq!(numbers(&got), [1], "seed {seed}");
+        let answer = world.ask(client, &format!("stats queue {from}\r\nstats\r\n"));
+        assert!(answer.contains("STAT expired 1\r\n") && answer.contains("STAT curr_items 0\r\n"), "{answer}");
+    }
+}
+
 #[test]
 fn what_is_refused_is_sent_again_in_its_order() {
     let mut world = World::new(Options { shards: 2, ..Options::default() });
