@@ -144,7 +144,7 @@ fn clearing_counts_what_was_there() {
     queue.spill(MessageId(2), MessageId(4), |_| {});
     let mut in_memory = 0;
     assert_eq!(open(&mut queue), 1);
-    assert_eq!(queue.clear(MessageId(5), |_| in_memory += 1), (4, 1));
+    assert_eq!(queue.clear(MessageId(5), |_| in_memory += 1), (5, 1));
     assert_eq!(in_memory, 3);
     queue.counters.deleted += 5;
     check(&queue);

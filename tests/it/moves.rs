@@ -70,7 +70,7 @@ impl Story {
         assert_eq!(world.ask(putter, settings), "OK\r\n");
         let (unanswered, asked) = (Vec::new(), Vec::new());
         let (stored, taken) = (BTreeSet::new(), BTreeSet::new());
-        let opens = seed % 2 == 0;
+        let opens = seed.is_multiple_of(2);
         Story { rng, world, opens, putter, reader, taker, put: 0, unanswered, stored, taken, latest: None, asked }
     }
 
