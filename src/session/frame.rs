@@ -111,14 +111,12 @@ fn frame_with<'a, C, S>(
 /// client that miscounted is not kept waiting for a second byte.
 fn partial_put<'a, C, S>(input: &'a [u8], line_len: usize, size: usize, body_end: BodyEnd) -> Frame<'a, C, S> {
     let end = line_len + size;
-    if body_end == BodyEnd::Any {
-        return Frame::Partial { need: end + 2, body_size: size };
+    let ends_in_crlf = body_end == BodyEnd::Crlf;
+    if ends_in_crlf && input.get(end).is_some_and(|byte| *byte != b'\r') {
+        return Frame::Fatal { reply: reply::BAD_DATA_CHUNK };
     }
-    match input.get(end) {
-        None => Frame::Partial { need: end + 1, body_size: size },
-        Some(b'\r') => Frame::Partial { need: end + 2, body_size: size },
-        Some(_) => Frame::Fatal { reply: reply::BAD_DATA_CHUNK },
-    }
+    let need = if ends_in_crlf && input.len() < end { end + 1 } else { end + 2 };
+    Frame::Partial { need, body_size: size }
 }
 
 #[cfg(test)]
