@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo build man install uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run demo build man install install-examples uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -43,7 +43,7 @@ install: ## Install what `make build` made; PREFIX=/usr/local, DESTDIR=
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq README.md CHANGELOG.md LICENSE
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs docs/*.md docs/ringq.toml
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/decisions docs/decisions/*.md
-	for kind in examples examples/flash-sale examples/flash-sale/web; do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/$$kind docs/$$kind/*.*; done
+	$(MAKE) --no-print-directory install-examples
 	for kind in grafana images prometheus; do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/$$kind docs/$$kind/*; done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/ringq.service packaging/ringq.socket
 	sed -i 's|/usr/bin/ringq|$(PREFIX)/bin/ringq|' $(DESTDIR)$(PREFIX)/lib/systemd/system/ringq.service
@@ -51,6 +51,10 @@ install: ## Install what `make build` made; PREFIX=/usr/local, DESTDIR=
 	[ -e $(DESTDIR)/etc/ringq/ringq.toml ] || install -D -m 644 packaging/ringq.toml $(DESTDIR)/etc/ringq/ringq.toml
 	[ -e $(DESTDIR)/etc/logrotate.d/ringq ] || install -D -m 644 packaging/ringq.logrotate $(DESTDIR)/etc/logrotate.d/ringq
 	$(if $(DESTDIR),,@echo "next: systemd-sysusers; systemctl daemon-reload; systemctl enable --now ringq")
+
+install-examples: # A part of `install`
+	for kind in examples examples/flash-sale examples/flash-sale/web; do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/$$kind docs/$$kind/*.*; done
+	chmod 755 $(DESTDIR)$(PREFIX)/share/doc/ringq/docs/examples/*/*.sh
 
 uninstall: ## Remove what `make install` installed; configuration, data and user stay
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/lib/sysusers.d/ringq.conf

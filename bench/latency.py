@@ -1,10 +1,10 @@
 """Latency below saturation, in an open loop: against Redis at a low rate, and with against without checkpoints."""
 
 import contextlib
-import threading
 
 import servers
 from targets import CHECKPOINT_CELL, OPEN_CELL
+from threads import Background
 
 ROUNDS = 5
 SECONDS = 10.0
@@ -85,23 +85,14 @@ def describe(result):
             f"sent late by p99 {lag['p99_us']:,.0f} µs, never sent {lag['never_sent']}")
 
 
-class Changes:
+class Changes(Background):
     """Counts in how many looks a server's database had been written since the look before."""
 
     def __init__(self, server):
+        super().__init__()
         self.server, self.looks, self.changed = server, 0, 0
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.watch)
 
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
-
-    def watch(self):
+    def run(self):
         seen = self.server.database_written()
         while not self.ended.wait(LOOK_EVERY_S):
             now = self.server.database_written()

@@ -2,11 +2,11 @@
 
 import os
 import socket
-import threading
 
 import servers
 from servers import Failure
 from targets import LISTING_MS, ONE, QUEUES_LISTED
+from threads import Background
 
 ROUNDS = 5
 SECONDS = 5.0
@@ -69,26 +69,20 @@ def share(figures, server, round_number, field):
     return listed / alone
 
 
-class Lister:
+class Lister(Background):
     """Asks for all queues again and again, for as long as the context lasts.
 
     It shares a core with the load generator, which must not wait for it: the kernel runs it only when nothing else wants the core.
     """
 
     def __init__(self, server, load_pin):
+        super().__init__()
         self.cores = {int(core) for core in load_pin[1:]}
         self.listings, self.size, self.failure = 0, 0, None
-        self.ended = threading.Event()
         self.connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)
-        self.thread = threading.Thread(target=self.run)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
 
     def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
+        super().__exit__()
         self.connection.close()
 
     def check(self):

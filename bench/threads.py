@@ -1,7 +1,8 @@
-"""Threads: whether a server without work sleeps, and what a second shard costs or brings."""
+"""Threads: whether a server without work sleeps, what a second shard costs or brings, and one of our own beside a measurement."""
 
 import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,22 @@ SETTLE_SECONDS = 10.0
 ROUNDS = 5
 SECONDS = 2.0
 QUEUES = 64
+
+
+class Background:
+    """Does `run` on a thread for as long as the context lasts. `run` ends soon after `ended` is set."""
+
+    def __init__(self):
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
 
 
 def measure_idle(setting, figures):

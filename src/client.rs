@@ -74,7 +74,7 @@ pub enum Error {
     /// What came is no reply to the request: the peer speaks something else.
     #[error("not a reply of a queue server: {0}")]
     Garbled(String),
-    /// The server's error line, or `NOT_STORED`.
+    /// The server's error line, or `NOT_STORED` or `NOT_FOUND`.
     #[error("{0}")]
     Refused(String),
     /// A message of length -2, which MemcacheQ makes of such a put: there is no body, and the message is gone.
@@ -533,7 +533,7 @@ fn queue_counts(stat: Stat) -> Result<QueueCounts, Error> {
 
 /// A line that says no, as text.
 fn refusal(line: &[u8]) -> Option<String> {
-    let is_refusal = matches!(line, b"ERROR" | b"NOT_STORED")
+    let is_refusal = matches!(line, b"ERROR" | b"NOT_STORED" | b"NOT_FOUND")
         || [&b"ERROR "[..], b"CLIENT_ERROR", b"SERVER_ERROR"].iter().any(|start| line.starts_with(start));
     is_refusal.then(|| String::from_utf8_lossy(line).into_owned())
 }

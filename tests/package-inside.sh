@@ -89,7 +89,7 @@ check_files() {
     [ "$(id -gn ringq)" = ringq ]
     owned 'ringq:ringq 750' "$DATA" /var/log/ringq
     owned 'root:root 644' "$CONFIG" "$UNIT" /etc/logrotate.d/ringq /usr/share/man/man1/ringq.1.gz
-    owned 'root:root 755' /usr/bin/ringq /usr/bin/ringqctl
+    owned 'root:root 755' /usr/bin/ringq /usr/bin/ringqctl /usr/share/doc/ringq/docs/examples/flash-sale/demo.sh
     [ "$(dpkg-query -W -f '${Conffiles}' ringq | grep -c .)" = 2 ]
     [ -L /etc/systemd/system/multi-user.target.wants/ringq.service ]
     [ ! -e /etc/systemd/system/sockets.target.wants/ringq.socket ]

@@ -10,7 +10,8 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::client::Message;
+use crate::client::{Error, Message};
+use crate::proto::options::reader_name;
 
 use super::Context;
 use super::exit::{BAD_USAGE, Failure, Outcome, interrupts};
@@ -103,8 +104,8 @@ impl Peek {
 
 /// Take messages from the head of a queue and print each as it comes, with a line end behind it.
 ///
-/// This is a consumer: what it prints is gone from the queue, and no other consumer gets it. Give --consume to say that this is meant. To look at
-/// the message at the head without taking it, there is `peek`.
+/// With --consume this is a consumer like any other: what it prints is gone from the queue, and no other consumer gets it. With --group it is
+/// a reader of its own, and takes nothing from others. To look at the message at the head without taking it, there is `peek`.
 #[derive(Args, Debug)]
 pub(super) struct Tail {
     /// The queue.
@@ -112,6 +113,10 @@ pub(super) struct Tail {
     /// Yes, take the messages.
     #[arg(long)]
     consume: bool,
+    /// Read as this group of the queue, which gets every message whoever else reads it. A new group begins at the oldest message, and the queue
+    /// with it if there is none. The group stays and keeps what it has not read, until `ringqctl delete QUEUE/group=NAME`.
+    #[arg(long, value_name = "NAME", conflicts_with = "consume")]
+    group: Option<OsString>,
     /// Take up to this many [default: 10; with --follow: no end].
     #[arg(short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -127,13 +132,18 @@ const COUNT: u64 = 10;
 impl Tail {
     /// Each message is written before the next is asked for, and the program ends only between two requests: what was taken is printed.
     pub(super) fn run(&self, context: &Context) -> Result<Outcome, Failure> {
-        if !self.consume {
-            let text = "tail takes the messages that it prints; say --consume if that is meant. Watching a queue without taking from it needs \
-                        consumer groups, which this server does not have yet; `ringqctl peek` shows the message at the head";
+        let queue = self.queue.as_bytes();
+        let group = self.group.as_deref().map(OsStrExt::as_bytes);
+        if !self.consume && group.is_none() {
+            let text = "tail takes the messages that it prints; say --consume if that is meant. --group NAME reads as a group of that name and \
+                        takes nothing from others; `ringqctl peek` shows the message at the head";
             return Err(Failure::new(BAD_USAGE, text));
         }
+        if group.is_some_and(|group| group.is_empty() || group.contains(&b'/')) {
+            return Err(Failure::new(BAD_USAGE, "a group's name is not empty and has no /"));
+        }
+        let reader = reader_name(queue, group);
         let interrupted = interrupts(&[SIGINT, SIGTERM])?;
-        let queue = self.queue.as_bytes();
         let mut client = context.connect()?;
         let wait_ms = WAIT.min(context.timeout / 2).as_millis() as u64;
         let mut left = self.count.or((!self.follow).then_some(COUNT));
@@ -142,8 +152,8 @@ impl Tail {
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(Outcome::Interrupted);
             }
-            let message = if self.follow { client.get_or_wait(queue, wait_ms) } else { client.get(queue) };
-            let Some(message) = message? else {
+            let message = if self.follow { client.get_or_wait(&reader, wait_ms) } else { client.get(&reader) };
+            let Some(message) = message.map_err(no_group)? else {
                 if self.follow {
                     continue;
                 }
@@ -158,12 +168,24 @@ impl Tail {
                 write(&[&message.body[..], b"\n"].concat())
             };
             written.map_err(|failure| {
-                let text = format!("{}; the message of {size} bytes that was taken last is lost", failure.text);
+                let whose = if group.is_some() { " to the group" } else { "" };
+                let text = format!("{}; the message of {size} bytes that was taken last is lost{whose}", failure.text);
                 Failure { text, ..failure }
             })?;
         }
         Ok(if taken == 0 { Outcome::Nothing } else { Outcome::Done })
     }
+}
+
+/// What the answer to a get means that names a group which cannot begin.
+fn no_group(error: Error) -> Failure {
+    let text = match &error {
+        Error::Refused(line) if line == "NOT_FOUND" => {
+            "the server has no room for another group: --max-groups, --max-queues"
+        }
+        _ => return error.into(),
+    };
+    Failure { text: text.into(), ..error.into() }
 }
 
 fn object(queue: &[u8], message: Message) -> Value {

@@ -103,7 +103,8 @@ impl Engine {
                     dropped += 1;
                 }
                 Oldest::Stored(reader) => {
-                    self.load_ahead(reader);
+                    // Each reader loads for itself, and all must have room at once.
+                    self.load(reader, self.load_size() / self.readers_of(index).len());
                     let overflow = |bound: u64, more: u64| if bound == 0 { 0 } else { bound.saturating_add(more) };
                     let (len, size) = (overflow(bound.len, OVERFLOW_LEN_MAX), overflow(bound.size, OVERFLOW_SIZE_MAX));
                     return after.fits(Amount { len, size });
@@ -145,18 +146,27 @@ impl Engine {
         Amount { len: open.len() as u64, size: open.into_values().sum() }
     }
 
+    /// What a queue knows of a head that is only in the store stays when it leaves memory again. So with little memory, too, there is an end to
+    /// loading one reader's head after another's.
     fn oldest_head(&self, index: u32) -> Oldest {
-        let mut oldest: Option<(MessageId, u32, Entry)> = None;
+        let mut oldest: Option<(MessageId, Oldest)> = None;
         for reader in self.readers_of(index) {
-            match self.shelves[reader as usize].as_ref().expect("a listed group is there").queue.head() {
-                Head::Ready(entry) if oldest.is_none_or(|(message, ..)| entry.message < message) => {
-                    oldest = Some((entry.message, reader, entry));
-                }
-                Head::Ready(_) | Head::Empty => {}
-                Head::Stored => return Oldest::Stored(reader),
+            let queue = &self.shelves[reader as usize].as_ref().expect("a listed group is there").queue;
+            let (message, head) = match queue.head() {
+                Head::Empty => continue,
+                Head::Ready(entry) => (entry.message, Oldest::Ready(reader, entry)),
+                Head::Stored => (queue.head_from(), Oldest::Stored(reader)),
+            };
+            let is_older = match &oldest {
+                None => true,
+                Some((before, Oldest::Stored(_))) if matches!(head, Oldest::Ready(..)) => message <= *before,
+                Some((before, _)) => message < *before,
+            };
+            if is_older {
+                oldest = Some((message, head));
             }
         }
-        oldest.map_or(Oldest::Nothing, |(_, reader, entry)| Oldest::Ready(reader, entry))
+        oldest.map_or(Oldest::Nothing, |(_, head)| head)
     }
 }
 

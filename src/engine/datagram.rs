@@ -107,21 +107,15 @@ impl Engine {
 
     /// How much more may be said to a client besides its margin, bytes; `held` are bytes of an answer that is being put together.
     pub(super) fn reply_room(&mut self, conn: ConnId, held: usize) -> usize {
-        let Some(session) = self.session(conn) else { return 0 };
-        let Some(bound) = session.reply_size_max.as_deref().copied() else { return usize::MAX };
-        let said = usize::try_from(session.replies.end()).expect("what a datagram is told is small");
-        bound.saturating_sub(said + held + UDP_REPLY_MARGIN)
+        self.session(conn).map_or(0, |session| session.reply_room(held))
     }
 
     /// How the message for a get may look that has put together `held` bytes.
     pub(super) fn form(&mut self, conn: ConnId, cas: bool, held: usize) -> Form {
-        Form {
-            cas,
-            peek: false,
-            open: None,
-            size_max: u32::try_from(self.reply_room(conn, held)).unwrap_or(Form::ANY_SIZE),
-            dialect: self.session(conn).map_or(Dialect::MemcacheQ, |session| session.dialect),
-        }
+        let session = self.session(conn);
+        let (room, dialect) =
+            session.map_or((0, Dialect::MemcacheQ), |session| (session.reply_room(held), session.dialect));
+        Form { cas, peek: false, open: None, size_max: u32::try_from(room).unwrap_or(Form::ANY_SIZE), dialect }
     }
 
     /// Whether a message may be taken by a get of this form, asked for with a key of `key_size` bytes.

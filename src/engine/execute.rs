@@ -255,7 +255,8 @@ impl Engine {
         self.load(index, 0);
     }
 
-    fn load(&mut self, index: u32, size_max: usize) {
+    /// Asks for so many bytes of the middle, or of what has returned, if there is need.
+    pub(super) fn load(&mut self, index: u32, size_max: usize) {
         let (shard, stored_below) = (self.config.shard, self.stored_below);
         let of = self.shelf(index).of.unwrap_or(index);
         let of = self.shelf(of).queue.id;

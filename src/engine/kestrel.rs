@@ -9,21 +9,19 @@
 //!
 //! Does not know how a line is written: that is [`crate::proto::kestrel`].
 
+use super::Engine;
 use super::datagram::Form;
 use super::forward::Expected;
 use super::reads::{Ending, Reader};
-use super::serve::Step;
 use super::wire::{Bytes, Request, encode_opened};
-use super::{Engine, Notice};
 use crate::ids::{ConnId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::proto::command::{Lifetime, Report, SetLine};
-use crate::proto::kestrel::{self, Command, Line, Name, Names, Status};
+use crate::proto::kestrel::{self, Command, Name, Names, Status};
 use crate::proto::key::Key;
 use crate::proto::options::GetOptions;
 use crate::proto::reply;
 use crate::queue::Head;
-use crate::session::kestrel::{Frame, frame};
 use crate::session::reads::Opened;
 use crate::session::replies::{Answer, Parts, SlotId};
 use crate::session::{Listed, Wait};
@@ -61,55 +59,12 @@ pub(super) struct Monitor {
 }
 
 impl Engine {
-    /// As `step` of the default dialect.
-    pub(super) fn step_kestrel(&mut self, conn: ConnId, input: &[u8]) -> Step {
-        match frame(input, self.config.body_size_max) {
-            Frame::Partial { need, body_size } => Step::Partial { need, body_size },
-            Frame::Put { set, body, len } => match self.serve_kestrel_put(conn, &set, body) {
-                Ok(()) => {
-                    self.free_body(conn);
-                    Step::Served(len)
-                }
-                Err(wait) => Step::Wait(wait),
-            },
-            Frame::Line { line: Line::Command(Command::Monitor { name, seconds, messages_max }), len } => {
-                self.began.metric = Metric::Other;
-                match self.serve_monitor(conn, &name.key(), seconds, messages_max) {
-                    Ok(true) => Step::Served(len),
-                    Ok(false) => Step::Again,
-                    Err(wait) => Step::Wait(wait),
-                }
-            }
-            Frame::Line { line: Line::Command(command), len } => match self.serve_kestrel(conn, command) {
-                Ok(()) => Step::Served(len),
-                Err(wait) => Step::Wait(wait),
-            },
-            Frame::Line { line: Line::Refused { reply, skip }, len } => {
-                self.began.metric = Metric::Other;
-                self.say(conn, Seq(0), reply);
-                self.session(conn).expect("serving does not close").skip = skip;
-                Step::Served(len)
-            }
-            Frame::Line { line: Line::Fatal { reply }, .. } => {
-                self.began.metric = Metric::Other;
-                self.effects
-                    .notices
-                    .push(Notice::Unusable { conn, reply: if reply.is_empty() { DROPPED } else { reply } });
-                self.say_and_close(conn, reply);
-                Step::Finished
-            }
-            Frame::Line { line: Line::Set(_), .. } => unreachable!("a put's line comes with its body"),
-        }
-    }
-
-    fn say_and_close(&mut self, conn: ConnId, text: &'static [u8]) {
-        if !text.is_empty() {
-            self.say(conn, Seq(0), text);
-        }
-        self.finish(conn);
-    }
-
-    fn serve_kestrel_put(&mut self, conn: ConnId, set: &kestrel::SetLine<'_>, body: &[u8]) -> Result<(), Wait> {
+    pub(super) fn serve_kestrel_put(
+        &mut self,
+        conn: ConnId,
+        set: &kestrel::SetLine<'_>,
+        body: &[u8],
+    ) -> Result<(), Wait> {
         if set.name.reader.is_some() {
             // A message is stored once, for all readers of its queue.
             self.began.metric = Metric::Put;
@@ -122,8 +77,18 @@ impl Engine {
         self.serve_put(conn, &SetLine { key, flags: set.flags, lifetime, size: set.size, noreply: false }, body)
     }
 
-    fn serve_kestrel(&mut self, conn: ConnId, command: Command<'_>) -> Result<(), Wait> {
+    /// `Ok(false)`: the command was served in part and stays at the front of the input.
+    pub(super) fn serve_kestrel(&mut self, conn: ConnId, command: Command<'_>) -> Result<bool, Wait> {
         self.began.metric = metric_of(&command);
+        match command {
+            Command::Monitor { name, seconds, messages_max } => {
+                self.serve_monitor(conn, &name.key(), seconds, messages_max)
+            }
+            command => self.serve_whole(conn, command).map(|()| true),
+        }
+    }
+
+    fn serve_whole(&mut self, conn: ConnId, command: Command<'_>) -> Result<(), Wait> {
         match command {
             Command::Get { name, options } => return self.serve_kestrel_get(conn, &name.key(), &options),
             Command::Confirm { name, count } => return self.serve_confirm_oldest(conn, &name.key(), count),

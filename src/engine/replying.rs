@@ -23,6 +23,14 @@ impl Engine {
         self.reply(conn, seq, &[], |out| out.extend_from_slice(text));
     }
 
+    /// Says this, if it is anything, and serves no more requests.
+    pub(super) fn say_and_close(&mut self, conn: ConnId, text: &[u8]) {
+        if !text.is_empty() {
+            self.say(conn, Seq(0), text);
+        }
+        self.finish(conn);
+    }
+
     /// Adds a complete reply, measured as a request that began at another time, or not at all.
     pub(super) fn push_reply(
         &mut self,

@@ -10,6 +10,7 @@
 
 use super::datagram::Form;
 use super::execute::{GetResult, Given, PutResult};
+use super::kestrel::DROPPED;
 use super::wire::Request;
 use super::{Engine, Notice, Origin, Waiter, alive};
 use crate::ids::{ConnId, Seq};
@@ -19,15 +20,14 @@ use crate::limits::{
     REQUESTS_PER_TURN,
 };
 use crate::proto::Dialect;
-use crate::proto::command::{Command, Keys, Line, SetLine};
-use crate::proto::key::{Key, Names};
-use crate::proto::options::{GetOptions, group_name};
+use crate::proto::command::{Command, Keys, SetLine};
+use crate::proto::key::Names;
+use crate::proto::options::{GetOptions, reader_name};
 use crate::proto::reply;
-use crate::session::frame::{Frame, frame};
+use crate::session::frame::{Frame, frame, kestrel_frame};
 use crate::session::replies::{Parts, SlotId};
 use crate::session::{Listed, Phase, Session, Wait};
 use smallvec::smallvec;
-use std::borrow::Cow;
 
 /// What a look at the front of the input led to.
 pub(super) enum Step {
@@ -265,37 +265,62 @@ impl Engine {
 
     /// Looks at the front of the input and serves one request if there is one that need not wait.
     fn step(&mut self, conn: ConnId, input: &[u8]) -> Step {
-        if self.session(conn).expect("it is being served").dialect == Dialect::Kestrel {
-            return self.step_kestrel(conn, input);
-        }
+        let body_size_max = self.config.body_size_max;
         let names = Names { reader_separator: self.config.reader_separator };
-        match frame(input, self.config.body_size_max, names) {
+        match self.session(conn).expect("it is being served").dialect {
+            Dialect::MemcacheQ => self.serve_frame(
+                conn,
+                frame(input, body_size_max, names),
+                |engine, set, body| engine.serve_put(conn, &set, body),
+                |engine, command| engine.serve_command(conn, command).map(|()| true),
+            ),
+            Dialect::Kestrel => self.serve_frame(
+                conn,
+                kestrel_frame(input, body_size_max),
+                |engine, set, body| engine.serve_kestrel_put(conn, &set, body),
+                |engine, command| engine.serve_kestrel(conn, command),
+            ),
+        }
+    }
+
+    /// Serves what stands at the front of the input, in whichever dialect. A command's `Ok(false)`: it was served in part.
+    #[inline]
+    fn serve_frame<C, S>(
+        &mut self,
+        conn: ConnId,
+        frame: Frame<'_, C, S>,
+        serve_put: impl FnOnce(&mut Self, S, &[u8]) -> Result<(), Wait>,
+        serve_command: impl FnOnce(&mut Self, C) -> Result<bool, Wait>,
+    ) -> Step {
+        match frame {
             Frame::Partial { need, body_size } => Step::Partial { need, body_size },
-            Frame::Put { set, body, len } => match self.serve_put(conn, &set, body) {
+            Frame::Put { set, body, len } => match serve_put(self, set, body) {
                 Ok(()) => {
                     self.free_body(conn);
                     Step::Served(len)
                 }
                 Err(wait) => Step::Wait(wait),
             },
-            Frame::Line { line: Line::Command(command), len } => match self.serve_command(conn, command) {
-                Ok(()) => Step::Served(len),
+            Frame::Command { command, len } => match serve_command(self, command) {
+                Ok(true) => Step::Served(len),
+                Ok(false) => Step::Again,
                 Err(wait) => Step::Wait(wait),
             },
-            Frame::Line { line: Line::Refused { reply, skip }, len } => {
+            Frame::Refused { reply, skip, len } => {
                 self.began.metric = Metric::Other;
                 self.say(conn, Seq(0), reply);
                 self.session(conn).expect("serving does not close").skip = skip;
                 Step::Served(len)
             }
-            Frame::Line { line: Line::Fatal { reply }, .. } => {
+            Frame::Fatal { reply } => {
                 self.began.metric = Metric::Other;
-                self.effects.notices.push(Notice::Unusable { conn, reply });
-                self.say(conn, Seq(0), reply);
-                self.finish(conn);
+                let dialect = self.session(conn).expect("it is being served").dialect;
+                // Who is told nothing is a browser, or speaks Kestrel's dialect in a way that Kestrel does not answer.
+                let why = if reply.is_empty() && dialect == Dialect::Kestrel { DROPPED } else { reply };
+                self.effects.notices.push(Notice::Unusable { conn, reply: why });
+                self.say_and_close(conn, reply);
                 Step::Finished
             }
-            Frame::Line { line: Line::Set(_), .. } => unreachable!("a put's line comes with its body"),
         }
     }
 
@@ -327,19 +352,19 @@ impl Engine {
         match command {
             Command::Get { keys, cas } => return self.serve_get(conn, keys, cas),
             Command::GetWith { key, options, cas } => {
-                return self.serve_get_with(conn, &reader_name(key, options.group()), &options, cas);
+                return self.serve_get_with(conn, &reader_name(key.name, options.group()), &options, cas);
             }
             Command::Confirm { key, group, message, noreply } => {
-                return self.serve_confirm(conn, &reader_name(key, group), message, noreply);
+                return self.serve_confirm(conn, &reader_name(key.name, group), message, noreply);
             }
             Command::Touch { key, group, message, seconds, noreply } => {
-                return self.serve_touch(conn, &reader_name(key, group), message, seconds, noreply);
+                return self.serve_touch(conn, &reader_name(key.name, group), message, seconds, noreply);
             }
             Command::Delete { key, group, noreply } => {
-                return self.serve_delete(conn, &reader_name(key, group), noreply);
+                return self.serve_delete(conn, &reader_name(key.name, group), noreply);
             }
             Command::Flush { key, group, noreply } => {
-                return self.serve_flush_queue(conn, &reader_name(key, group), noreply);
+                return self.serve_flush_queue(conn, &reader_name(key.name, group), noreply);
             }
             Command::Configure { key, words, noreply } => return self.serve_configure(conn, key.name, words, noreply),
             Command::ShowSettings { key } => return self.serve_show_settings(conn, key.name),
@@ -357,7 +382,7 @@ impl Engine {
             Command::StatsQueues => return self.serve_listing(conn, Listed::Queues),
             Command::StatsConnections => return self.serve_listing(conn, Listed::Connections),
             Command::StatsQueue { key, group, word } => {
-                return self.serve_stat_queue(conn, &reader_name(key, group), word);
+                return self.serve_stat_queue(conn, &reader_name(key.name, group), word);
             }
             // Nobody who asked by a datagram still listens when it is done, and on a full disk that may be never.
             Command::Checkpoint if self.is_datagram(conn) => {
@@ -609,14 +634,6 @@ impl Engine {
             session.paused = pause;
             self.effects.pauses.push((conn, pause));
         }
-    }
-}
-
-/// Under which name this shard or another has what a client names.
-fn reader_name<'a>(key: Key<'a>, group: Option<&[u8]>) -> Cow<'a, [u8]> {
-    match group {
-        None => Cow::Borrowed(key.name),
-        Some(group) => Cow::Owned(group_name(key.name, group).to_vec()),
     }
 }
 

@@ -5,30 +5,12 @@
 
 use super::key::{Key, Names};
 use super::options::{GetOptions, number};
-use super::reply;
+use super::{options, reply};
 use crate::ids::MessageId;
 use crate::limits::BODY_ANNOUNCED_MAX;
 
 /// What a line turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Line<'a> {
-    /// A command without a body.
-    Command(Command<'a>),
-    /// `set`: the body follows, `size` bytes and CRLF.
-    Set(SetLine<'a>),
-    /// Say `reply`, skip `skip` bytes, go on.
-    Refused {
-        /// Empty under `noreply`.
-        reply: &'static [u8],
-        /// The announced body and its CRLF, or 0.
-        skip: u64,
-    },
-    /// Say `reply`, if anything, and close: what follows cannot be told from commands.
-    Fatal {
-        /// May be empty.
-        reply: &'static [u8],
-    },
-}
+pub type Line<'a> = super::line::Line<Command<'a>, SetLine<'a>>;
 
 /// The head of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -279,22 +261,17 @@ fn set(mut words: &[u8], body_size_max: usize, names: Names) -> Line<'_> {
     else {
         return ERROR;
     };
-    let noreply = match next_word(&mut words) {
-        None => Some(false),
-        Some(word) if is_noreply(word) && next_word(&mut words).is_none() => Some(true),
-        Some(_) => None,
-    };
     let Some(size) = body_size(size) else {
         return Line::Fatal { reply: reply::BAD_FORMAT };
     };
     let refused = |reply| Line::Refused { reply, skip: size + 2 };
-    let Some(noreply) = noreply else {
+    let Some(noreply) = noreply(words) else {
         return refused(reply::BAD_FORMAT);
     };
     let Some(flags) = number(flags).and_then(|n| u32::try_from(n).ok()) else {
         return refused(reply::BAD_FORMAT);
     };
-    let Some(exptime) = parse_exptime(exptime) else {
+    let Some(exptime) = options::exptime(exptime) else {
         return refused(reply::BAD_FORMAT);
     };
     let (key, ttl_s) = match names.with_ttl(name) {
@@ -370,11 +347,7 @@ fn delete(mut words: &[u8], names: Names) -> Line<'_> {
 fn touch(words: &[u8], names: Names) -> Line<'_> {
     let mut rest = words;
     let (name, seconds) = (next_word(&mut rest), next_word(&mut rest));
-    let noreply = match next_word(&mut rest) {
-        None => false,
-        Some(word) if is_noreply(word) && next_word(&mut rest).is_none() => true,
-        Some(_) => return ERROR,
-    };
+    let Some(noreply) = noreply(rest) else { return ERROR };
     let (Some(name), Some(seconds)) = (name, seconds) else { return refused_line(words) };
     match names.with_id(name) {
         Ok((key, group, Some(message))) => match number(seconds).and_then(|s| u32::try_from(s).ok()) {
@@ -391,11 +364,7 @@ fn flush(mut words: &[u8], names: Names) -> Line<'_> {
     let Some(name) = next_word(&mut words) else {
         return ERROR;
     };
-    let noreply = match next_word(&mut words) {
-        None => false,
-        Some(word) if is_noreply(word) && next_word(&mut words).is_none() => true,
-        Some(_) => return ERROR,
-    };
+    let Some(noreply) = noreply(words) else { return ERROR };
     match names.with_group(name) {
         Ok((key, group)) => Line::Command(Command::Flush { key, group, noreply }),
         Err(reply) => Line::Refused { reply, skip: 0 },
@@ -484,11 +453,7 @@ fn verbosity(mut words: &[u8]) -> Line<'_> {
     let Some(level) = next_word(&mut words) else {
         return ERROR;
     };
-    let noreply = match next_word(&mut words) {
-        None => false,
-        Some(word) if is_noreply(word) && next_word(&mut words).is_none() => true,
-        Some(_) => return ERROR,
-    };
+    let Some(noreply) = noreply(words) else { return ERROR };
     match number(level) {
         Some(n) => Line::Command(Command::Verbosity { level: n.min(2) as u8, noreply }),
         None => BAD_FORMAT,
@@ -505,11 +470,12 @@ fn body_size(word: &[u8]) -> Option<u64> {
     number(word).filter(|size| *size <= BODY_ANNOUNCED_MAX)
 }
 
-/// An exptime is any signed 64-bit integer.
-fn parse_exptime(word: &[u8]) -> Option<i64> {
-    match word.strip_prefix(b"-") {
-        None => number(word).and_then(|n| i64::try_from(n).ok()),
-        Some(digits) => number(digits).and_then(|n| 0i64.checked_sub_unsigned(n)),
+/// Whether a line ends in `noreply` or here. `None`: it goes on with something else.
+fn noreply(mut words: &[u8]) -> Option<bool> {
+    match (next_word(&mut words), next_word(&mut words)) {
+        (None, _) => Some(false),
+        (Some(word), None) if is_noreply(word) => Some(true),
+        _ => None,
     }
 }
 
@@ -574,17 +540,6 @@ mod tests {
         assert_eq!(parse(b"set q 0 0 1025 noreply"), Line::Refused { reply: b"", skip: 1027 });
         assert_eq!(parse(b"set q/x 0 0 5"), Line::Refused { reply: reply::UNKNOWN_OPTION, skip: 7 });
         assert_eq!(parse(b"set q 0 0"), ERROR);
-    }
-
-    #[test]
-    fn exptime_is_any_signed_64_bit_integer() {
-        for (word, exptime) in [("0", 0), ("-0", 0), ("-1", -1), ("9223372036854775807", i64::MAX)] {
-            assert_eq!(parse_exptime(word.as_bytes()), Some(exptime));
-        }
-        assert_eq!(parse_exptime(b"-9223372036854775808"), Some(i64::MIN));
-        for word in ["9223372036854775808", "-9223372036854775809", "", "-", "+1", "--1"] {
-            assert_eq!(parse_exptime(word.as_bytes()), None, "{word}");
-        }
     }
 
     #[test]

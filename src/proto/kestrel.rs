@@ -3,32 +3,14 @@
 //!
 //! Invariant: what closes the connection there closes it here, with the same answer or without one. Nothing here allocates.
 
-use super::options::{GetOptions, group_name, group_name_len, queue_of};
+use super::options::{GetOptions, group_name_len, queue_of, reader_name};
 use super::reply;
 use crate::limits::{CONFIRM_LEN_MAX, GROUP_LEN_MAX, NAME_LEN_MAX};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// What a line turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Line<'a> {
-    /// A command without a body.
-    Command(Command<'a>),
-    /// `set`: the body follows, `size` bytes and two that are not looked at.
-    Set(SetLine<'a>),
-    /// Say `reply`, skip `skip` bytes, go on.
-    Refused {
-        /// What to say.
-        reply: &'static [u8],
-        /// The body and the two bytes behind it, or 0.
-        skip: u64,
-    },
-    /// Say `reply`, if anything, and close.
-    Fatal {
-        /// May be empty.
-        reply: &'static [u8],
-    },
-}
+pub type Line<'a> = super::line::Line<Command<'a>, SetLine<'a>>;
 
 /// A queue, or one of its readers, as Kestrel's clients name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,10 +24,7 @@ pub struct Name<'a> {
 impl<'a> Name<'a> {
     /// Under which name the server keeps it.
     pub fn key(self) -> Cow<'a, [u8]> {
-        match self.reader {
-            None => Cow::Borrowed(self.queue),
-            Some(reader) => Cow::Owned(group_name(self.queue, reader).to_vec()),
-        }
+        reader_name(self.queue, self.reader)
     }
 }
 

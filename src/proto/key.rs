@@ -5,7 +5,7 @@
 //!
 //! Invariant: what is taken for a name is valid, and a group's name fits one name together with its queue's.
 
-use super::options::{GetOptions, group_name_len, number, split};
+use super::options::{GetOptions, group_name_len, number, split, ttl};
 use super::reply;
 use crate::ids::MessageId;
 use crate::limits::{GROUP_LEN_MAX, NAME_LEN_MAX};
@@ -40,17 +40,10 @@ impl Names {
     /// `queue/ttl=S` of a put, with or without the option.
     pub(super) fn with_ttl(self, word: &[u8]) -> Result<(Key<'_>, Option<u32>), &'static [u8]> {
         let (name, text) = self.split(word)?;
-        let (reader, options) = split_reader(text);
-        if reader.is_some() {
+        if split_reader(text).0.is_some() {
             return Err(reply::PUT_TO_READER);
         }
-        let mut ttl_s = None;
-        for option in options {
-            let digits = option.strip_prefix(b"ttl=").ok_or(reply::UNKNOWN_OPTION)?;
-            let ttl = number(digits).filter(|_| ttl_s.is_none()).and_then(|s| u32::try_from(s).ok());
-            ttl_s = Some(ttl.ok_or(reply::BAD_FORMAT)?);
-        }
-        Ok((Key { name }, ttl_s))
+        Ok((Key { name }, ttl(text)?))
     }
 
     /// A queue name of a get, with its options if it has some; a reader behind the separator is one.

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod kestrel;
 pub mod key;
+pub mod line;
 pub mod options;
 pub mod reply;
 

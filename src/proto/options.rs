@@ -1,10 +1,10 @@
-//! What stands behind a queue name: `q/open/t=500`, or `q#reader/open`. The words are Kestrel's where Kestrel has them.
+//! What stands behind a queue name, as in `q/open/t=500` or `q#reader/open`, and numbers. The words are Kestrel's where Kestrel has them.
 //!
 //! Invariant: options that make no sense together are refused before anything happens.
 
 use super::reply;
 use crate::limits::{GROUP_LEN_MAX, NAME_LEN_MAX, OPTIONS_LEN_MAX};
-use smallvec::SmallVec;
+use std::borrow::Cow;
 
 /// The options of a get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,19 +118,33 @@ fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), &'static [
     Ok(())
 }
 
+/// `/ttl=S` of a put, s, or nothing.
+///
+/// # Errors
+/// The reply that says what is wrong.
+pub fn ttl(text: &[u8]) -> Result<Option<u32>, &'static [u8]> {
+    let mut ttl_s = None;
+    for option in text.split(|b| *b == b'/').skip(1) {
+        let digits = option.strip_prefix(b"ttl=").ok_or(reply::UNKNOWN_OPTION)?;
+        set_once(&mut ttl_s, number(digits).and_then(|s| u32::try_from(s).ok()))?;
+    }
+    Ok(ttl_s)
+}
+
 /// What stands between a queue's name and its group's in the name of the group as the server keeps it: no queue can have that.
 const GROUP: &[u8] = b"/group=";
 
-/// Bytes of [`group_name`].
+/// Bytes of the [`reader_name`] of a group.
 pub fn group_name_len(queue: &[u8], group: &[u8]) -> usize {
     queue.len() + GROUP.len() + group.len()
 }
 
-/// Under which name the server keeps a group of a queue.
-pub fn group_name(queue: &[u8], group: &[u8]) -> SmallVec<[u8; NAME_LEN_MAX]> {
-    let mut name = SmallVec::with_capacity(group_name_len(queue, group));
-    [queue, GROUP, group].into_iter().for_each(|part| name.extend_from_slice(part));
-    name
+/// Under which name the server keeps a queue, or a group of it.
+pub fn reader_name<'a>(queue: &'a [u8], group: Option<&[u8]>) -> Cow<'a, [u8]> {
+    match group {
+        None => Cow::Borrowed(queue),
+        Some(group) => Cow::Owned([queue, GROUP, group].concat()),
+    }
 }
 
 /// The queue's part of a name: all of it, unless it is the name of a group.
@@ -174,6 +188,14 @@ pub fn number(word: &[u8]) -> Option<u64> {
     Some(value)
 }
 
+/// An exptime is any signed 64-bit integer.
+pub fn exptime(word: &[u8]) -> Option<i64> {
+    match word.strip_prefix(b"-") {
+        None => number(word).and_then(|n| i64::try_from(n).ok()),
+        Some(digits) => number(digits).and_then(|n| 0i64.checked_sub_unsigned(n)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,9 +220,21 @@ mod tests {
 
     #[test]
     fn a_groups_name_begins_with_its_queues() {
-        let name = group_name(b"orders", b"audit");
+        let name = reader_name(b"orders", Some(b"audit"));
         assert_eq!((&name[..], name.len()), (&b"orders/group=audit"[..], group_name_len(b"orders", b"audit")));
         assert_eq!((queue_of(&name), queue_of(b"orders")), (&b"orders"[..], &b"orders"[..]));
+        assert_eq!(reader_name(b"orders", None), Cow::Borrowed(b"orders"));
+    }
+
+    #[test]
+    fn exptime_is_any_signed_64_bit_integer() {
+        for (word, value) in [("0", 0), ("-0", 0), ("-1", -1), ("9223372036854775807", i64::MAX)] {
+            assert_eq!(exptime(word.as_bytes()), Some(value));
+        }
+        assert_eq!(exptime(b"-9223372036854775808"), Some(i64::MIN));
+        for word in ["9223372036854775808", "-9223372036854775809", "", "-", "+1", "--1"] {
+            assert_eq!(exptime(word.as_bytes()), None, "{word}");
+        }
     }
 
     #[test]

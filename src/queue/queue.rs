@@ -235,11 +235,16 @@ impl Queue {
 
     /// Removes the head, which [`Queue::head`] said is ready, for good. Its body has `size` bytes.
     pub fn pop(&mut self, size: usize) -> Entry {
-        self.lose(size as u64);
         let entry = self.pop_ready();
-        self.forget(entry.message);
-        self.know_bytes_when_empty();
+        self.count_out(entry.message, size as u64);
         entry
+    }
+
+    /// A message has left for good.
+    fn count_out(&mut self, message: MessageId, size: u64) {
+        self.lose(size);
+        self.forget(message);
+        self.know_bytes_when_empty();
     }
 
     fn know_bytes_when_empty(&mut self) {
@@ -274,9 +279,7 @@ impl Queue {
     /// Ends an open read whose message leaves for good. It holds its place in memory no more.
     pub fn confirm(&mut self, message: MessageId) -> Open {
         let open = self.open.remove(&message).expect("the caller saw that it is open");
-        self.lose(open.size);
-        self.forget(message);
-        self.know_bytes_when_empty();
+        self.count_out(message, open.size);
         open
     }
 
@@ -347,9 +350,7 @@ impl Queue {
     /// A moving message has left for good. It holds its place in memory no more.
     pub fn end_move(&mut self, message: MessageId) -> Apart {
         let apart = self.moving.remove(&message).expect("the caller saw that it is moving");
-        self.lose(apart.size);
-        self.forget(message);
-        self.know_bytes_when_empty();
+        self.count_out(message, apart.size);
         apart
     }
 

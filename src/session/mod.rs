@@ -1,15 +1,15 @@
-//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`] and [`kestrel`]; replies wait for their turn
+//! A session: what the protocol knows of one connection. Bytes become requests in [`frame`]; replies wait for their turn
 //! and for durability in [`replies`]. Pure.
 //!
 //! Step 2 and step 8 of a message's path.
 
 pub mod frame;
-pub mod kestrel;
 pub mod reads;
 pub mod replies;
 pub mod timing;
 
 use crate::ids::{MessageId, QueueId, Seq};
+use crate::limits::UDP_REPLY_MARGIN;
 use crate::proto::Dialect;
 use reads::Reads;
 use replies::Replies;
@@ -202,5 +202,12 @@ impl Session {
     /// Whether requests in the input may still be served.
     pub fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
+    }
+
+    /// How much more may be said to the client besides its margin, bytes; `held` are bytes of an answer that is being put together.
+    pub fn reply_room(&self, held: usize) -> usize {
+        let Some(bound) = self.reply_size_max.as_deref() else { return usize::MAX };
+        let said = usize::try_from(self.replies.end()).expect("what a datagram is told is small");
+        bound.saturating_sub(said + held + UDP_REPLY_MARGIN)
     }
 }

@@ -267,7 +267,7 @@ fn tail_takes_only_when_it_is_told_to() {
     for args in [&["tail", "q"][..], &["tail", "q", "--follow"], &["tail", "q", "-n", "1"]] {
         let output = run(&server, args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(said(&output).contains("--consume") && said(&output).contains("groups"), "{}", said(&output));
+        assert!(said(&output).contains("--consume") && said(&output).contains("--group"), "{}", said(&output));
     }
     assert!(done(&run(&server, &["tail", "--help"])).contains("gone from the queue"));
     assert_eq!(done(&run(&server, &["get", "q"])), "x");
@@ -285,17 +285,50 @@ fn tail_takes_what_is_there_up_to_its_count() {
     assert_eq!(run(&server, &["tail", "q", "--consume"]).status.code(), Some(1));
 }
 
-/// `ringqctl tail q --consume --follow` with its output in a pipe.
+#[test]
+fn tail_as_a_group_takes_nothing_from_others_and_goes_on_where_it_was() {
+    let server = Server::start(&["--max-groups", "1"]);
+    for n in 0..3 {
+        done(&run(&server, &["put", "q", &n.to_string()]));
+    }
+    let as_group = ["tail", "q", "--group", "watch", "-n", "2"];
+    assert_eq!(done(&run(&server, &as_group)), "0\n1\n");
+    assert_eq!(done(&run(&server, &["get", "q"])), "0");
+    assert_eq!(done(&run(&server, &as_group)), "2\n");
+    assert_eq!(run(&server, &as_group).status.code(), Some(1));
+    assert_eq!(done(&run(&server, &["tail", "q", "--consume"])), "1\n2\n");
+
+    let mut tail = follow(&server, &["--group", "watch", "--json"]);
+    let mut lines = BufReader::new(tail.stdout.take().expect("a pipe")).lines();
+    done(&run(&server, &["put", "q", "3"]));
+    let line = lines.next().expect("a line").expect("text");
+    assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON"), json!({ "queue": "q", "flags": 0, "body": "3" }));
+    assert_eq!(done(&run(&server, &["get", "q"])), "3");
+    kill_process(Pid::from_child(&tail), Signal::INT).expect("signal ringqctl");
+    assert_eq!(tail.wait().expect("wait for ringqctl").code(), Some(6));
+
+    let more = run(&server, &["tail", "q", "--group", "more"]);
+    assert_eq!(more.status.code(), Some(3));
+    assert!(said(&more).contains("--max-groups"), "{}", said(&more));
+    for group in ["", "a/open", "a b"] {
+        assert_eq!(run(&server, &["tail", "q", "--group", group]).status.code(), Some(2), "{group:?}");
+    }
+    assert_eq!(run(&server, &["tail", "q", "--group", "watch", "--consume"]).status.code(), Some(2));
+    done(&run(&server, &["delete", "q/group=watch"]));
+    assert_eq!(run(&server, &["tail", "q", "--group", "more"]).status.code(), Some(1));
+}
+
+/// `ringqctl tail q --follow` with its output in a pipe.
 fn follow(server: &Server, args: &[&str]) -> Child {
     let mut command = ringqctl();
-    command.args(["--server", &server.addr().to_string(), "tail", "q", "--consume", "--follow"]).args(args);
+    command.args(["--server", &server.addr().to_string(), "tail", "q", "--follow"]).args(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run ringqctl")
 }
 
 #[test]
 fn tail_follows_until_it_is_interrupted_and_loses_nothing() {
     let server = Server::start(&[]);
-    let mut tail = follow(&server, &["--json"]);
+    let mut tail = follow(&server, &["--consume", "--json"]);
     let mut lines = BufReader::new(tail.stdout.take().expect("a pipe")).lines();
     for n in 0..3 {
         done(&run(&server, &["put", "q", &n.to_string()]));
@@ -328,7 +361,7 @@ fn tail_ends_when_its_output_or_its_server_does() {
         .expect("run ringqctl");
     assert_eq!(output.status.code(), Some(4));
     assert!(said(&output).contains("the message of 1 bytes that was taken last is lost"), "{}", said(&output));
-    let mut tail = follow(&server, &[]);
+    let mut tail = follow(&server, &["--consume"]);
     let mut taken = [0; 4];
     tail.stdout.as_mut().expect("a pipe").read_exact(&mut taken).expect("two messages");
     assert_eq!(&taken, b"1\n2\n");

@@ -27,6 +27,7 @@ mod idle;
 mod import;
 mod journal;
 mod kestrel;
+mod law;
 mod layers;
 mod lifecycle;
 mod limits;

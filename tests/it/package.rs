@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -121,11 +122,8 @@ fn the_package_has_the_version_of_the_programs() {
 
 #[test]
 fn links_between_installed_documents_lead_to_installed_files() {
-    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest");
-    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("a list");
     let mut installed = BTreeSet::new();
-    for asset in assets {
-        let [source, destination] = [0, 1].map(|at| asset[at].as_str().expect("a path"));
+    for [source, destination, _] in &assets() {
         if let Some(place) = destination.strip_prefix("usr/share/doc/ringq/") {
             let is_directory = place.is_empty() || place.ends_with('/');
             let installed_as = |name| if is_directory { format!("{place}{name}") } else { place.to_owned() };
@@ -154,10 +152,64 @@ fn links_between_installed_documents_lead_to_installed_files() {
     assert!(followed > 20, "only {followed} links were followed");
 }
 
+#[test]
+fn the_package_installs_each_example_once_and_scripts_to_be_run() {
+    let mut installed = BTreeMap::new();
+    for [source, destination, mode] in &assets() {
+        let Some(directory) = destination.strip_prefix("usr/share/doc/ringq/docs/examples/") else { continue };
+        for name in matching(source) {
+            let path = format!("{directory}{name}");
+            assert!(installed.insert(path, mode != "644").is_none(), "{source} is installed twice");
+        }
+    }
+    assert_eq!(installed, executable_files(&root().join("docs/examples")));
+}
+
+#[test]
+fn make_installs_examples_as_the_package_does() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut command = Command::new("make");
+    command.current_dir(root()).args(["install-examples", "PREFIX=/usr"]).env_remove("MAKEFLAGS");
+    command.arg(format!("DESTDIR={}", directory.path().display()));
+    match command.output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => return skip("make_install", &format!("make: {error}")),
+    }
+    let installed = executable_files(&directory.path().join("usr/share/doc/ringq/docs/examples"));
+    assert_eq!(installed, executable_files(&root().join("docs/examples")));
+}
+
+/// The files below a directory, and whether each can be executed.
+fn executable_files(directory: &Path) -> BTreeMap<String, bool> {
+    let mut files = BTreeMap::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in fs::read_dir(&next).unwrap_or_else(|error| panic!("{}: {error}", next.display())) {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let mode = fs::metadata(&path).expect("a file").permissions().mode();
+            let name = path.strip_prefix(directory).expect("it is below").to_str().expect("a readable name");
+            files.insert(name.into(), mode & 0o111 != 0);
+        }
+    }
+    files
+}
+
+/// What the Debian package installs: source, destination, mode.
+fn assets() -> Vec<[String; 3]> {
+    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest");
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("a list");
+    assets.iter().map(|asset| [0, 1, 2].map(|at| asset[at].as_str().expect("text").to_owned())).collect()
+}
+
 /// Names of the files that a source of an asset stands for: a path, or a directory and a pattern with one star.
 fn matching(source: &str) -> Vec<String> {
     let (directory, name) = source.rsplit_once('/').unwrap_or((".", source));
     let Some((before, after)) = name.split_once('*') else { return vec![name.into()] };
+    assert!(!after.contains('*'), "{source} has more stars than are looked at here");
     let entries = fs::read_dir(root().join(directory)).unwrap_or_else(|error| panic!("{directory}: {error}"));
     let files = entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file());
     let names = files.map(|path| path.file_name().and_then(|name| name.to_str()).expect("a readable name").to_owned());

@@ -699,6 +699,11 @@ impl World {
         String::from_utf8_lossy(&std::mem::take(&mut self.clients[client].received)).into_owned()
     }
 
+    /// Checks what must hold between turns, in every shard.
+    pub fn check(&self) {
+        self.engines.iter().for_each(Engine::assert_consistent);
+    }
+
     pub fn shards(&self) -> usize {
         self.engines.len()
     }

@@ -24,6 +24,11 @@ impl Queue {
         self.head.front().map_or(MessageId(self.head_end.0 + 1), |entry| entry.message)
     }
 
+    /// The head of a queue that is not empty has at least this id.
+    pub fn head_from(&self) -> MessageId {
+        self.first_returned().map_or(self.passed_below(), |(message, _)| message)
+    }
+
     /// All messages below are passed.
     pub fn low(&self) -> MessageId {
         let first = |apart: &BTreeMap<MessageId, Apart>| apart.first_key_value().map(|(id, _)| *id);
