@@ -245,3 +245,57 @@ fn check_what_is_left(server: &Server, history: &History, before: &[(u64, u64)])
         assert_eq!(after[index], (counted[index].0, counted[index].0), "queue {queue} is empty now");
     }
 }
+
+/// Two deliveries came back before the server was killed, one was open when it was: the next that comes back is the third.
+#[test]
+fn deliveries_that_came_back_count_over_kill_9() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let args = ["-t", "2"];
+    let mut server = Server::start_in(&scratch.path().join("data"), &args);
+    let mut client = server.connect();
+    client.command(b"config q max_deliveries=3 dead_letter=dead\r\n", b"OK\r\n");
+    client.command(b"set q 0 0 1\r\nx\r\n", b"STORED\r\n");
+    for _ in 0..2 {
+        client.send(b"get q/open\r\nget q/abort\r\n");
+        client.expect(b"VALUE q/open 0 1\r\nx\r\nEND\r\nEND\r\n");
+    }
+    client.send(b"get q/open\r\n");
+    client.expect(b"VALUE q/open 0 1\r\nx\r\nEND\r\n");
+    server.kill9();
+    server.restart_with(&args);
+    let mut client = server.connect();
+    client.send(b"get q/peek\r\nget q/open\r\nget q/abort\r\n");
+    client.expect(b"VALUE q/peek 0 1\r\nx\r\nEND\r\nVALUE q/open 0 1\r\nx\r\nEND\r\nEND\r\n");
+    client.send(b"get q\r\n");
+    client.expect(b"END\r\n");
+    client.send(b"get dead/t=60000\r\n");
+    client.expect(b"VALUE dead/t=60000 0 1\r\nx\r\nEND\r\n");
+}
+
+/// A read that is open when the server is killed has no time left to wait for; the queue's time holds for the reads that follow.
+#[test]
+fn a_visibility_timeout_holds_over_kill_9() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let args = ["-t", "2"];
+    let mut server = Server::start_in(&scratch.path().join("data"), &args);
+    let mut client = server.connect();
+    client.command(b"config q visibility_timeout=1\r\n", b"OK\r\n");
+    client.command(b"config slow visibility_timeout=1h\r\n", b"OK\r\n");
+    for queue in ["q", "slow"] {
+        client.command(format!("set {queue} 0 0 1\r\nx\r\n").as_bytes(), b"STORED\r\n");
+        client.send(format!("get {queue}/open\r\n").as_bytes());
+        client.expect(format!("VALUE {queue}/open 0 1\r\nx\r\nEND\r\n").as_bytes());
+    }
+    server.kill9();
+    server.restart_with(&args);
+    let (mut reader, mut other) = (server.connect(), server.connect());
+    // An hour had not passed: it is the crash that returned it.
+    reader.send(b"get slow\r\nget slow\r\n");
+    reader.expect(b"VALUE slow 0 1\r\nx\r\nEND\r\nEND\r\n");
+    reader.send(b"get q/open\r\n");
+    reader.expect(b"VALUE q/open 0 1\r\nx\r\nEND\r\n");
+    other.send(b"get q/t=60000\r\n");
+    other.expect(b"VALUE q/t=60000 0 1\r\nx\r\nEND\r\n");
+    reader.send(b"get q/close\r\nget q\r\n");
+    reader.expect(b"CLIENT_ERROR read expired\r\nEND\r\n");
+}

@@ -412,3 +412,29 @@ fn dead_letters_survive_kills_in_one_queue_each() {
         assert!(all.len() >= MESSAGES - 1, "{} of {MESSAGES}", all.len());
     }
 }
+
+#[test]
+fn deliveries_that_came_back_count_over_a_crash() {
+    let mut world = World::new(Options { shards: 2, ..Options::default() });
+    let mut client = world.connect();
+    world.ask(client, "config from max_deliveries=3 dead_letter=dead\r\nset from 0 0 1\r\nx\r\n");
+    for shards in [3, 1] {
+        assert_eq!(
+            world.ask(client, "get from/open\r\nget from/abort\r\n"),
+            "VALUE from/open 0 1\r\nx\r\nEND\r\nEND\r\n"
+        );
+        assert_eq!(stat(&mut world, client, "from", "ready"), 1);
+        world.crash(shards);
+        client = world.connect();
+    }
+    // Open when the server dies: that delivery does not count.
+    assert_eq!(world.ask(client, "get from/open\r\n"), "VALUE from/open 0 1\r\nx\r\nEND\r\n");
+    world.crash(2);
+    client = world.connect();
+    assert_eq!(stat(&mut world, client, "from", "ready"), 1);
+    world.ask(client, "get from/open\r\nget from/abort\r\n");
+    assert_eq!(world.ask(client, "get from\r\n"), "END\r\n");
+    world.settle();
+    assert_eq!(world.ask(client, "get dead\r\n"), "VALUE dead 0 1\r\nx\r\nEND\r\n");
+    assert_eq!(stat(&mut world, client, "from", "dead_lettered"), 1);
+}

@@ -339,6 +339,19 @@ fn confirmed_by_its_id_elsewhere_a_read_is_gone_from_its_reader() {
 }
 
 #[test]
+fn a_close_that_does_not_wait_for_the_confirmation_by_id_is_told_so_and_changes_nothing() {
+    let (mut world, reader, other, queue) = two_shards(&["1", "2"]);
+    let ids: Vec<u64> = (0..2).map(|_| open_with_id(&mut world, reader, &format!("{queue}/open"))).collect();
+    let pipelined = format!("delete {queue}/id={}\r\nget {queue}/close\r\n", ids[0]);
+    assert_eq!(world.ask(reader, &pipelined), "DELETED\r\nCLIENT_ERROR read expired\r\n");
+    // The other read is still open, and the next close is for it.
+    takes(&mut world, other, &queue, &[]);
+    assert_eq!(world.ask(reader, &format!("get {queue}/abort\r\n")), "END\r\n");
+    takes(&mut world, other, &queue, &["2"]);
+    assert_eq!(counts_of(&world.ask(other, &format!("stats queue {queue}\r\n"))), "2/2");
+}
+
+#[test]
 fn a_read_that_is_confirmed_before_its_reader_has_it_is_gone_from_its_reader() {
     let (mut world, reader, other, queue) = two_shards(&["1"]);
     let id = open_with_id(&mut world, other, &format!("{queue}/open"));
