@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run sim sim-long sim-canary demo build man install install-examples uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -11,9 +11,11 @@ MAINTAINER_SCRIPTS := $(filter-out %/changelog,$(wildcard packaging/debian/*))
 SKIPPED := $(CURDIR)/target/skipped-tests.txt
 PROGRAMS := ringq ringqctl
 PREFIX ?= /usr/local
-# What packages are made with, kept beside the build.
+# What packages are made with and dependencies are looked at with, kept beside the build.
 CARGO_DEB := target/tools/bin/cargo-deb
 CARGO_DEB_VERSION := 3.8.0
+CARGO_DENY := target/tools/bin/cargo-deny
+CARGO_DENY_VERSION := 0.20.2
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +73,13 @@ deb: man $(CARGO_DEB) ## Make the Debian package in target/debian; debug symbols
 
 $(CARGO_DEB):
 	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_DEB_VERSION) cargo-deb
+
+audit: $(CARGO_DENY) ## Check dependencies: licences, sources, and known weaknesses where their database can be fetched
+	$(CARGO_DENY) check licenses bans sources
+	if $(CARGO_DENY) fetch db; then $(CARGO_DENY) check advisories; else echo "skipped: advisories, whose database cannot be fetched from here"; fi
+
+$(CARGO_DENY):
+	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_DENY_VERSION) cargo-deny
 
 test: ## Run all tests; those whose client program is missing are named as skipped
 	tests/deps.sh
