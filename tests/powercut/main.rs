@@ -102,7 +102,7 @@ fn cuts(kind: &str, options: &[&str], promise: Promise) -> Vec<String> {
     for directory in [&fuse, &tree] {
         fs::create_dir(directory).expect("a directory");
     }
-    let arguments = [&["-t", "2", "-m", "2", "-E", "512"], options].concat();
+    let arguments = [&["-t", "2", "-m", "2", "-E", "2200", "-B", "65536"], options].concat();
     let record = Record::new(SIZE);
     let session = record.mount(&fuse).expect("a FUSE mount");
     let disk = Loop::attach(&fuse.join(DISK), true).expect("a loop device");
