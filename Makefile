@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo build man install install-examples uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run demo build man install install-examples uninstall deb test powercut screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -79,6 +79,12 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	RINGQ_SKIPPED_FILE=$(SKIPPED) $(CARGO) test $(LOCKED) || status=$$?; \
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
+
+powercut: ## Cut the power under a server on a real file system, as root; CUTS=200, FS=ext4 or xfs, SEED=1
+	@[ "$$(id -u)" = 0 ] || { echo "make powercut needs root: it mounts file systems and loop devices" >&2; exit 1; }
+	@for need in /dev/fuse /dev/loop-control; do [ -e $$need ] || { echo "make powercut needs $$need" >&2; exit 1; }; done
+	@for need in losetup mkfs.ext4 mkfs.xfs; do command -v $$need >/dev/null || { echo "make powercut needs $$need: apt-get install util-linux e2fsprogs xfsprogs" >&2; exit 1; }; done
+	RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(or $(FS),ext4) RINGQ_SEED=$(or $(SEED),1) $(CARGO) test $(LOCKED) --test powercut -- --nocapture --test-threads=1
 
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))

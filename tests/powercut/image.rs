@@ -24,7 +24,9 @@ pub fn at_cut(operations: &[Operation], cut: usize, size: usize, seed: u64) -> V
     let mut pieces = Vec::new();
     for operation in &done[flushed..] {
         if let Operation::Write(offset, bytes) = operation {
-            pieces.extend(bytes.chunks(grain).enumerate().map(|(index, piece)| (*offset as usize + index * grain, piece)));
+            pieces.extend(
+                bytes.chunks(grain).enumerate().map(|(index, piece)| (*offset as usize + index * grain, piece)),
+            );
         }
     }
     // From hardly anything to nearly everything.

@@ -63,7 +63,10 @@ fn what_was_synced_is_there_after_every_cut() {
             let mounted = Mounted::mount(&disk, &tree).expect("a file system that recovers");
             for number in 0..=seed {
                 let body = fs::read(tree.join(format!("file{number}"))).expect("a file that was synced");
-                assert!(body == vec![b'a' + number as u8; 10_000], "{kind}: file {number} is damaged at cut {cut}, seed {seed}");
+                assert!(
+                    body == vec![b'a' + number as u8; 10_000],
+                    "{kind}: file {number} is damaged at cut {cut}, seed {seed}"
+                );
             }
             drop(mounted);
             drop(disk);
@@ -95,7 +98,8 @@ fn a_server_without_sync_fails_as_a_durable_one() {
 
 /// Loads a server, and starts one on what each cut left; what went wrong.
 fn cuts(kind: &str, options: &[&str], promise: Promise) -> Vec<String> {
-    let number = |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"));
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |value| value.parse().expect("a number"));
     let (count, seed) = (number("RINGQ_CUTS", 6), number("RINGQ_SEED", 1));
     let scratch = tempfile::tempdir().expect("a directory");
     let (fuse, tree, image) = (scratch.path().join("fuse"), scratch.path().join("tree"), scratch.path().join("image"));
@@ -127,8 +131,10 @@ fn cuts(kind: &str, options: &[&str], promise: Promise) -> Vec<String> {
     for number in 0..count {
         let cut = begin + rng.below(end - begin);
         fs::write(&image, image::at_cut(&operations, cut, SIZE, seed ^ number << 20)).expect("an image");
-        let judged = catch_unwind(|| judged(&image, &tree, &arguments).map(|left| load::judge(&lives, &left, cut, promise)));
-        let judged = judged.unwrap_or_else(|_| Err("what the server said is above".to_owned())).and_then(|judged| judged);
+        let judged =
+            catch_unwind(|| judged(&image, &tree, &arguments).map(|left| load::judge(&lives, &left, cut, promise)));
+        let judged =
+            judged.unwrap_or_else(|_| Err("what the server said is above".to_owned())).and_then(|judged| judged);
         println!("cut {number} at {cut}: {judged:?}");
         failed.extend(judged.err().map(|error| format!("cut {number} at {cut}: {error}")));
     }
