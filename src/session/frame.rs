@@ -120,7 +120,7 @@ fn partial_put<'a, C, S>(input: &'a [u8], line_len: usize, size: usize, body_end
     if ends_in_crlf && input.get(end).is_some_and(|byte| *byte != b'\r') {
         return Frame::Fatal { reply: reply::BAD_DATA_CHUNK };
     }
-    let need = if ends_in_crlf && input.len() < end { end + 1 } else { end + 2 };
+    let need = if ends_in_crlf && input.len() <= end { end + 1 } else { end + 2 };
     Frame::Partial { need, body_size: size }
 }
 
@@ -162,6 +162,12 @@ mod tests {
         for input in [&b"set q 0 0 3\r\nabcd\r\n"[..], b"set q 0 0 3\r\nabc\n\n", b"set q 0 0 3\r\nabcd"] {
             let Frame::Fatal { reply: reply::BAD_DATA_CHUNK } = frame(input, 10, NAMES) else { panic!("{input:?}") };
         }
+    }
+
+    #[test]
+    fn the_first_byte_behind_a_body_is_looked_at_when_it_comes() {
+        let input = b"set q 0 0 3\r\nabc";
+        assert_eq!(frame(input, 10, NAMES), Frame::Partial { need: input.len() + 1, body_size: 3 });
     }
 
     #[test]
