@@ -46,6 +46,7 @@ mod reads;
 mod reads_random;
 mod ringqctl;
 mod simulation;
+mod skips;
 mod socket_peer;
 mod sockets;
 mod supervision;

@@ -1,12 +1,17 @@
 //! Loop devices and mounts, by the system's own programs.
 //!
-//! Invariant: what is attached or mounted here is detached and unmounted when its guard is dropped, also when a test fails.
+//! Invariant: a loop device goes by itself with the last that has it open or mounted, so nobody has to remember it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A loop device on a file.
-pub struct Loop(PathBuf);
+pub struct Loop {
+    path: PathBuf,
+    /// Keeps the device, which is detached already: it goes when nobody has it open any more.
+    _open: File,
+}
 
 impl Loop {
     /// Attaches the next free device. With `direct`, its requests pass the page cache by, so a flush of it is one of the file.
@@ -16,18 +21,30 @@ impl Loop {
     pub fn attach(file: &Path, direct: bool) -> Result<Loop, String> {
         let direct = if direct { "--direct-io=on" } else { "--direct-io=off" };
         let said = run("losetup", &["--find", "--show", direct, text(file)])?;
-        Ok(Loop(PathBuf::from(said.trim())))
+        let path = PathBuf::from(said.trim());
+        let open = File::open(&path).map_err(|error| format!("{}: {error}", path.display()));
+        run("losetup", &["--detach", text(&path)])?;
+        Ok(Loop { path, _open: open? })
     }
 
     /// The device's path.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
-}
 
-impl Drop for Loop {
-    fn drop(&mut self) {
-        report(run("losetup", &["--detach", text(&self.0)]));
+    /// Makes a file system of this kind on it, which leaves alone what it need not write.
+    ///
+    /// # Errors
+    /// What mkfs says.
+    pub fn format(&self, kind: &str) -> Result<(), String> {
+        let device = text(&self.path);
+        match kind {
+            "ext4" => {
+                run("mkfs.ext4", &["-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", device]).map(drop)
+            }
+            "xfs" => run("mkfs.xfs", &["-q", "-K", device]).map(drop),
+            _ => Err(format!("no file system {kind}: ext4 or xfs")),
+        }
     }
 }
 
@@ -47,7 +64,9 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        report(run("umount", &[text(&self.0)]));
+        if let Err(said) = run("umount", &[text(&self.0)]) {
+            eprintln!("{said}");
+        }
     }
 }
 
@@ -67,10 +86,4 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 /// A path as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
-}
-
-fn report(result: Result<String, String>) {
-    if let Err(said) = result {
-        eprintln!("{said}");
-    }
 }

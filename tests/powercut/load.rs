@@ -1,107 +1,118 @@
-//! A load whose every step knows where in the record of the disk it stood, and what a cut may have left of it.
+//! A load whose every step knows where in the record of the disk it stood, and the way to take out what is left of it.
 //!
-//! Invariant: a step counts as done at a cut only if its reply had come by then, and as not begun only if its request had not been sent.
+//! Invariant: the bytes of a message follow from whose it is, and are compared whenever it comes back.
 
 use crate::image::Random;
+use crate::judge::{History, Id, Life, Step};
 use crate::recorder::Record;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::thread;
 
 /// Queues of the load, `q0` and so on.
-pub const QUEUES: usize = 4;
+const QUEUES: usize = 8;
 const CLIENTS: usize = 6;
+/// Gets on their way at once when a server is emptied.
+const BATCH_LEN: usize = 64;
 
-/// Where in the record a request was sent, and where its reply had come.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    sent: usize,
-    done: usize,
-}
-
-/// What became of one message.
-#[derive(Clone, Copy, Debug)]
-pub struct Life {
-    put: Step,
-    taken: Option<Step>,
-}
-
-/// A message: its queue, who put it there and as which of theirs.
-pub type Id = (usize, usize, usize);
-
-/// How much a cut may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Promise {
-    /// Nothing that was acknowledged.
-    Durable,
-    /// The newest of each queue, as one piece.
-    Prefix,
-}
-
-/// Runs `steps` requests on each of some connections.
-pub fn run(address: SocketAddr, record: &Record, steps: usize, seed: u64) -> HashMap<Id, Life> {
+/// Has each of some clients do the steps of these numbers, and adds what they were told to the history.
+pub fn run(address: SocketAddr, record: &Record, numbers: Range<usize>, seed: u64, history: &mut History) {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|who| {
-            let record = record.clone();
-            thread::spawn(move || client(address, &record, who, steps, seed))
+            let (record, numbers) = (record.clone(), numbers.clone());
+            thread::spawn(move || Client::new(address, record, who, seed).run(numbers))
         })
         .collect();
-    let mut lives = HashMap::new();
-    let mut taken = Vec::new();
+    let mut takes = Vec::new();
     for client in clients {
-        let (puts, takes) = client.join().expect("the protocol holds");
-        lives.extend(puts.into_iter().map(|(id, put)| (id, Life { put, taken: None })));
-        taken.extend(takes);
+        let done = client.join().expect("the protocol holds");
+        history.lives.extend(done.puts.into_iter().map(|(id, put)| Life { id, put, taken: None }));
+        history.checkpoints.extend(done.checkpoints);
+        takes.extend(done.takes);
     }
-    for (id, step) in taken {
+    let mut lives: HashMap<Id, &mut Life> = history.lives.iter_mut().map(|life| (life.id, life)).collect();
+    for (id, step) in takes {
         let life = lives.get_mut(&id).expect("what is taken was put");
         assert!(life.taken.replace(step).is_none(), "{id:?} was taken twice before any cut");
     }
-    lives
 }
 
-type Steps = Vec<(Id, Step)>;
+struct Client {
+    who: usize,
+    record: Record,
+    rng: Random,
+    link: Link,
+    puts: Vec<(Id, Step)>,
+    takes: Vec<(Id, Step)>,
+    checkpoints: Vec<Step>,
+}
 
-fn client(address: SocketAddr, record: &Record, who: usize, steps: usize, seed: u64) -> (Steps, Steps) {
-    let mut rng = Random(seed ^ (who as u64) << 32);
-    let mut link = Link::connect(address);
-    let (mut puts, mut takes) = (Vec::new(), Vec::new());
-    for number in 0..steps {
-        let queue = rng.below(QUEUES);
-        let sent = record.len();
-        match rng.below(10) {
-            0..6 => {
-                let id = (queue, who, number);
-                let body = body(id);
-                link.send(format!("set q{queue} 0 0 {}\r\n", body.len()).as_bytes());
-                link.send(&[&body[..], b"\r\n"].concat());
-                assert_eq!(link.line(), "STORED");
-                puts.push((id, Step { sent, done: record.len() }));
-            }
-            6..8 => {
-                link.send(format!("get q{queue}\r\n").as_bytes());
-                if let Some(id) = link.value() {
-                    takes.push((id, Step { sent, done: record.len() }));
-                }
-            }
-            8 => {
-                link.send(format!("get q{queue}/open\r\n").as_bytes());
-                if let Some(id) = link.value() {
-                    let sent = record.len();
-                    link.send(format!("get q{queue}/close\r\n").as_bytes());
-                    assert_eq!(link.line(), "END");
-                    takes.push((id, Step { sent, done: record.len() }));
-                }
-            }
-            _ if who == 0 && number % 8 == 0 => {
-                link.send(b"db_checkpoint\r\n");
-                assert_eq!(link.line(), "OK");
-            }
-            _ => {}
+impl Client {
+    fn new(address: SocketAddr, record: Record, who: usize, seed: u64) -> Client {
+        Client {
+            who,
+            record,
+            rng: Random(seed ^ (who as u64) << 32),
+            link: Link::connect(address),
+            puts: Vec::new(),
+            takes: Vec::new(),
+            checkpoints: Vec::new(),
         }
     }
-    (puts, takes)
+
+    fn run(mut self, numbers: Range<usize>) -> Client {
+        for number in numbers {
+            let queue = self.rng.below(QUEUES);
+            match self.rng.below(20) {
+                0..11 => self.put((queue, self.who, number)),
+                11..15 => {
+                    let step = self.request(&format!("get q{queue}\r\n"));
+                    let value = self.link.value();
+                    self.takes.extend(value.map(|id| (id, self.done(step))));
+                }
+                15..17 => self.read(queue, "close"),
+                17..18 => self.read(queue, "abort"),
+                _ if self.who == 0 && number % 16 == 0 => {
+                    let step = self.request("db_checkpoint\r\n");
+                    assert_eq!(self.link.line(), "OK");
+                    self.checkpoints.push(self.done(step));
+                }
+                _ => {}
+            }
+        }
+        self
+    }
+
+    fn put(&mut self, id: Id) {
+        let body = body(id);
+        let step = self.request(&format!("set q{} 0 0 {}\r\n", id.0, body.len()));
+        self.link.send(&[&body[..], b"\r\n"].concat());
+        assert_eq!(self.link.line(), "STORED");
+        self.puts.push((id, self.done(step)));
+    }
+
+    /// Opens a message, if there is one, and ends the read.
+    fn read(&mut self, queue: usize, end: &str) {
+        self.request(&format!("get q{queue}/open\r\n"));
+        let Some(id) = self.link.value() else { return };
+        let step = self.request(&format!("get q{queue}/{end}\r\n"));
+        assert_eq!(self.link.line(), "END");
+        if end == "close" {
+            self.takes.push((id, self.done(step)));
+        }
+    }
+
+    fn request(&mut self, line: &str) -> Step {
+        let now = self.record.moment();
+        self.link.send(line.as_bytes());
+        Step { sent: now, done: now }
+    }
+
+    fn done(&self, step: Step) -> Step {
+        Step { done: self.record.moment(), ..step }
+    }
 }
 
 /// Takes everything out of a server, in the order of each queue.
@@ -109,59 +120,26 @@ pub fn drain(address: SocketAddr) -> Vec<Id> {
     let mut link = Link::connect(address);
     let mut left = Vec::new();
     for queue in 0..QUEUES {
-        loop {
-            link.send(format!("get q{queue}\r\n").as_bytes());
-            match link.value() {
-                Some(id) => left.push(id),
-                None => break,
+        let mut is_empty = false;
+        while !is_empty {
+            link.send(format!("get q{queue}\r\n").repeat(BATCH_LEN).as_bytes());
+            for _ in 0..BATCH_LEN {
+                let value = link.value();
+                assert!(value.is_none() || !is_empty, "there is nothing behind END");
+                is_empty |= value.is_none();
+                left.extend(value);
             }
         }
     }
     left
 }
 
-/// Compares what is left after a cut with what clients knew at it.
-///
-/// # Errors
-/// The first message that is not as it was promised.
-pub fn judge(lives: &HashMap<Id, Life>, left: &[Id], cut: usize, promise: Promise) -> Result<(), String> {
-    let mut newest: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    let mut seen = HashMap::new();
-    for &id in left {
-        let life = lives.get(&id).ok_or(format!("{id:?} was never put"))?;
-        let (queue, who, number) = id;
-        if seen.insert(id, ()).is_some() {
-            return Err(format!("{id:?} is there twice"));
-        }
-        if life.put.sent > cut {
-            return Err(format!("{id:?} is there before it was put: {life:?}, the cut is at {cut}"));
-        }
-        if let Some(before) = newest.insert((queue, who), number).filter(|before| *before > number) {
-            return Err(format!("{id:?} stands behind the younger {before}"));
-        }
-        if promise == Promise::Durable && life.taken.is_some_and(|taken| taken.done <= cut) {
-            return Err(format!("{id:?} came back: {life:?}, the cut is at {cut}"));
-        }
-    }
-    for (id, life) in lives {
-        let asked_for = life.taken.is_some_and(|taken| taken.sent <= cut);
-        let expected = match promise {
-            Promise::Durable => life.put.done <= cut,
-            Promise::Prefix => newest.get(&(id.0, id.1)).is_some_and(|newest| id.2 < *newest),
-        };
-        if expected && !asked_for && !seen.contains_key(id) {
-            return Err(format!("{id:?} is lost: {life:?}, the cut is at {cut}"));
-        }
-    }
-    Ok(())
-}
-
 /// The bytes of a message, which say whose it is; their number depends on that, too.
 fn body((queue, who, number): Id) -> Vec<u8> {
     let mut rng = Random((queue * 1_000_003 + who * 10_007 + number) as u64);
-    let size = if rng.below(20) == 0 { rng.below(60_000) } else { rng.below(900) };
+    let size = if rng.below(6) == 0 { rng.below(60_000) } else { rng.below(900) };
     let mut body = format!("{queue}.{who}.{number}.").into_bytes();
-    body.extend((0..size).map(|_| rng.below(256) as u8));
+    body.resize_with(body.len() + size, || rng.next() as u8);
     body
 }
 

@@ -1,15 +1,17 @@
 //! A FUSE file system with one file, `disk`, that records every write and every flush in the order in which they were done.
 //!
-//! Invariant: requests are served one after the other, so what stands before a flush in the record was written before the flush was
-//! asked for, and is on the disk once the flush is recorded; what stands behind the last flush may be there in part, or not at all.
+//! Invariant: requests are served one after the other. What stands before a flush in the record is on the disk once the flush is
+//! recorded; what stands behind the last flush may be there in part, or not at all.
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
     WriteFlags,
 };
+use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::io;
+use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
@@ -28,11 +30,20 @@ pub enum Operation {
     Flush,
 }
 
+/// A moment of the load: where in the record it was, and its place among all moments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// Operations that were recorded by then. What a client was told before rests on these alone.
+    pub operations: usize,
+    /// Rises from moment to moment.
+    pub tick: u64,
+}
+
 /// All operations so far, and what the disk reads as now.
-#[derive(Default)]
 struct Recorded {
     operations: Vec<Operation>,
     now: Vec<u8>,
+    ticks: u64,
 }
 
 /// The record of one disk; clones share it.
@@ -42,17 +53,19 @@ pub struct Record(Arc<Mutex<Recorded>>);
 impl Record {
     /// An empty record of a disk of zeros of so many bytes.
     pub fn new(size: usize) -> Record {
-        Record(Arc::new(Mutex::new(Recorded { operations: Vec::new(), now: vec![0; size] })))
+        Record(Arc::new(Mutex::new(Recorded { operations: Vec::new(), now: vec![0; size], ticks: 0 })))
     }
 
-    /// How many operations are recorded. What a client was told before this call rests on these alone.
-    pub fn len(&self) -> usize {
-        self.lock().operations.len()
+    /// The moment that is now.
+    pub fn moment(&self) -> Moment {
+        let mut recorded = self.lock();
+        recorded.ticks += 1;
+        Moment { operations: recorded.operations.len(), tick: recorded.ticks }
     }
 
-    /// A copy of the operations, which are in memory twice then.
-    pub fn operations(&self) -> Vec<Operation> {
-        self.lock().operations.clone()
+    /// Takes the operations out: there can be a lot of them.
+    pub fn take_operations(&self) -> Vec<Operation> {
+        mem::take(&mut self.lock().operations)
     }
 
     /// Mounts the disk as the file [`DISK`] in a directory, until the answer is dropped.
