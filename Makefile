@@ -80,11 +80,10 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
 
-powercut: ## Cut the power under a server on a real file system, as root; CUTS=200, FS=ext4 or xfs, SEED=1
-	@[ "$$(id -u)" = 0 ] || { echo "make powercut needs root: it mounts file systems and loop devices" >&2; exit 1; }
-	@for need in /dev/fuse /dev/loop-control; do [ -e $$need ] || { echo "make powercut needs $$need" >&2; exit 1; }; done
-	@for need in losetup mkfs.ext4 mkfs.xfs; do command -v $$need >/dev/null || { echo "make powercut needs $$need: apt-get install util-linux e2fsprogs xfsprogs" >&2; exit 1; }; done
-	RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(or $(FS),ext4) RINGQ_SEED=$(or $(SEED),1) $(CARGO) test $(LOCKED) --test powercut -- --nocapture --test-threads=1
+powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour; CUTS=200 of each kind, FS=xfs, SEED=1; RECORD= CUT= repeats one
+	tests/deps.sh
+	RINGQ_REQUIRE_CLIENTS=1 RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(FS) RINGQ_SEED=$(or $(SEED),1) RINGQ_RECORD=$(RECORD) RINGQ_CUT=$(CUT) \
+		$(CARGO) test $(LOCKED) --test powercut -- --nocapture --test-threads=1 $(if $(RECORD),--ignored one_cut_again)
 
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))
