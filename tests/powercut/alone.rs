@@ -31,7 +31,7 @@ const NAMESPACES: [&str; 14] = [
     "sh",
 ];
 
-/// Runs `body` of the test `name` where nothing outlives it. Without root, or one of these programs and devices, it is skipped.
+/// Runs `body` of the test `name`, which begins with its modules, where nothing outlives it. Without root, or one of these programs and devices, it is skipped.
 pub fn alone(name: &str, programs: &[&str], devices: &[&str], body: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         return body();
@@ -43,10 +43,14 @@ pub fn alone(name: &str, programs: &[&str], devices: &[&str], body: impl FnOnce(
     let mut command = in_namespaces(&[text(&test), name, "--exact", "--nocapture", "--include-ignored"]);
     let mut inside = command.stdout(Stdio::piped()).spawn().expect("setpriv");
     // Line by line through this test's own output, which is captured or not.
+    let mut has_run = false;
     for line in BufReader::new(inside.stdout.take().expect("a pipe")).split(b'\n') {
-        println!("{}", String::from_utf8_lossy(&line.expect("what the test says")));
+        let line = line.expect("what the test says");
+        has_run |= line == b"running 1 test";
+        println!("{}", String::from_utf8_lossy(&line));
     }
     let status = inside.wait().expect("the end of the test");
+    assert!(has_run, "there is no test {name}");
     assert!(status.success(), "{name} ended with {status}: what it said is above");
 }
 
