@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo build man install install-examples uninstall deb test powercut screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run demo build man install install-examples uninstall deb test powercut faults screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -84,6 +84,14 @@ powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour;
 	tests/deps.sh
 	RINGQ_REQUIRE_CLIENTS=1 RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(FS) RINGQ_SEED=$(or $(SEED),1) RINGQ_RECORD=$(RECORD) RINGQ_CUT=$(CUT) \
 		$(CARGO) test $(LOCKED) --test powercut -- --nocapture --test-threads=1 $(if $(RECORD),--ignored one_cut_again)
+
+faults: ## Failing devices, full disks, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
+	tests/deps.sh
+	rm -f $(SKIPPED)
+	status=0; \
+	RINGQ_SKIPPED_FILE=$(SKIPPED) RINGQ_STRIDE=$(or $(STRIDE),7) $(CARGO) test $(LOCKED) --test faults -- --nocapture || status=$$?; \
+	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
+	exit $$status
 
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))

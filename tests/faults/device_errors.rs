@@ -6,136 +6,166 @@
 use crate::alone::alone;
 use crate::failing::{Ask, Failing, Fault};
 use crate::harness::Server;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use crate::queue::{End, put, take};
+use fuser::BackgroundSession;
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
+use tempfile::TempDir;
 
-/// A journal of 8 MiB, so that a load goes through all its segments, and a checkpoint each second.
+/// A journal of 8 MiB and a checkpoint each second.
 const ARGUMENTS: [&str; 10] = ["-t", "1", "-m", "2", "-B", "8192", "-E", "2064", "-C", "1"];
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const DEVICES: [&str; 1] = ["/dev/fuse"];
-const SIZE: usize = 4000;
+const DATABASE: &str = "data/store/data.mdb";
+const JOURNAL: &str = "data/journal/0/segment-";
+const CAUSE: &str = "Input/output error";
 
 #[test]
 fn a_journal_that_cannot_be_written_ends_the_server() {
-    run(
-        "device_errors::a_journal_that_cannot_be_written_ends_the_server",
-        &[],
-        Ask::Write,
-        "data/journal",
-        &["journal/0/segment-"],
-    );
+    let name = "device_errors::a_journal_that_cannot_be_written_ends_the_server";
+    end_under_load(name, &[], Ask::Write, JOURNAL, &[JOURNAL, "cannot be written at byte", CAUSE]);
 }
 
+/// Each write is synced with it, so it is the write that fails.
 #[test]
 fn a_journal_that_cannot_be_synced_ends_the_server() {
-    run(
-        "device_errors::a_journal_that_cannot_be_synced_ends_the_server",
-        &[],
-        Ask::Sync,
-        "data/journal",
-        &["journal/0/segment-"],
-    );
+    let name = "device_errors::a_journal_that_cannot_be_synced_ends_the_server";
+    end_under_load(name, &[], Ask::Sync, JOURNAL, &[JOURNAL, "cannot be written at byte", CAUSE]);
 }
 
 #[test]
 fn a_journal_that_cannot_be_written_ends_the_server_without_sync() {
     let name = "device_errors::a_journal_that_cannot_be_written_ends_the_server_without_sync";
-    run(name, &["-N"], Ask::Write, "data/journal", &["journal/0/segment-"]);
+    end_under_load(name, &["-N"], Ask::Write, JOURNAL, &[JOURNAL, "cannot be written at byte", CAUSE]);
 }
 
 #[test]
 fn a_journal_that_cannot_be_synced_ends_the_server_without_sync() {
     let name = "device_errors::a_journal_that_cannot_be_synced_ends_the_server_without_sync";
-    run(name, &["-N"], Ask::Sync, "data/journal", &["journal/0/segment-"]);
+    end_under_load(name, &["-N"], Ask::Sync, JOURNAL, &[JOURNAL, "cannot be synced", CAUSE]);
 }
 
 #[test]
 fn a_database_that_cannot_be_written_ends_the_server() {
-    run(
-        "device_errors::a_database_that_cannot_be_written_ends_the_server",
-        &[],
-        Ask::Write,
-        "data/store/data.mdb",
-        &["store"],
-    );
+    let name = "device_errors::a_database_that_cannot_be_written_ends_the_server";
+    end_under_load(name, &[], Ask::Write, DATABASE, &["the store in", "data: committing", CAUSE]);
 }
 
 #[test]
 fn a_database_that_cannot_be_synced_ends_the_server() {
-    run(
-        "device_errors::a_database_that_cannot_be_synced_ends_the_server",
-        &[],
-        Ask::Sync,
-        "data/store/data.mdb",
-        &["store"],
-    );
+    let name = "device_errors::a_database_that_cannot_be_synced_ends_the_server";
+    end_under_load(name, &[], Ask::Sync, DATABASE, &["the store in", "data: committing", CAUSE]);
 }
 
-/// Has the fault come in the middle of a load, then at a start; after both everything is there.
-fn run(name: &str, options: &[&str], ask: Ask, path: &'static str, named: &[&str]) {
-    alone(name, &[], &DEVICES, || {
-        let arguments = [&ARGUMENTS, options].concat();
-        let disk = Failing::new();
-        let scratch = tempfile::tempdir().expect("a directory");
-        let session = disk.mount(scratch.path()).expect("a FUSE mount");
-        let data = scratch.path().join("data");
-        let mut stored = 0;
-        for spared in [0, 1, 7, 50] {
-            let mut server = Server::start_in(&data, &arguments);
-            stored = put(server.addr(), stored, stored + 20);
-            disk.fail(Some(Fault { ask, path, spared }));
-            stored = put(server.addr(), stored, usize::MAX);
-            let status = server.wait_for_end(END_TIMEOUT);
-            assert!(disk.failed() > 0, "the fault did not come");
-            check_end(&status.to_string(), status.code(), &server.output(), named);
-            disk.fail(None);
-            let mut server = Server::start_in(&data, &arguments);
-            let there = drain(server.addr());
-            assert!(there == stored || there == stored + 1, "{there} of {stored} messages are there");
-            stored = 0;
-            assert!(server.stop().success(), "{}", server.output());
-        }
-        drop(session);
+/// LMDB reads through a mapping, so what comes of a bad device is no error but a signal.
+#[test]
+fn a_database_that_cannot_be_read_ends_the_server() {
+    alone("device_errors::a_database_that_cannot_be_read_ends_the_server", &[], &DEVICES, || {
+        let disk = Disk::new();
+        let mut server = disk.start().expect("a start");
+        // More than memory holds.
+        let (stored, end) = put(server.addr(), 0, 1500);
+        assert_eq!(end, End::Done);
+        server.restart();
+        disk.forget(DATABASE);
+        disk.failing.fail(Some(Fault { ask: Ask::Read, path: DATABASE, spared: 0 }));
+        let taken = take(server.addr(), 0, stored);
+        assert!(taken < stored, "the fault did not come");
+        check_end(
+            server.wait_for_end(END_TIMEOUT),
+            &server.output(),
+            &[DATABASE, "cannot be read", "the device failed"],
+        );
+        disk.failing.fail(None);
+        let server = disk.start().expect("a start");
+        assert_eq!(take(server.addr(), taken, usize::MAX), stored);
     });
 }
 
-fn check_end(status: &str, code: Option<i32>, output: &str, named: &[&str]) {
-    println!("{status}: {output}");
-    assert_eq!(code, Some(1), "{status}: {output}");
-    for part in named.iter().chain(&["Input/output error"]) {
+/// Whatever a start reads, writes or syncs first, it says what failed, and the next one finds all there is.
+#[test]
+fn a_start_that_meets_a_bad_device_is_refused() {
+    alone("device_errors::a_start_that_meets_a_bad_device_is_refused", &[], &DEVICES, || {
+        let disk = Disk::new();
+        let mut server = disk.start().expect("a start");
+        let (stored, _) = put(server.addr(), 0, 200);
+        server.kill9();
+        for (ask, path, named) in [
+            (Ask::Read, DATABASE, "data"),
+            (Ask::Read, JOURNAL, JOURNAL),
+            (Ask::Sync, JOURNAL, JOURNAL),
+            (Ask::Write, DATABASE, "the store in"),
+            (Ask::Sync, DATABASE, "the store in"),
+        ] {
+            disk.forget(path);
+            disk.failing.fail(Some(Fault { ask, path, spared: 0 }));
+            let refused =
+                disk.start().err().unwrap_or_else(|| panic!("{ask:?} of {path} failed, and the server started"));
+            assert!(disk.failing.failed() > 0, "{ask:?} of {path} did not come");
+            check_end(refused.status, &refused.output, &[named, CAUSE]);
+            disk.failing.fail(None);
+        }
+        let server = disk.start().expect("a start");
+        assert_eq!(take(server.addr(), 0, usize::MAX), stored);
+    });
+}
+
+/// A data directory on a device that can fail.
+struct Disk {
+    failing: Failing,
+    session: BackgroundSession,
+    scratch: TempDir,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        let failing = Failing::new();
+        let scratch = tempfile::tempdir().expect("a directory");
+        let session = failing.mount(scratch.path()).expect("a FUSE mount");
+        Disk { failing, session, scratch }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    fn start(&self) -> Result<Server, crate::harness::StartRefused> {
+        Server::try_start_in(&self.data(), &ARGUMENTS)
+    }
+
+    /// Has the kernel forget what it keeps of the files whose path begins so: the next read is one of the device.
+    fn forget(&self, path: &str) {
+        for inode in self.failing.inodes(path) {
+            self.session.notifier().inval_inode(inode, 0, 0).expect("the kernel forgets");
+        }
+    }
+}
+
+/// Has the fault come in the middle of a load, a few requests earlier or later; after each everything is there.
+fn end_under_load(name: &str, options: &[&str], ask: Ask, path: &'static str, named: &[&str]) {
+    alone(name, &[], &DEVICES, || {
+        let arguments = [&ARGUMENTS, options].concat();
+        for spared in [0, 1, 7, 50] {
+            let disk = Disk::new();
+            let mut server = Server::start_in(&disk.data(), &arguments);
+            let (stored, _) = put(server.addr(), 0, 20);
+            disk.failing.fail(Some(Fault { ask, path, spared }));
+            let (stored, end) = put(server.addr(), stored, usize::MAX);
+            assert_eq!(end, End::Gone);
+            check_end(server.wait_for_end(END_TIMEOUT), &server.output(), named);
+            disk.failing.fail(None);
+            let mut server = Server::start_in(&disk.data(), &arguments);
+            let there = take(server.addr(), 0, usize::MAX);
+            assert!(there == stored || there == stored + 1, "{there} of {stored} messages are there");
+            assert!(server.stop().success(), "{}", server.output());
+        }
+    });
+}
+
+fn check_end(status: ExitStatus, output: &str, named: &[&str]) {
+    assert_eq!(status.code(), Some(1), "{status}: {output}");
+    for part in named {
         assert!(output.contains(part), "{part:?} is missing in {output}");
     }
-}
-
-/// Puts messages of these numbers until the server goes; the number of the first that was not acknowledged.
-fn put(address: SocketAddr, from: usize, to: usize) -> usize {
-    let Ok(stream) = TcpStream::connect(address) else { return from };
-    let mut stream = BufReader::new(stream);
-    for number in from..to {
-        let sent = stream.get_mut().write_all(format!("set q 0 0 {SIZE}\r\n{number:0SIZE$}\r\n").as_bytes());
-        let mut line = String::new();
-        match sent.and_then(|()| stream.read_line(&mut line)) {
-            Ok(size) if size > 0 => assert_eq!(line, "STORED\r\n"),
-            _ => return number,
-        }
-    }
-    to
-}
-
-/// Takes all messages, which have to be 0, 1 and so on; how many they are.
-fn drain(address: SocketAddr) -> usize {
-    let mut stream = BufReader::new(TcpStream::connect(address).expect("a connection"));
-    for number in 0.. {
-        stream.get_mut().write_all(b"get q\r\n").expect("sent");
-        let mut lines = [String::new(), String::new(), String::new()];
-        stream.read_line(&mut lines[0]).expect("a line");
-        if lines[0] == "END\r\n" {
-            return number;
-        }
-        stream.read_line(&mut lines[1]).expect("a body");
-        stream.read_line(&mut lines[2]).expect("an end");
-        assert_eq!(lines[1].trim_end(), format!("{number:0SIZE$}"));
-    }
-    unreachable!("numbers do not end")
 }

@@ -89,10 +89,11 @@ impl Failing {
         self.lock().failed
     }
 
-    /// The inode of a file.
-    pub fn inode(&self, path: &str) -> Option<INodeNo> {
-        let at = self.lock().nodes.iter().position(|node| node.path == path)?;
-        Some(INodeNo(at as u64 + 1))
+    /// The inodes of files whose path begins so.
+    pub fn inodes(&self, path: &str) -> Vec<INodeNo> {
+        let state = self.lock();
+        let found = state.nodes.iter().enumerate().filter(|(_, node)| node.path.starts_with(path));
+        found.map(|(at, _)| INodeNo(at as u64 + 1)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,21 +4,23 @@
 
 #[path = "../powercut/alone.rs"]
 mod alone;
+mod clock;
 mod damage;
 #[path = "../powercut/device.rs"]
 #[allow(dead_code, reason = "shared with the power cuts")]
 mod device;
 mod device_errors;
 mod failing;
+mod full;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, reason = "shared with the other integration tests, which use all of it")]
 mod harness;
+mod queue;
 #[path = "../it/skips.rs"]
 mod skips;
 
 use damage::{Original, Outcome};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 #[test]
 fn a_bit_turned_over_in_the_database_is_found_or_harmless() {
