@@ -89,7 +89,7 @@ faults: ## Failing devices, full disks, a clock that steps, bits turned over in 
 	tests/deps.sh
 	rm -f $(SKIPPED)
 	status=0; \
-	RINGQ_SKIPPED_FILE=$(SKIPPED) RINGQ_STRIDE=$(or $(STRIDE),7) $(CARGO) test $(LOCKED) --test faults -- --nocapture || status=$$?; \
+	RINGQ_SKIPPED_FILE=$(SKIPPED) RINGQ_STRIDE=$(or $(STRIDE),7) $(CARGO) test $(LOCKED) --test faults -- --nocapture --include-ignored || status=$$?; \
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
 

@@ -1,7 +1,8 @@
 //! One bit after the other turned over in what a server left on the disk, and a server started on each.
 //!
-//! Invariant: whatever bit it is, the start is refused with a reason, or what is served is what was stored. Nothing ends by a signal, and
-//! nothing hangs.
+//! Invariant: whatever bit it is, no reader gets anything that was not stored, nor in another order, and nothing hangs. In the journal each
+//! bit is refused or harmless. LMDB's pages and the rows of queues have no checksums (docs/STORAGE.md, *What is assumed of the medium*), so
+//! of these some bits are neither; they are counted.
 
 use crate::harness::Server;
 use std::collections::BTreeMap;
@@ -32,10 +33,12 @@ pub enum Outcome {
     Refused,
     /// A message was set aside, or a queue's gets refused, and that was told.
     Told,
-    /// Something else was served than had been stored, and nothing was told.
-    Wrong,
+    /// Messages are missing or came back, and nothing was told.
+    Displaced,
     /// A signal.
     Crashed,
+    /// Something was served that had not been stored, or in another order.
+    Wrong,
     /// Nothing came for ten seconds.
     Hung,
 }
@@ -45,6 +48,8 @@ pub struct Original {
     data: PathBuf,
     files: BTreeMap<PathBuf, Vec<u8>>,
     served: BTreeMap<&'static str, Vec<Vec<u8>>>,
+    /// All that each reader could ever have got.
+    stored: BTreeMap<&'static str, Vec<Vec<u8>>>,
 }
 
 impl Original {
@@ -59,11 +64,16 @@ impl Original {
         }
         client.send(b"config settings max_age=9000 dead_letter=late max_deliveries=5\r\n");
         client.expect(b"OK\r\n");
+        let mut stored: BTreeMap<&str, Vec<Vec<u8>>> = BTreeMap::new();
         for number in 0..MESSAGES {
             for name in ["jobs", "news", "late", "settings"] {
                 let body = format!("{name} {number} {}", "x".repeat(number * 5));
                 client.send(format!("set {name} {number} 0 {}\r\n{body}\r\n", body.len()).as_bytes());
                 client.expect(b"STORED\r\n");
+                for reader in READERS.iter().filter(|reader| reader.split('/').next() == Some(name)) {
+                    let reply = format!("VALUE {reader} {number} {}\r\n{body}\r\nEND\r\n", body.len());
+                    stored.entry(reader).or_default().push(reply.into());
+                }
             }
         }
         client.command(b"get news\r\n", b"END\r\n");
@@ -81,11 +91,11 @@ impl Original {
         }
         let kept = ["store/data.mdb", "journal/0/segment-0", "journal/0/segment-1"];
         let kept = kept.map(|path| (PathBuf::from(path), fs::read(data.join(path)).expect("a file")));
-        let mut original = Original { data: data.to_owned(), files: kept.into(), served: BTreeMap::new() };
+        let mut original = Original { data: data.to_owned(), files: kept.into(), served: BTreeMap::new(), stored };
         let mut server = Server::start_in(data, &ARGUMENTS);
         original.served = serve(&server).expect("all is served");
         assert!(server.stop().success());
-        assert!(original.served["jobs"].len() == MESSAGES && original.served["news/group=mail"].len() == MESSAGES);
+        assert!(original.served["jobs"] == original.stored["jobs"] && original.is_part(&original.served));
         original
     }
 
@@ -135,6 +145,7 @@ impl Original {
             Ok(served) if served == self.served => (Outcome::Correct, output),
             Ok(served) if is_told && self.is_part(&served) => (Outcome::Told, output),
             Ok(served) => {
+                let outcome = if self.is_part(&served) { Outcome::Displaced } else { Outcome::Wrong };
                 let differs = READERS.iter().filter(|reader| served[*reader] != self.served[*reader]);
                 let differs = differs.map(|reader| {
                     let shown: Vec<_> = served[reader].iter().map(|bytes| bytes.escape_ascii().to_string()).collect();
@@ -144,7 +155,7 @@ impl Original {
                         self.served[reader].len()
                     )
                 });
-                (Outcome::Wrong, format!("{:?}\n{output}", differs.collect::<Vec<_>>()))
+                (outcome, format!("{:?}\n{output}", differs.collect::<Vec<_>>()))
             }
         }
     }
@@ -152,7 +163,7 @@ impl Original {
     /// Whether each reader got messages that were stored, in their order.
     fn is_part(&self, served: &BTreeMap<&str, Vec<Vec<u8>>>) -> bool {
         served.iter().all(|(reader, replies)| {
-            let mut stored = self.served[reader].iter();
+            let mut stored = self.stored[reader].iter();
             replies.iter().all(|reply| stored.any(|stored| stored == reply))
         })
     }

@@ -21,11 +21,13 @@ const TAKEN_SIZE: u64 = 200 << 20;
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
+#[ignore = "make faults: it takes a minute"]
 fn a_full_ext4_is_emptied_and_filled_again() {
     fill("full::a_full_ext4_is_emptied_and_filled_again", "ext4", "mkfs.ext4");
 }
 
 #[test]
+#[ignore = "make faults: it takes a minute"]
 fn a_full_xfs_is_emptied_and_filled_again() {
     fill("full::a_full_xfs_is_emptied_and_filled_again", "xfs", "mkfs.xfs");
 }
@@ -54,7 +56,7 @@ fn fill(name: &str, kind: &str, mkfs: &str) {
         let mut client = server.connect();
         client.send(b"db_checkpoint\r\n");
         client.expect(b"OK\r\n");
-        assert!(server.output().contains("the ballast of"), "{}", server.output());
+        eventually("it is told", NOTICE_TIMEOUT, || server.output().contains("the ballast of"));
         let (refused, end) = put(server.addr(), stored, stored + 1);
         assert_eq!((refused, end), (stored, End::Refused("SERVER_ERROR out of storage".to_owned())));
         assert_eq!(take(server.addr(), half, usize::MAX), stored);
