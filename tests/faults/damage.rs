@@ -24,6 +24,9 @@ const TOLD: [&str; 2] = ["failed its checksum and was set aside", "cannot be rea
 const READERS: [&str; 6] = ["jobs", "news", "news/group=web", "news/group=mail", "late", "settings"];
 const MESSAGES: usize = 24;
 
+/// So many zeros may be fields of something; more are room.
+const ZEROS_MAX: usize = 64;
+
 /// What became of one server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Outcome {
@@ -99,14 +102,15 @@ impl Original {
         original
     }
 
-    /// The bytes of a file.
-    pub fn size(&self, path: &str) -> usize {
-        self.files[Path::new(path)].len()
-    }
-
-    /// How far a file is in use: what follows is zeros.
-    pub fn used(&self, path: &str) -> usize {
-        self.files[Path::new(path)].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+    /// The bytes of a file that are in use: all but those behind the first of many zeros.
+    pub fn used(&self, path: &str) -> Vec<usize> {
+        let mut zeros = 0;
+        let bytes = self.files[Path::new(path)].iter().enumerate();
+        let used = bytes.filter(|(_, byte)| {
+            zeros = if **byte == 0 { zeros + 1 } else { 0 };
+            zeros <= ZEROS_MAX
+        });
+        used.map(|(offset, _)| offset).collect()
     }
 
     /// Starts a server on all as it was but for one bit, and says what became of it, and more in words.
