@@ -80,18 +80,21 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
 
-powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour; CUTS=200 of each kind, FS=xfs, SEED=1; RECORD= CUT= repeats one
-	tests/deps.sh
-	RINGQ_REQUIRE_CLIENTS=1 RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(FS) RINGQ_SEED=$(or $(SEED),1) RINGQ_RECORD=$(RECORD) RINGQ_CUT=$(CUT) \
-		$(CARGO) test $(LOCKED) --test powercut -- --nocapture --test-threads=1 $(if $(RECORD),--ignored one_cut_again)
-
-faults: ## Failing devices, full disks, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
+# Tests of which most need root and devices: named as skipped where there are none.
+define run-tests
 	tests/deps.sh
 	rm -f $(SKIPPED)
 	status=0; \
-	RINGQ_SKIPPED_FILE=$(SKIPPED) RINGQ_STRIDE=$(or $(STRIDE),7) $(CARGO) test $(LOCKED) --test faults -- --nocapture --include-ignored || status=$$?; \
+	RINGQ_SKIPPED_FILE=$(SKIPPED) $(1) $(CARGO) test $(LOCKED) --test $(2) || status=$$?; \
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
+endef
+
+powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour; CUTS=200 of each kind, FS=xfs, SEED=1; RECORD= CUT= repeats one
+	$(call run-tests,RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(FS) RINGQ_SEED=$(or $(SEED),1) RINGQ_RECORD=$(RECORD) RINGQ_CUT=$(CUT),powercut -- --nocapture --test-threads=1 $(if $(RECORD),--ignored one_cut_again))
+
+faults: ## Failing devices, full disks, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
+	$(call run-tests,RINGQ_STRIDE=$(or $(STRIDE),7),faults -- --nocapture --include-ignored)
 
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))

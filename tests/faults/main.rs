@@ -22,6 +22,7 @@ mod skips;
 use damage::{Original, Outcome};
 use std::collections::BTreeMap;
 use std::env;
+use std::path::Path;
 
 /// Every how many bytes one is damaged.
 const STRIDE: &str = "RINGQ_STRIDE";
@@ -50,7 +51,10 @@ fn is_thorough() -> bool {
 
 /// What becomes of a server for each of the bits.
 fn turn_bits(is_stopped: bool, path: &str) -> BTreeMap<Outcome, usize> {
-    let scratch = tempfile::tempdir().expect("a directory");
+    // A start syncs a lot, which is quick in memory.
+    let memory = Path::new("/dev/shm");
+    let scratch = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let scratch = scratch.expect("a directory");
     let original = Original::new(&scratch.path().join("data"), is_stopped);
     let used = original.used(path);
     let stride = env::var(STRIDE).map_or(used.len() / FEW_BYTES, |value| value.parse().expect("a number"));
