@@ -9,6 +9,7 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// Set in the process that does the work.
 const INSIDE: &str = "RINGQ_ALONE";
@@ -39,6 +40,9 @@ pub fn alone(name: &str, programs: &[&str], devices: &[&str], body: impl FnOnce(
     if let Some(reason) = missing(programs, devices) {
         return skip(name, &reason);
     }
+    // One at a time, whoever waits: they share the machine's loop devices.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let test = env::current_exe().expect("the path of this program");
     let mut command = in_namespaces(&[text(&test), name, "--exact", "--nocapture", "--include-ignored"]);
     let mut inside = command.stdout(Stdio::piped()).spawn().expect("setpriv");

@@ -28,6 +28,7 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Of the disk, in bytes: xfs takes no smaller one.
@@ -259,7 +260,10 @@ fn recorded(record: &Record, kind: &str, places: &Places, body: impl FnOnce()) {
     body();
     drop(mounted);
     drop(disk);
-    session.umount_and_join().expect("unmounted");
+    // The kernel lets go of a loop device's file a little later than of the device.
+    let fuse = text(&places.fuse);
+    harness::eventually("the disk is free", Duration::from_secs(30), || run("umount", &[fuse]).is_ok());
+    session.join().expect("the recorder ends");
 }
 
 /// Directories to mount on, and the file of the image.
