@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test powercut faults screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -88,6 +88,22 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 	RINGQ_SKIPPED_FILE=$(SKIPPED) $(CARGO) test $(LOCKED) || status=$$?; \
 	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
 	exit $$status
+
+# Tests of which most need root and devices: named as skipped where there are none.
+define run-tests
+	tests/deps.sh
+	rm -f $(SKIPPED)
+	status=0; \
+	RINGQ_SKIPPED_FILE=$(SKIPPED) $(1) $(CARGO) test $(LOCKED) --test $(2) || status=$$?; \
+	if [ -s $(SKIPPED) ]; then sed 's/^/skipped: /' $(SKIPPED); fi; \
+	exit $$status
+endef
+
+powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour; CUTS=200 of each kind, FS=xfs, SEED=1; RECORD= CUT= repeats one
+	$(call run-tests,RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(FS) RINGQ_SEED=$(or $(SEED),1) RINGQ_RECORD=$(RECORD) RINGQ_CUT=$(CUT),powercut -- --nocapture --test-threads=1 $(if $(RECORD),--ignored one_cut_again))
+
+faults: ## Failing devices, full disks, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
+	$(call run-tests,RINGQ_STRIDE=$(or $(STRIDE),7),faults -- --nocapture --include-ignored)
 
 sim: ## Play histories of a whole server with faults in virtual time: SEED=1 first, RUNS=1000 of them, or HISTORY=file
 	$(if $(HISTORY),RINGQ_SIM_HISTORY=$(abspath $(HISTORY)),RINGQ_SEED=$(or $(SEED),1) RINGQ_RUNS=$(or $(RUNS),$(if $(SEED),1,1000))) \

@@ -21,6 +21,7 @@ use crate::store::Request;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// After so much silence a covering record says that everything before it was acknowledged, ms.
 const COVER_AFTER_MS: u64 = 1000;
@@ -48,6 +49,8 @@ pub struct Durability {
     writer: Writer,
     /// The segments as the ring knows them.
     segments: Vec<FileId>,
+    /// And as an operator knows them.
+    paths: Vec<PathBuf>,
     method: Method,
     /// Journalled or on its way there, not handed to the store.
     kept: Kept,
@@ -124,6 +127,7 @@ impl Durability {
             config,
             writer: Writer::new(config.writer),
             segments,
+            paths: files.paths().to_vec(),
             method,
             kept: Kept::new(config.writer.shard),
             kept_since_ms: 0,
@@ -190,7 +194,7 @@ impl Durability {
                         self.retries.push((write, now.mono_ms + RETRY_AFTER_MS));
                         return Ok(None);
                     }
-                    result => result?,
+                    result => result.map_err(|error| self.unwritten(write.segment, write.offset, error))?,
                 }
                 let durable = self.writer.written(write.token, write.buffer);
                 self.note_durable(durable);
@@ -224,8 +228,14 @@ impl Durability {
                 self.retries.push((Write { token, segment, offset, end, buffer }, now.mono_ms + RETRY_AFTER_MS));
                 Ok(Written { durable: None, at_us })
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.unwritten(segment, offset, error)),
         }
+    }
+
+    /// The error of a write, with its place.
+    fn unwritten(&self, segment: u32, offset: u64, error: io::Error) -> io::Error {
+        let path = self.paths[segment as usize].display();
+        io::Error::new(error.kind(), format!("{path} cannot be written at byte {offset}: {error}"))
     }
 
     fn note_durable(&mut self, durable: Option<Seq>) {
@@ -240,7 +250,11 @@ impl Durability {
         if let Method::PageCache { syncing, .. } = &mut self.method {
             *syncing -= 1;
         }
-        result
+        // Which of the files it was the ring does not say.
+        result.map_err(|error| {
+            let paths = self.paths[0].with_file_name("segment-*");
+            io::Error::new(error.kind(), format!("{} cannot be synced: {error}", paths.display()))
+        })
     }
 
     /// The store has everything up to `seq`, and gives the buffers back that it was in.

@@ -9,7 +9,7 @@ use crate::config::{Config, Pin};
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::supervisor::{End, Supervisor};
 use crate::daemon::user::{self, Account};
-use crate::daemon::{background, notify, resources, signals};
+use crate::daemon::{background, bus_error, notify, resources, signals};
 use crate::durability::{self, Durability};
 use crate::engine::{self, Engine};
 use crate::host;
@@ -87,14 +87,16 @@ pub fn run(config: &Config) -> Result<()> {
         tracing::info!("without effect, accepted for MemcacheQ's command lines: {}", config.without_effect.join(" "));
     }
 
-    let mut store = Lmdb::open(directory.path(), &LmdbConfig::default())?;
-    let mut ballast = Ballast::open(directory.path(), 2 * config.journal.share_size() * u64::from(config.shards))?;
+    bus_error::watch(directory.path(), "store/data.mdb")?;
+    let mut store = Lmdb::open(directory.path(), &LmdbConfig::default()).map_err(in_store(directory.path()))?;
+    let ballast_size = 2 * config.journal.share_size() * u64::from(config.shards);
+    let mut ballast = Ballast::open(directory.path(), ballast_size).map_err(in_store(directory.path()))?;
     replay_journals(&mut store, &mut ballast, directory.path())?;
     while let Err(error) = store.settle_moves() {
-        ballast.make_room(error)?;
+        ballast.make_room(error).map_err(in_store(directory.path()))?;
     }
     let journals = begin_journals(config, &mut store, &mut ballast, directory.path())?;
-    let recovered = store.recover()?;
+    let recovered = store.recover().map_err(in_store(directory.path()))?;
     let stored: u64 = recovered.queues.iter().map(|q| q.counters.present()).sum();
     tracing::info!("{} queues with {stored} messages in {}", recovered.queues.len(), directory.path().display());
 
@@ -265,11 +267,13 @@ fn start_store(
     let worker = thread::spawn(store, ballast, requests, reply, shared.pressure.clone(), thread_config)?;
     // A store that failed must end the process from here: the shards wait for it and acknowledge nothing.
     let watcher = std::thread::Builder::new().name("ringq-watch".into());
+    let home = config.home.clone();
     Ok(watcher.spawn(move || {
         let result = worker.join().unwrap_or_else(|_| std::process::abort());
         if let Err(error) = result {
             log::fatal(format_args!(
-                "{error}; nothing more is acknowledged and the server stops; restart it when the cause is gone"
+                "{:#}; nothing more is acknowledged and the server stops; restart it when the cause is gone",
+                in_store(&home)(error)
             ));
             std::process::exit(1);
         }
@@ -283,9 +287,17 @@ struct Journal {
     files: Files,
 }
 
+/// An error of the store in the operator's terms: those that do not say where it lies are told.
+fn in_store(home: &Path) -> impl Fn(store::Error) -> anyhow::Error {
+    move |error| match error {
+        store::Error::Unusable(_) => error.into(),
+        error => anyhow!("the store in {}: {error}", home.display()),
+    }
+}
+
 /// Brings what a crash left in the journals into the store.
 fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<()> {
-    for row in store.recover()?.journals {
+    for row in store.recover().map_err(in_store(home))?.journals {
         notify::extend_timeout(REPLAY_PATIENCE);
         let mut batches = Vec::new();
         let mut keep = |seq, mutations: &[u8], end| -> Result<(), std::convert::Infallible> {
@@ -295,6 +307,7 @@ fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Resu
         let mut source = FileSource::open(home, row.shard, journal::SEGMENTS)?;
         let outcome = journal::replay(&mut source, row.shard, &row.salt, row.position, &mut keep)?;
         store::checkpoint::replay(store, ballast, &batches, REPLAY_SLICE_SIZE)
+            .map_err(in_store(home))
             .with_context(|| format!("cannot bring the journal of shard {} into the database", row.shard))?;
         if outcome.records > 0 {
             tracing::info!("journal of shard {}: {} records were replayed", row.shard, outcome.records);
@@ -317,7 +330,7 @@ fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Resu
 /// Forgets the old journals, all of which the store has, and begins new ones.
 fn begin_journals(config: &Config, store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Result<Vec<Journal>> {
     while let Err(error) = store.begin_journals(&[]) {
-        ballast.make_room(error)?;
+        ballast.make_room(error).map_err(in_store(home))?;
     }
     for retired in journal::existing(home)?.into_iter().filter(|shard| shard.0 >= config.shards) {
         journal::files::remove(home, retired)?;
@@ -335,7 +348,7 @@ fn begin_journals(config: &Config, store: &mut Lmdb, ballast: &mut Ballast, home
     }
     let salts: Vec<Salt> = journals.iter().map(|journal| journal.salt).collect();
     while let Err(error) = store.begin_journals(&salts) {
-        ballast.make_room(error)?;
+        ballast.make_room(error).map_err(in_store(home))?;
     }
     Ok(journals)
 }

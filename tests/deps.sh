@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the client tests and the benchmarks need beyond Rust: memcache clients and a browser for the dashboard from Debian's
-# packages, Python clients in a virtual environment, the servers that benchmarks compare with. Installs only what is missing, starts
+# Installs what the tests and the benchmarks need beyond Rust: memcache clients, a browser for the dashboard, tools of file systems and clocks from
+# Debian's packages, Python clients in a virtual environment, the servers that benchmarks compare with. Installs only what is missing, starts
 # no service, and never fails for want of it: a test without its client reports itself as skipped. `--require` is for whoever
 # wants no test skipped. One program, promtool, is taken out of its package into target/tools, because the package brings a service along.
 #
@@ -19,7 +19,7 @@ PYTHON_CLIENTS=('pymemcache>=4,<5' 'pylibmc>=1.6,<2' 'prometheus_client>=0.20,<1
 # Debian's package names, each with a probe below. The first list is what tests run (of systemd, which does not become init by it,
 # the checks of units), the second what `make test-package` runs, the third what pylibmc is built with where pip has no wheel,
 # the fourth what only benchmarks run.
-TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-openbsd python3-venv systemd chromium)
+TEST_PACKAGES=(php-cli php-memcache php-memcached libmemcached-tools netcat-openbsd python3-venv systemd chromium e2fsprogs xfsprogs faketime)
 PACKAGE_PACKAGES=(debootstrap systemd-container lintian)
 BUILD_PACKAGES=(libmemcached-dev zlib1g-dev)
 BENCH_PACKAGES=(memcached redis-server beanstalkd)
@@ -84,6 +84,9 @@ has_package() {
         systemd) command -v systemd-analyze ;;
         systemd-container) command -v systemd-nspawn ;;
         lintian) command -v lintian ;;
+        faketime) [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1 ] ;;
+        e2fsprogs) PATH=$PATH:/usr/sbin:/usr/local/sbin command -v mkfs.ext4 ;;
+        xfsprogs) PATH=$PATH:/usr/sbin:/usr/local/sbin command -v mkfs.xfs ;;
         debootstrap) PATH=$PATH:/usr/sbin:/usr/local/sbin command -v debootstrap ;;
         # The names under which tests/admin/chromium.py looks for one.
         chromium) command -v "${RINGQ_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome ;;

@@ -15,7 +15,9 @@ fn main() -> ExitCode {
         }
     };
     if cfg!(feature = "canary") {
-        log::fatal("this is a build with a bug, for `make sim-canary`; it serves nobody. Build without the feature canary");
+        log::fatal(
+            "this is a build with a bug, for `make sim-canary`; it serves nobody. Build without the feature canary",
+        );
         return ExitCode::FAILURE;
     }
     if config.license {

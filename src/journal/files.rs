@@ -152,6 +152,11 @@ impl Files {
         &self.descriptors
     }
 
+    /// One for each segment, in order.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
     /// What makes a record durable.
     pub fn sync_method(&self) -> SyncMethod {
         self.sync_method

@@ -42,6 +42,7 @@ mod readme;
 mod reads;
 mod reads_random;
 mod ringqctl;
+mod skips;
 mod socket_peer;
 mod sockets;
 mod supervision;

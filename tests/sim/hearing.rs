@@ -113,10 +113,12 @@ impl Trial {
 
     /// The oldest open read of a reader was to be ended.
     fn hear_end(&mut self, client: usize, key: &Key, end: &str) -> Verdict {
-        if !matches!(end, "END" | "CLIENT_ERROR read expired") && !(end.starts_with("SERVER_ERROR") && key.open) {
+        let too_many = end.ends_with("too many open reads");
+        let is_ended =
+            matches!(end, "END" | "CLIENT_ERROR read expired") || end.starts_with("SERVER_ERROR") && key.open;
+        if !is_ended {
             return Ok(());
         }
-        let too_many = end.ends_with("too many open reads");
         let number = match too_many {
             // Then nothing was changed.
             true => None,

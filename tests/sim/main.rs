@@ -17,7 +17,10 @@ mod model;
 mod plan;
 mod request;
 mod rng;
+#[cfg(not(feature = "canary"))]
 mod shrink;
+#[cfg(not(feature = "canary"))]
+mod smoke;
 mod trial;
 #[allow(dead_code, reason = "tests/it plays with it, too")]
 mod world;
@@ -25,7 +28,6 @@ mod world;
 use checks::{Broken, Verdict};
 use plan::Plan;
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -35,9 +37,6 @@ use trial::Trial;
 
 /// Histories of the smoke set.
 const RUNS: u64 = 1000;
-
-/// How long a history is made shorter, s.
-const SHRINK_S: u64 = 60;
 
 /// How often progress is told, s.
 const TOLD_EVERY_S: u64 = 30;
@@ -60,27 +59,6 @@ fn catch_assertions() {
         let what = info.payload_as_str().unwrap_or("no reason");
         PANIC.set(format!("{place}: {what}"));
     }));
-}
-
-/// Whether it is the same that is broken: the rule, and which of the server's own assertions.
-fn is_same(one: &Broken, other: &Broken) -> bool {
-    let place = |it: &Broken| it.what.split(": ").next().map(str::to_owned);
-    one.rule == other.rule && (one.rule != "server_keeps_its_own_invariants" || place(one) == place(other))
-}
-
-/// Makes a broken history short, writes it down, and says how to play it.
-fn report(seed: Option<u64>, plan: &Plan, broken: &Broken) -> String {
-    let seed = seed.map_or("history".to_owned(), |seed| format!("seed-{seed}"));
-    let replay = seed.strip_prefix("seed-").map(|seed| format!("\nreplay: make sim SEED={seed}")).unwrap_or_default();
-    eprintln!("{broken}{replay}\nmaking it short, at most {SHRINK_S} s");
-    let time = Duration::from_secs(SHRINK_S);
-    let shortest = shrink::shrink(plan, time, |it| run(it).is_err_and(|other| is_same(broken, &other)));
-    let broken = run(&shortest).expect_err("it was seen to be broken");
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{seed}.txt"));
-    std::fs::write(&path, format!("# {}\n{shortest}", broken.to_string().replace('\n', " ")))
-        .expect("a place to write");
-    let steps = shortest.actions.len();
-    format!("{broken}{replay}\n{steps} of {} steps are enough: make sim HISTORY={}", plan.actions.len(), path.display())
 }
 
 /// Runs seeds on all cores until one fails or all are done. How many were run, and the first failure.
@@ -116,26 +94,6 @@ fn run_seeds(first: u64, runs: u64) -> (u64, Option<(u64, Broken)>) {
     (done.into_inner(), failure.into_inner().expect("nobody panicked with it"))
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
-}
-
-/// Histories that broke a rule once.
-#[cfg(not(feature = "canary"))]
-#[test]
-fn histories_that_broke_a_rule_break_none_now() {
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim/histories")).expect("they are there");
-    let mut count = 0;
-    for file in files {
-        let path = file.expect("a file").path();
-        let text = std::fs::read_to_string(&path).expect("a history");
-        let plan: Plan = text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Trial::run(&plan).unwrap_or_else(|broken| panic!("{}: {broken}", path.display()));
-        count += 1;
-    }
-    assert!(count > 0, "none was found");
-}
-
 /// With the feature, a server answers before its journal is written.
 #[cfg(feature = "canary")]
 #[test]
@@ -146,26 +104,4 @@ fn a_server_with_a_known_bug_breaks_a_rule() {
     let (seed, broken) = failure.unwrap_or_else(|| panic!("{done} histories broke no rule"));
     eprintln!("after {done} histories, with seed {seed}: {broken}");
     assert_eq!(broken.rule, "reply_waits_for_the_disk");
-}
-
-#[cfg(not(feature = "canary"))]
-#[test]
-fn histories_break_no_rule() {
-    catch_assertions();
-    if let Some(path) = std::env::var_os("RINGQ_SIM_HISTORY") {
-        let text = std::fs::read_to_string(path).expect("a history");
-        let plan: Plan = text.parse().unwrap_or_else(|error| panic!("{error}"));
-        let outcome = run(&plan);
-        drop(std::panic::take_hook());
-        return outcome.unwrap_or_else(|broken| panic!("{broken}"));
-    }
-    let (first, runs) = (number("RINGQ_SEED").unwrap_or(1), number("RINGQ_RUNS"));
-    let runs = runs.unwrap_or(if std::env::var_os("RINGQ_SEED").is_some() { 1 } else { RUNS });
-    let (done, failure) = run_seeds(first, runs);
-    let report = failure.map(|(seed, broken)| report(Some(seed), &Plan::of(seed), &broken));
-    drop(std::panic::take_hook());
-    eprintln!("{done} histories, seeds from {first} on");
-    if let Some(report) = report {
-        panic!("after {done} histories: {report}");
-    }
 }

@@ -1,0 +1,72 @@
+//! Faults of the world around the server: damaged files, full disks, devices that fail.
+//!
+//! Invariant: the server refuses, waits or ends with a reason; it serves nothing that is wrong, and loses nothing that was acknowledged.
+
+#[path = "../powercut/alone.rs"]
+mod alone;
+mod clock;
+mod damage;
+#[path = "../powercut/device.rs"]
+#[allow(dead_code, reason = "shared with the power cuts")]
+mod device;
+mod device_errors;
+mod failing;
+mod full;
+#[path = "../it/harness.rs"]
+#[allow(dead_code, reason = "shared with the other integration tests, which use all of it")]
+mod harness;
+mod queue;
+#[path = "../it/skips.rs"]
+mod skips;
+
+use damage::{Original, Outcome};
+use std::collections::BTreeMap;
+use std::env;
+use std::path::Path;
+
+/// Every how many bytes one is damaged.
+const STRIDE: &str = "RINGQ_STRIDE";
+/// So many bytes are damaged by `cargo test`.
+const FEW_BYTES: usize = 20;
+
+#[test]
+fn a_bit_turned_over_in_the_journal_is_found_or_harmless() {
+    let outcomes = turn_bits(false, "journal/0/segment-0");
+    assert!(outcomes.keys().all(|outcome| *outcome <= Outcome::Refused), "{outcomes:?}: which bytes is said above");
+}
+
+#[test]
+fn a_bit_turned_over_in_the_database_makes_no_other_message() {
+    let outcomes = turn_bits(true, "store/data.mdb");
+    assert!(outcomes.keys().all(|outcome| *outcome < Outcome::Wrong), "{outcomes:?}: which bytes is said above");
+    // What has no checksum is little. In a few bits it may be none, or one.
+    let unseen: usize = [Outcome::Displaced, Outcome::Crashed].iter().filter_map(|outcome| outcomes.get(outcome)).sum();
+    assert!(unseen <= 1 + outcomes.values().sum::<usize>() / 50, "{outcomes:?}: which bytes is said above");
+}
+
+/// Whether this is `make faults` and not `cargo test`.
+fn is_thorough() -> bool {
+    env::var_os(STRIDE).is_some()
+}
+
+/// What becomes of a server for each of the bits.
+fn turn_bits(is_stopped: bool, path: &str) -> BTreeMap<Outcome, usize> {
+    // A start syncs a lot, which is quick in memory.
+    let memory = Path::new("/dev/shm");
+    let scratch = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let scratch = scratch.expect("a directory");
+    let original = Original::new(&scratch.path().join("data"), is_stopped);
+    let used = original.used(path);
+    let stride = env::var(STRIDE).map_or(used.len() / FEW_BYTES, |value| value.parse().expect("a number"));
+    println!("{path}: {} bytes are in use, of which one of {stride} is damaged", used.len());
+    let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
+    for offset in used.into_iter().step_by(stride) {
+        let (outcome, said) = original.turned(path, offset);
+        if outcome > Outcome::Told {
+            println!("{path}, a bit of byte {offset}: {outcome:?}: {said}");
+        }
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    println!("{path}: {outcomes:?}");
+    outcomes
+}
