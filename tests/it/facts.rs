@@ -1,6 +1,7 @@
 //! What a running server says of itself, and the kernel of it. It judges nothing.
 
 use crate::harness::{Server, read_lossy};
+use std::collections::BTreeMap;
 
 /// One number of `stats`, asked for on a connection of its own, which counts in it.
 pub fn stat(server: &Server, name: &str) -> u64 {
@@ -21,6 +22,17 @@ pub fn puts_and_gets(server: &Server, queue: &str) -> Option<(u64, u64)> {
     assert!(reply.starts_with(&format!("STAT {queue} ")), "another queue: {reply}");
     let (puts, gets) = counts_of(&reply).split_once('/').unwrap_or_else(|| panic!("not one queue: {reply}"));
     Some((puts.parse().expect("puts"), gets.parse().expect("gets")))
+}
+
+/// The names and numbers of `stats queue` of a queue or group; none if there is no such queue.
+pub fn figures(server: &Server, name: &str) -> BTreeMap<String, u64> {
+    let reply = server.connect().command(format!("stats queue {name}\r\n").as_bytes(), b"END\r\n");
+    let reply = String::from_utf8(reply).expect("stats are text");
+    let figure = |line: &str| {
+        let (name, value) = line.strip_prefix("STAT ")?.split_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    reply.lines().filter_map(figure).collect()
 }
 
 /// The bytes of a queue's messages; none if there is no such queue.

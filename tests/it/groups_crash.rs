@@ -4,7 +4,7 @@
 //! Invariant: a client reports what it knows. A message counts as put when its `STORED` came, as seen when its `VALUE` came, and as done
 //! when the reply to its close, or the `VALUE` of a get, came.
 
-use crate::facts::stat;
+use crate::facts::{figures, stat};
 use crate::harness::Server;
 use crate::traffic::{Link, MessageId, Rng};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -134,17 +134,6 @@ fn take(address: SocketAddr, reader: &str) -> Vec<Event> {
     }
     events.push(Event::Unanswered);
     events
-}
-
-/// What `stats queue` says of a reader.
-fn figures(server: &Server, reader: &str) -> BTreeMap<String, u64> {
-    let reply = server.connect().command(format!("stats queue {reader}\r\n").as_bytes(), b"END\r\n");
-    let reply = String::from_utf8(reply).expect("stats are text");
-    let figure = |line: &str| {
-        let (name, value) = line.strip_prefix("STAT ")?.split_once(' ')?;
-        Some((name.to_owned(), value.parse().ok()?))
-    };
-    reply.lines().filter_map(figure).collect()
 }
 
 fn sum(figures: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
