@@ -82,7 +82,7 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 
 soak: ## Kill a server again and again under all clients at once and judge what they saw; ROUNDS=300, SECONDS=3 of load each, SEED=0
 	RINGQ_SOAK_ROUNDS=$(or $(ROUNDS),300) RINGQ_SOAK_SECONDS=$(or $(SECONDS),3) RINGQ_SEED=$(or $(SEED),0) \
-		$(CARGO) test $(LOCKED) --release --test soak everything -- --nocapture
+		$(CARGO) test $(LOCKED) --test soak everything -- --nocapture
 
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))

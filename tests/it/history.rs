@@ -561,3 +561,125 @@ fn a_tally_counts_one_queue() {
     assert_eq!(example().tally(0), expected);
     assert_eq!(example().tally(1), Tally::default());
 }
+
+/// A message of queue 0 that came to a client from queue `from`: asked for, come, held until then.
+fn came(number: u64, from: u32, [asked, came, held_until]: [Moment; 3], end: End) -> Read {
+    Read { id: message(number), from, asked, came, held_until, end }
+}
+
+/// Messages of queue 0, stored at 100 µs, that live so long and go to queue 1.
+fn moving(lifetime: Option<Moment>, moves: Moves, reads: Vec<Read>) -> Result<(), String> {
+    let mut history = History::default();
+    for number in 0..2 {
+        history.put(Put { id: message(number), sent: 90, settled: 110, outcome: Outcome::Stored, lifetime });
+    }
+    history.allow_move(0, moves);
+    history.allow_reordering();
+    history.read(reads);
+    history.verify_reads(&[came(1, 0, [500, 501, 501], End::Done(501))])
+}
+
+#[track_caller]
+fn broken(verdict: Result<(), String>, why: &str) {
+    let error = verdict.expect_err("a wrong history");
+    assert!(error.contains(why), "{error}");
+}
+
+const DEAD_AT_2: Moves = Moves::Delivered(1, 2);
+
+#[test]
+fn a_message_that_is_done_with_and_comes_again_is_found() {
+    let done = || came(0, 0, [200, 201, 210], End::Done(220));
+    moving(None, DEAD_AT_2, vec![done()]).expect("it was confirmed");
+    moving(None, DEAD_AT_2, vec![done(), came(0, 0, [215, 225, 0], End::Looked)]).expect("it was seen before");
+    for end in [End::Looked, End::Returned, End::GivenBack, End::MaybeDone] {
+        broken(moving(None, DEAD_AT_2, vec![done(), came(0, 0, [221, 230, 0], end)]), "seen again");
+    }
+    broken(moving(None, DEAD_AT_2, vec![done(), came(0, 0, [211, 230, 0], End::Done(230))]), "received twice");
+}
+
+#[test]
+fn a_message_that_two_have_at_once_is_found() {
+    let first = || came(0, 0, [200, 201, 300], End::GivenBack);
+    moving(None, DEAD_AT_2, vec![first(), came(0, 0, [250, 301, 301], End::Done(301))]).expect("one after the other");
+    broken(moving(None, DEAD_AT_2, vec![first(), came(0, 0, [250, 299, 299], End::Done(299))]), "by two at once");
+    broken(
+        moving(None, DEAD_AT_2, vec![
+            first(),
+            came(0, 0, [250, 299, 310], End::Returned),
+            came(0, 0, [250, 320, 320], End::Done(320)),
+        ]),
+        "by two at once",
+    );
+}
+
+#[test]
+fn a_message_that_was_refused_and_comes_is_found() {
+    let mut history = example();
+    let refused = Put { id: message(9), sent: 0, settled: 0, outcome: Outcome::Refused, lifetime: None };
+    history.put(refused);
+    let rest = [1, 2, 3].map(message);
+    history.verify(&rest).expect("it did not come");
+    broken(history.verify(&[&rest[..], &[message(9)]].concat()), "refused and came");
+}
+
+#[test]
+fn what_a_queue_refuses_is_no_hole_in_it() {
+    let mut history = example();
+    history.allow_refusal(0);
+    history.verify(&[1, 2, 3, 5].map(message)).expect("4 may have been refused");
+    history.verify(&[1, 3, 5].map(message)).expect_err("2 was acknowledged");
+}
+
+#[test]
+fn a_confirmation_without_an_answer_excuses_its_message_and_no_other() {
+    let unsure = |number| vec![came(number, 0, [200, 201, 210], End::MaybeDone)];
+    moving(None, DEAD_AT_2, unsure(0)).expect("it may be done");
+    broken(moving(None, DEAD_AT_2, unsure(1)), "1 stored messages are lost");
+}
+
+#[test]
+fn what_is_past_its_time_and_what_moves_before_it_are_found() {
+    let second = 1_000_000;
+    let expires = Moves::Expired(1);
+    let at = |from, asked| vec![came(0, from, [asked, asked + 1, asked + 1], End::Done(asked + 1))];
+    moving(Some(second), expires, at(0, second)).expect("in time");
+    moving(Some(second), expires, at(1, second + 110)).expect("it has expired");
+    broken(moving(Some(second), expires, at(0, second + 110 + CLOCK_SLACK + 1)), "after its time");
+    broken(moving(Some(10 * second), expires, at(1, second)), "before its time");
+    broken(moving(None, expires, at(1, second)), "lives for ever");
+    broken(moving(Some(second), expires, at(2, second)), "came from queue 2");
+    let both = [at(0, second), at(1, 2 * second)].concat();
+    broken(moving(Some(second), expires, both), "received twice");
+}
+
+#[test]
+fn deliveries_that_do_not_fit_are_found() {
+    let back = |at| came(0, 0, [at, at + 1, at + 2], End::GivenBack);
+    let done = |from| came(0, from, [280, 281, 281], End::Done(281));
+    moving(None, DEAD_AT_2, vec![back(200), back(210), done(1)]).expect("it came back twice");
+    moving(None, DEAD_AT_2, vec![back(200), done(0)]).expect("it came back once");
+    broken(moving(None, DEAD_AT_2, vec![back(200), back(210), done(0)]), "given back 2 times");
+    broken(moving(None, DEAD_AT_2, vec![back(200), back(210), back(220), done(1)]), "given back 3 times");
+    broken(moving(None, DEAD_AT_2, vec![back(200), done(1)]), "1 deliveries count that nobody saw");
+    let mut history = History::default();
+    history.put(Put { id: message(0), sent: 0, settled: 0, outcome: Outcome::Stored, lifetime: None });
+    history.allow_move(0, DEAD_AT_2);
+    history.mishear(0, 2);
+    history.verify_reads(&[done(1)]).expect("two deliveries had no reply");
+}
+
+#[test]
+fn what_expired_and_was_dropped_excuses_as_many_and_only_what_can_expire() {
+    let mut history = History::default();
+    for number in 0..4 {
+        let lifetime = (number < 2).then_some(5);
+        history.put(Put { id: message(number), sent: 0, settled: 0, outcome: Outcome::Stored, lifetime });
+    }
+    history.allow_returns();
+    history.excuse(0, 1, 2);
+    history.verify(&[message(3)]).expect("two expired and one was dropped");
+    broken(history.verify(&[]), "2 stored messages are lost");
+    history.excuse(0, 0, 9);
+    broken(history.verify(&[message(3)]), "1 stored messages are lost");
+}
