@@ -4,8 +4,9 @@
 //! One whose client is not installed is skipped; libtest cannot say so at run time, so the skip is written to stderr and
 //! to the file that `RINGQ_SKIPPED_FILE` names, from which `make` reports it. With `RINGQ_REQUIRE_CLIENTS=1` it fails instead.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+pub use crate::skips::skip;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -197,24 +198,6 @@ pub fn python() -> PathBuf {
     let venv = std::env::var_os("RINGQ_CLIENTS_VENV").map_or_else(|| root().join("target/clients-venv"), PathBuf::from);
     let python = venv.join("bin/python");
     if python.exists() { python } else { "python3".into() }
-}
-
-/// Notes a test that cannot run here, by its name.
-pub fn skip(script: &str, reason: &str) {
-    let name = script.split('.').next().unwrap_or(script);
-    assert!(
-        std::env::var_os("RINGQ_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),
-        "client {name} is required: {reason}"
-    );
-    eprintln!("SKIPPED client {name}: {reason}");
-    let path =
-        std::env::var_os("RINGQ_SKIPPED_FILE").map_or_else(|| root().join("target/skipped-tests.txt"), PathBuf::from);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).expect("create the directory of the list of skipped tests");
-    }
-    // One write a line: tests that run at the same time append to the same file.
-    let mut list = OpenOptions::new().create(true).append(true).open(&path).expect("open the list of skipped tests");
-    list.write_all(format!("{name}: {reason}\n").as_bytes()).expect("write to the list of skipped tests");
 }
 
 fn scripts_dir() -> PathBuf {

@@ -51,6 +51,14 @@ pub fn anonymous_memory(server: &Server) -> u64 {
     kib.unwrap_or_else(|| panic!("no RssAnon in {status}")) << 10
 }
 
+/// Processor time that the process has used, in ticks: hundredths of a second.
+pub fn processor_ticks(server: &Server) -> u64 {
+    let stat = read_lossy(format!("/proc/{}/stat", server.pid()));
+    // The name may have spaces; behind it the first field is the third of all.
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}
+
 /// Puts and gets, as the first line of `stats queue NAME` says them; empty if there is no such queue.
 pub fn counts_of(reply: &str) -> &str {
     let line = reply.lines().next().and_then(|line| line.strip_prefix("STAT "));

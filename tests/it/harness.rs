@@ -144,6 +144,11 @@ impl Server {
         self.child.as_ref().expect("the server is running").id()
     }
 
+    /// What it was started with the last time, as the test said it.
+    pub fn args(&self) -> &[String] {
+        &self.args
+    }
+
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
@@ -187,7 +192,7 @@ impl Server {
 
     /// Stops the process if it runs, cleanly, and starts it again on the same data with the same arguments. The port changes.
     pub fn restart(&mut self) {
-        let args = std::mem::take(&mut self.args);
+        let args = self.args.clone();
         self.restart_with(&args.iter().map(String::as_str).collect::<Vec<_>>());
     }
 

@@ -376,7 +376,8 @@ impl History {
             let Some(Moves::Delivered(_, times)) = self.moves.get(&id.queue) else { continue };
             let done_here = received.contains(&id) && !moved;
             if given_back + u64::from(done_here) > *times {
-                return Err(format!("{id:?} was given back {given_back} times, of {times}, and done with: {done_here}"));
+                let reads: Vec<&Read> = self.reads(drained).filter(|read| read.id == id).collect();
+                return Err(format!("given back {given_back} times, of {times}, done with: {done_here}: {reads:#?}"));
             }
             if moved {
                 *unseen.entry(id.queue).or_default() += times.saturating_sub(seen);

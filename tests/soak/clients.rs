@@ -158,29 +158,32 @@ fn take(seat: &mut Seat, queue: u32, reader: Reader) -> io::Result<()> {
     Ok(())
 }
 
-/// One get of several names, perhaps some of them several times.
+/// One get of several names, perhaps some of them several times. Messages come in the order of the names.
 fn take_several(seat: &mut Seat) -> io::Result<()> {
     let plain: Vec<u32> = queues().filter(|queue| readers(*queue)[0] == Reader::Plain).collect();
-    let mut asked_of: Vec<u32> = (0..2 + seat.rng.below(12)).map(|_| seat.one_of(&plain)).collect();
+    let mut asked_of: VecDeque<u32> = (0..2 + seat.rng.below(12)).map(|_| seat.one_of(&plain)).collect();
     let names: Vec<String> = asked_of.iter().map(|queue| queue_name(*queue)).collect();
     asked_of.iter().for_each(|queue| seat.account.await_take(Reader::Plain, *queue));
     let asked = seat.clock.now();
     seat.link.send(format!("get {}\r\n", names.join(" ")).as_bytes())?;
     loop {
-        match seat.link.answer()? {
-            Answer::Value { key, body, .. } => {
-                let at = names.iter().zip(&asked_of).position(|(name, _)| name.as_bytes() == key).expect("a name of these");
-                let queue = queues().find(|queue| queue_name(*queue) == names[at]).expect("it is a queue");
-                let left = asked_of.iter().position(|of| *of == queue).expect("no more than was asked for");
-                // In the order of the names, but which of two of the same name does not matter.
-                asked_of[left] = u32::MAX;
-                seat.account.heard_take(Reader::Plain, queue);
-                seat.note(Reader::Plain, queue, asked, &body, End::Done(0));
+        let answer = seat.link.answer()?;
+        let key = if let Answer::Value { key, .. } = &answer { Some(&key[..]) } else { None };
+        // Those before it were empty; at the end all that are left were.
+        let from = loop {
+            let Some(queue) = asked_of.pop_front() else { break None };
+            seat.account.heard_take(Reader::Plain, queue);
+            if key.is_some_and(|key| key == queue_name(queue).as_bytes()) {
+                break Some(queue);
+            }
+        };
+        match answer {
+            Answer::Value { body, .. } => {
+                let from = from.expect("messages come in the order of the names");
+                seat.note(Reader::Plain, from, asked, &body, End::Done(0));
             }
             Answer::Line(line) => {
                 assert_eq!(line, b"END");
-                let rest = asked_of.into_iter().filter(|queue| *queue != u32::MAX);
-                rest.for_each(|queue| seat.account.heard_take(Reader::Plain, queue));
                 return Ok(());
             }
         }
@@ -222,7 +225,7 @@ impl Work {
             key: seat.key(queue, reader),
             command: if is_kestrel { "get" } else { seat.one_of(&["get", "gets"]) },
             options: format!("{wait}{ttr}"),
-            // Less than a second is not known for certain.
+            // The second of one that ends begins by the server's clock, which may have been read before it was asked.
             lasts: if ends { 0 } else { 500_000_000 },
             ends,
             open: VecDeque::new(),
@@ -276,7 +279,9 @@ impl Work {
             b"END" => seat.noted(read.at).end = end(now),
             EXPIRED => {
                 assert!(read.stale || self.ends, "a read ended by itself: {:?}", seat.noted(read.at));
-                seat.noted(read.at).end = End::Returned;
+                if !read.stale {
+                    seat.noted(read.at).end = End::Returned;
+                }
             }
             line => panic!("to the end of a read: {}", line.escape_ascii()),
         }
@@ -321,10 +326,16 @@ impl Work {
         }
     }
 
+    /// One that can be named by its id. One that may have ended is perhaps another client's by now, and would be ended for that.
+    fn nameable(&self, seat: &mut Seat) -> Option<(usize, u64)> {
+        let at = seat.rng.below(self.open.len() as u64) as usize;
+        let read = &self.open[at];
+        read.id.filter(|_| !self.ends && !read.stale).map(|id| (at, id))
+    }
+
     /// Confirms one by its id, on this connection or another one.
     fn delete(&mut self, seat: &mut Seat) -> io::Result<()> {
-        let at = seat.rng.below(self.open.len() as u64) as usize;
-        let Some(id) = self.open[at].id else { return self.close(seat) };
+        let Some((at, id)) = self.nameable(seat) else { return self.close(seat) };
         Work::let_go(seat, &self.open[at], End::MaybeDone);
         let request = format!("delete {}/id={id}\r\n", self.key);
         let line = if seat.rng.below(2) == 0 {
@@ -337,14 +348,13 @@ impl Work {
         };
         match &line[..] {
             b"DELETED" => {
-                assert!(!self.open[at].stale, "an ended read was confirmed");
                 let (read, now) = (self.open.remove(at).expect("it is there"), seat.clock.now());
                 seat.noted(read.at).end = End::Done(now);
             }
             b"NOT_FOUND" => {
-                let may_end = self.ends || self.open[at].stale || part(self.queue) == Part::Flushed;
-                assert!(may_end, "an open read was not found");
-                self.stale(seat, at);
+                assert_eq!(part(self.queue), Part::Flushed, "an open read was not found");
+                seat.noted(self.open[at].at).end = End::Returned;
+                self.open[at].stale = true;
             }
             line => panic!("to a delete: {}", line.escape_ascii()),
         }
@@ -353,22 +363,14 @@ impl Work {
 
     /// Gives one back by its id.
     fn touch(&mut self, seat: &mut Seat) -> io::Result<()> {
-        let at = seat.rng.below(self.open.len() as u64) as usize;
-        let Some(id) = self.open[at].id else { return self.abort(seat) };
+        let Some((at, id)) = self.nameable(seat) else { return self.abort(seat) };
         Work::let_go(seat, &self.open[at], End::Returned);
         seat.link.send(format!("touch {}/id={id} 0\r\n", self.key).as_bytes())?;
         let line = seat.line()?;
-        assert!(matches!(&line[..], b"TOUCHED" | b"NOT_FOUND"), "{}", line.escape_ascii());
-        self.stale(seat, at);
+        let is_gone = line == b"NOT_FOUND" && part(self.queue) == Part::Flushed;
+        assert!(line == b"TOUCHED" || is_gone, "{}", line.escape_ascii());
+        self.open[at].stale = true;
         Ok(())
-    }
-
-    fn stale(&mut self, seat: &mut Seat, at: usize) {
-        let read = &mut self.open[at];
-        if !read.stale {
-            seat.noted(read.at).end = End::Returned;
-        }
-        read.stale = true;
     }
 }
 
