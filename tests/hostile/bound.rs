@@ -11,8 +11,10 @@ use ringq::limits::{
 
 /// The program, its stacks and what the database keeps in mind; the log's lines; pages that one transaction of the database changes.
 const PROCESS: u64 = 32 << 20;
-/// Receive buffers and histograms of a shard.
-const SHARD: u64 = 10 << 20;
+/// Receive buffers of a shard: what comes of one connection before the ring has stopped receiving for it, at the most.
+const RECEIVED: u64 = 4 << 20;
+/// These, and histograms of a shard.
+const SHARD: u64 = RECEIVED + (6 << 20);
 /// A connection that has nothing under way.
 const IDLE: u64 = 1 << 10;
 /// A get that waits, besides.
@@ -60,7 +62,11 @@ pub struct Crowd {
     pub connections: u64,
     /// Of these, gets that wait.
     pub waiting: u64,
-    /// Of these, those that have requests to be served or replies to be sent.
+    /// Those that have begun a request, or have some that are not served.
+    pub sending: u64,
+    /// Of these and the next, those that send much more than is served.
+    pub flooding: u64,
+    /// Those that have replies to be sent, and requests that wait for that.
     pub busy: u64,
     /// The largest reply of these, bytes: `-B` unless it is more.
     pub reply: u64,
@@ -87,8 +93,9 @@ pub fn bound(settings: &Settings, crowd: &Crowd) -> u64 {
     let entries = (memory / 2).div_ceil(MESSAGE) * ENTRY * (1 + crowd.groups);
     let reply = crowd.reply.max(body_max);
     // What the kernel is given to send, and what has collected meanwhile.
-    let busy = bytes(2 * INPUT_SIZE_MAX + 2 * OUTPUT_SIZE_MAX) + 2 * reply;
-    let connections = crowd.connections * IDLE + crowd.waiting * WAIT + crowd.busy * busy;
+    let busy = bytes(2 * OUTPUT_SIZE_MAX) + 2 * reply;
+    let input = (crowd.sending + crowd.busy) * bytes(2 * INPUT_SIZE_MAX) + crowd.flooding * 2 * RECEIVED;
+    let connections = crowd.connections * IDLE + crowd.waiting * WAIT + input + crowd.busy * busy;
     let tables = (crowd.queues + shards * crowd.settings) * QUEUE + crowd.open * OPEN;
     let udp = if udp_reply_max > 0 { bytes(UDP_REQUESTS_MAX) * ((64 << 10) + 2 * udp_reply_max) } else { 0 };
     let sum = PROCESS + of_shards + messages + entries + connections + tables + udp;

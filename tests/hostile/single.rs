@@ -5,8 +5,8 @@ use crate::facts::stat;
 use crate::harness::{Client, Server, eventually};
 use crate::traffic::{Link, Rng};
 use crate::{
-    MIB, NOTICE_TIMEOUT, check_memory, check_only_asking_connection, check_service, connect, make_queues, not_connected, put_large,
-    read_what_comes, reset, send_until_full, settle,
+    MIB, NOTICE_TIMEOUT, check_memory, check_only_asking_connection, check_service, connect, make_queues,
+    not_connected, put_large, read_what_comes, reset, send_until_full, settle,
 };
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -80,7 +80,8 @@ fn clients_that_never_read_cost_a_bounded_amount() {
             let mut client = connect(&server);
             send_until_full(&mut client, &request.repeat(1000).into_bytes(), 16 * MIB);
             deaf.push(client);
-            check_memory(&server, Crowd { queues: 20_003, ..busy(deaf.len()) }, request);
+            let crowd = Crowd { queues: 20_003, flooding: deaf.len() as u64, ..busy(deaf.len()) };
+            check_memory(&server, crowd, request.trim_end());
         }
         check_service(&server);
         check_listing(&server, 20_000);
@@ -178,7 +179,7 @@ fn an_endless_line_ends_the_connection() {
         // The server stops reading at some point and then resets.
         let _ = client.write_all(&line);
         assert_eq!(read_what_comes(&mut client), b"CLIENT_ERROR line too long\r\n", "{}", piece.escape_ascii());
-        check_memory(&server, busy(1), "an endless line");
+        check_memory(&server, sending(1), "an endless line");
     }
     check_only_asking_connection(&server);
     check_service(&server);
@@ -221,7 +222,7 @@ fn every_length_is_refused_or_believed_but_never_allocated() {
         }
     }
     check_service(&server);
-    check_memory(&server, busy(clients.len()), "announced bodies");
+    check_memory(&server, sending(clients.len()), "announced bodies");
     for client in &mut clients {
         // Whatever was announced, the end of the stream ends it.
         client.shutdown(Shutdown::Write).or_else(not_connected).expect("shut down");
@@ -398,7 +399,7 @@ fn clients_that_vanish_in_a_body_store_nothing_and_give_its_room_back() {
         for _ in 0..20 {
             check_service(&server);
         }
-        check_memory(&server, busy(60), "stalled bodies");
+        check_memory(&server, sending(60), "stalled bodies");
         for (index, client) in stalled.into_iter().enumerate() {
             match index % 3 {
                 0 => reset(client),
@@ -460,7 +461,12 @@ fn clients_that_vanish_with_replies_under_way_leave_nothing_behind() {
     }
 }
 
-/// So many connections, each with something under way.
+/// So many connections, each with the beginning of a request.
+fn sending(count: usize) -> Crowd {
+    Crowd { connections: count as u64, sending: count as u64, ..Crowd::default() }
+}
+
+/// So many connections, each with replies that it does not take.
 fn busy(count: usize) -> Crowd {
     let count = count as u64;
     Crowd { connections: count, busy: count, ..Crowd::default() }

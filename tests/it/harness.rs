@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long a server may take to say that it is ready, recovery included.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take to say that it is ready, recovery included. Generous, since tests share few cores.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a server may take to end after SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a `Client` waits for bytes, or for room to send them.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often conditions are looked at.

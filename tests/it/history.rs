@@ -386,7 +386,9 @@ impl History {
         for (queue, unseen) in unseen {
             let unheard = self.unheard.get(&queue).copied().unwrap_or_default();
             if unseen > unheard {
-                return Err(format!("queue {queue}: {unseen} deliveries count that nobody saw, {unheard} had no reply"));
+                return Err(format!(
+                    "queue {queue}: {unseen} deliveries count that nobody saw, {unheard} had no reply"
+                ));
             }
         }
         Ok(())
@@ -605,11 +607,11 @@ fn a_message_that_two_have_at_once_is_found() {
     moving(None, DEAD_AT_2, vec![first(), came(0, 0, [250, 301, 301], End::Done(301))]).expect("one after the other");
     broken(moving(None, DEAD_AT_2, vec![first(), came(0, 0, [250, 299, 299], End::Done(299))]), "by two at once");
     broken(
-        moving(None, DEAD_AT_2, vec![
-            first(),
-            came(0, 0, [250, 299, 310], End::Returned),
-            came(0, 0, [250, 320, 320], End::Done(320)),
-        ]),
+        moving(
+            None,
+            DEAD_AT_2,
+            vec![first(), came(0, 0, [250, 299, 310], End::Returned), came(0, 0, [250, 320, 320], End::Done(320))],
+        ),
         "by two at once",
     );
 }

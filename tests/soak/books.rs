@@ -113,8 +113,7 @@ fn check_moves(server: &Server) {
         let (mut left, mut arrived) = (0, 0);
         // Some may come to their end meanwhile, and some are on their way.
         eventually("what left for another queue is there", MOVE_TIMEOUT, || {
-            let figures: Vec<Figures> =
-                sources.iter().map(|queue| figures_of(server, *queue, Reader::Plain)).collect();
+            let figures: Vec<Figures> = sources.iter().map(|queue| figures_of(server, *queue, Reader::Plain)).collect();
             let under_way: u64 = figures.iter().map(|figures| figures["moving"]).sum();
             left = figures.iter().map(|figures| figures[why]).sum();
             arrived = figures_of(server, target, Reader::Plain)["puts"];

@@ -128,7 +128,7 @@ pub fn refuses(queue: u32) -> bool {
     matches!(part(queue), Part::Gate | Part::Refusing)
 }
 
-/// Whether a put may go straight to who waits, which a crash does not count.
+/// Whether a put may go straight to who waits, which a crash may not count: not where there is a limit.
 pub fn hands_over(queue: u32) -> bool {
-    settings(queue).is_none()
+    !matches!(part(queue), Part::Gate | Part::Refusing | Part::Dropping)
 }

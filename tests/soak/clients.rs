@@ -49,7 +49,8 @@ fn set_request(rng: &mut Rng, dialect: Dialect, id: MessageId, lifetime_s: u64, 
         _ => (format!("/ttl={lifetime_s}"), 0),
     };
     let noreply = if noreply { " noreply" } else { "" };
-    let mut request = format!("set {}{option} 0 {exptime} {}{noreply}\r\n", queue_name(id.queue), body.len()).into_bytes();
+    let mut request =
+        format!("set {}{option} 0 {exptime} {}{noreply}\r\n", queue_name(id.queue), body.len()).into_bytes();
     request.extend(body);
     request.extend(b"\r\n");
     request
@@ -497,7 +498,8 @@ pub fn send_datagrams(address: SocketAddr, clock: Clock, seed: u64, who: u32, st
         account.heard_take(Reader::Plain, queue);
         let text_end = reply.windows(2).position(|pair| pair == b"\r\n").expect("a line") + 2;
         if let Some(line) = reply[..text_end].strip_prefix(b"VALUE ") {
-            let size = String::from_utf8_lossy(line).trim().rsplit(' ').next().and_then(|word| word.parse::<usize>().ok());
+            let size =
+                String::from_utf8_lossy(line).trim().rsplit(' ').next().and_then(|word| word.parse::<usize>().ok());
             let (body, rest) = reply[text_end..].split_at(size.expect("a size"));
             assert_eq!(rest, b"\r\nEND\r\n");
             let read = crate::history::Read {
@@ -540,7 +542,9 @@ fn ask_by_datagram(socket: &UdpSocket, id: u16, request: &[u8], stop: &AtomicBoo
                     }
                 }
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
+            {
                 if stop.load(Ordering::Relaxed) {
                     return None;
                 }

@@ -148,7 +148,8 @@ struct Totals {
 
 #[test]
 fn a_server_with_everything_on_keeps_its_promises_over_kills() {
-    let number = |name: &str| std::env::var(name).ok().filter(|it| !it.is_empty()).map(|it| it.parse().expect("a number"));
+    let number =
+        |name: &str| std::env::var(name).ok().filter(|it| !it.is_empty()).map(|it| it.parse().expect("a number"));
     let first = number("RINGQ_SEED");
     let rounds = number("RINGQ_SOAK_ROUNDS").unwrap_or(if first.is_some() { 1 } else { ROUNDS });
     let seconds = number("RINGQ_SOAK_SECONDS").unwrap_or(SECONDS);
