@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo build man install install-examples uninstall deb test soak screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test soak screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -11,9 +11,11 @@ MAINTAINER_SCRIPTS := $(filter-out %/changelog,$(wildcard packaging/debian/*))
 SKIPPED := $(CURDIR)/target/skipped-tests.txt
 PROGRAMS := ringq ringqctl
 PREFIX ?= /usr/local
-# What packages are made with, kept beside the build.
+# What packages are made with and dependencies are looked at with, kept beside the build.
 CARGO_DEB := target/tools/bin/cargo-deb
 CARGO_DEB_VERSION := 3.8.0
+CARGO_DENY := target/tools/bin/cargo-deny
+CARGO_DENY_VERSION := 0.20.2
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +74,13 @@ deb: man $(CARGO_DEB) ## Make the Debian package in target/debian; debug symbols
 $(CARGO_DEB):
 	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_DEB_VERSION) cargo-deb
 
+audit: $(CARGO_DENY) ## Check dependencies: licences, sources, and known weaknesses where their database can be fetched
+	$(CARGO_DENY) check licenses bans sources
+	if $(CARGO_DENY) fetch db; then $(CARGO_DENY) check advisories; else echo "skipped: advisories, whose database cannot be fetched from here"; fi
+
+$(CARGO_DENY):
+	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_DENY_VERSION) cargo-deny
+
 test: ## Run all tests; those whose client program is missing are named as skipped
 	tests/deps.sh
 	rm -f $(SKIPPED)
@@ -83,6 +92,16 @@ test: ## Run all tests; those whose client program is missing are named as skipp
 soak: ## Kill a server again and again under all clients at once and judge what they saw; ROUNDS=300, SECONDS=3 of load each, SEED=0
 	RINGQ_SOAK_ROUNDS=$(or $(ROUNDS),300) RINGQ_SOAK_SECONDS=$(or $(SECONDS),3) RINGQ_SEED=$(or $(SEED),0) \
 		$(CARGO) test $(LOCKED) --test soak everything -- --nocapture
+
+sim: ## Play histories of a whole server with faults in virtual time: SEED=1 first, RUNS=1000 of them, or HISTORY=file
+	$(if $(HISTORY),RINGQ_SIM_HISTORY=$(abspath $(HISTORY)),RINGQ_SEED=$(or $(SEED),1) RINGQ_RUNS=$(or $(RUNS),$(if $(SEED),1,1000))) \
+	$(CARGO) test $(LOCKED) --test sim -- --nocapture histories_break_no_rule
+
+sim-long: ## The same from a seed that the clock says until a rule breaks, or for so many RUNS; some 100,000 in an hour on two cores
+	$(MAKE) --no-print-directory sim SEED=$(or $(SEED),$$(date +%s)000) RUNS=$(or $(RUNS),1000000000000)
+
+sim-canary: ## See the simulator find a server that answers before its journal is written
+	$(CARGO) test $(LOCKED) --test sim --features canary -- --nocapture a_server_with_a_known_bug_breaks_a_rule
 
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))
@@ -97,6 +116,7 @@ test-package: deb ## Install, run, upgrade and purge the Debian package on a cle
 ci: lint ## What continuous integration runs: lint, then all tests with every client present, then the package
 	tests/deps.sh --require $(if $(filter 0,$(shell id -u)),--package)
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory sim-canary
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test-package
 
 bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY=floor,depth for a part

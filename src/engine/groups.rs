@@ -24,6 +24,8 @@ pub(super) struct Fan {
     pub stored: u64,
     /// Their bodies, bytes.
     pub bytes: u64,
+    /// `bytes` is not too much. After a start it may be, until all readers know what they have.
+    pub knows_bytes: bool,
 }
 
 /// Where a group begins to read.
@@ -66,7 +68,7 @@ impl Engine {
         if is_first {
             let queue = &self.shelf(of).queue;
             let (stored, bytes) = (queue.counters.present(), queue.bytes());
-            self.shelf(of).fan = Some(Box::new(Fan { groups: Vec::new(), stored, bytes }));
+            self.shelf(of).fan = Some(Box::new(Fan { stored, bytes, ..Fan::default() }));
         }
         let mut queue = Queue::new(id, name);
         self.copy_stored(of, &mut queue);
@@ -200,29 +202,42 @@ impl Engine {
         self.free_if_passed(of, message, size);
     }
 
-    /// Removes a message that all readers have passed.
+    /// Removes a message if all readers have passed it.
     pub(super) fn free_if_passed(&mut self, of: u32, message: MessageId, size: u64) {
-        if !readers(&self.shelves, of).all(|queue| queue.has_passed(message)) {
-            return;
-        }
+        let is_passed = readers(&self.shelves, of).all(|queue| queue.has_passed(message));
         let shelf = self.shelf(of);
         let queue = shelf.queue.id;
         let fan = shelf.fan.as_mut().expect("it has groups");
-        fan.stored -= 1;
-        fan.bytes = fan.bytes.saturating_sub(size);
-        self.record(&Mutation::Free { queue, message });
-        self.stats.curr_items -= 1;
+        if is_passed {
+            fan.stored -= 1;
+            fan.bytes = fan.bytes.saturating_sub(size);
+            self.record(&Mutation::Free { queue, message });
+            self.stats.curr_items -= 1;
+        } else if fan.knows_bytes {
+            return;
+        }
+        self.learn_bytes(of);
         self.count_bytes(of);
+    }
+
+    /// Says how large is what a queue with groups has stored, if all readers have come to know what they have.
+    fn learn_bytes(&mut self, of: u32) {
+        let fan = self.shelf(of).fan.as_ref().expect("it has groups");
+        if !fan.knows_bytes && readers(&self.shelves, of).all(Queue::knows_bytes) {
+            let (_, bytes) = count_stored(&self.shelves, of);
+            let fan = self.shelf(of).fan.as_mut().expect("just seen");
+            (fan.bytes, fan.knows_bytes) = (bytes, true);
+        }
     }
 
     /// Drops all that a reader has, ready, open and moving, and says how much that was. Of a queue with groups the messages stay for the others until
     /// they are swept. Nothing of it is in passing.
     pub(super) fn purge_reader(&mut self, index: u32) -> u64 {
-        let below = MessageId(self.ids.next);
         if self.shelf(index).queue.counters.present() == 0 {
             return 0;
         }
         self.drop_reads(index);
+        let below = MessageId(self.first_unused_id());
         let shelf = self.shelves[index as usize].as_mut().expect("just seen");
         let (count, open) = shelf.queue.clear(MessageId(below.0 - 1), |place| self.memory.release(place));
         self.stats.open_reads -= open;
@@ -239,11 +254,12 @@ impl Engine {
     /// ordinary one again.
     pub(super) fn sweep(&mut self, of: u32) {
         let (stored, bytes) = count_stored(&self.shelves, of);
+        let knows_bytes = readers(&self.shelves, of).all(Queue::knows_bytes);
         let shelf = self.shelf(of);
         let queue = shelf.queue.id;
         let fan = shelf.fan.as_mut().expect("it has, or had, groups");
         let freed = fan.stored - stored;
-        (fan.stored, fan.bytes) = (stored, bytes);
+        (fan.stored, fan.bytes, fan.knows_bytes) = (stored, bytes, knows_bytes);
         let is_over = fan.groups.is_empty();
         if is_over {
             shelf.fan = None;
@@ -284,9 +300,11 @@ pub(super) fn readers(shelves: &[Option<Shelf>], of: u32) -> impl Iterator<Item 
     std::iter::once(&shelf(of).queue).chain(groups.iter().map(move |group| &shelf(*group).queue))
 }
 
-/// How many messages this reader has passed before it came there, that another has not passed.
-fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> u64 {
-    reader.passed_ahead().filter(|message| readers(shelves, of).any(|other| !other.has_passed(*message))).count() as u64
+/// How many messages this reader has passed before it came there, that another has not passed, and their bytes.
+fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> (u64, u64) {
+    let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
+    let ahead = reader.passed_ahead().filter(|(message, _)| is_stored(*message));
+    ahead.fold((0, 0), |(len, bytes), (_, size)| (len + 1, bytes + size.unwrap_or(0)))
 }
 
 /// How many messages some reader of a queue has not passed, and the bytes of their bodies. Looks at what readers have apart from
@@ -300,6 +318,7 @@ fn count_stored(shelves: &[Option<Shelf>], of: u32) -> (u64, u64) {
         .collect();
     apart.sort_unstable();
     apart.dedup();
-    let present = slowest.counters.present() + stored_ahead(shelves, of, slowest);
-    (present + apart.len() as u64, slowest.bytes() + apart.iter().map(|(_, size)| size).sum::<u64>())
+    let (ahead, ahead_bytes) = stored_ahead(shelves, of, slowest);
+    let bytes = slowest.bytes() + ahead_bytes + apart.iter().map(|(_, size)| size).sum::<u64>();
+    (slowest.counters.present() + ahead + apart.len() as u64, bytes)
 }
