@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test powercut faults screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test soak powercut faults screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -104,6 +104,10 @@ powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour;
 
 faults: ## Failing devices, full disks, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
 	$(call run-tests,RINGQ_STRIDE=$(or $(STRIDE),7),faults -- --nocapture --include-ignored)
+
+soak: ## Kill a server again and again under all clients at once and judge what they saw; ROUNDS=300, SECONDS=3 of load each, SEED=0
+	RINGQ_SOAK_ROUNDS=$(or $(ROUNDS),300) RINGQ_SOAK_SECONDS=$(or $(SECONDS),3) RINGQ_SEED=$(or $(SEED),0) \
+		$(CARGO) test $(LOCKED) --test soak everything -- --nocapture
 
 sim: ## Play histories of a whole server with faults in virtual time: SEED=1 first, RUNS=1000 of them, or HISTORY=file
 	$(if $(HISTORY),RINGQ_SIM_HISTORY=$(abspath $(HISTORY)),RINGQ_SEED=$(or $(SEED),1) RINGQ_RUNS=$(or $(RUNS),$(if $(SEED),1,1000))) \

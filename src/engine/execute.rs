@@ -320,12 +320,8 @@ impl Engine {
             self.memory.load(loaded.messages, |message, place| entries.push(Entry { message, place }));
         }
         let expires = entries.iter().any(|entry| self.memory.message(entry.place).expires_ms > 0);
-        for (message, deliveries) in loaded.deliveries {
-            shelf.queue.set_deliveries(message, deliveries);
-        }
         let mut unwanted = Vec::new();
-        let taken_in =
-            shelf.queue.take_loaded(&entries, &loaded.corrupt, loaded.reached, |entry| unwanted.push(entry.place));
+        let taken_in = shelf.queue.take_loaded(&entries, &loaded.corrupt, loaded.reached, |entry| unwanted.push(entry));
         let Some(lost) = taken_in else {
             entries.iter().for_each(|e| self.memory.release(e.place));
             let queue = shelf.queue.name.to_vec();
@@ -333,7 +329,12 @@ impl Engine {
             self.effects.notices.push(Notice::Unreadable { queue, reason });
             return false;
         };
-        unwanted.into_iter().for_each(|place| self.memory.release(place));
+        for (message, deliveries) in loaded.deliveries {
+            if unwanted.iter().all(|entry| entry.message != message) {
+                shelf.queue.learn_deliveries(message, deliveries);
+            }
+        }
+        unwanted.into_iter().for_each(|entry| self.memory.release(entry.place));
         if expires {
             self.shelf(index).may_expire = true;
             self.enlist(index);

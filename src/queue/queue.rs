@@ -299,9 +299,10 @@ impl Queue {
         self.deliveries.get(&message).copied().unwrap_or(0)
     }
 
-    /// The store says how often a message was delivered and came back.
-    pub fn set_deliveries(&mut self, message: MessageId, deliveries: u32) {
-        self.deliveries.insert(message, deliveries);
+    /// The store says how often a message was delivered and came back. What is known here already is newer: the store is behind with
+    /// what the last checkpoint did not bring.
+    pub fn learn_deliveries(&mut self, message: MessageId, deliveries: u32) {
+        self.deliveries.entry(message).or_insert(deliveries);
     }
 
     /// Whether a message was dropped together with all others that were there.

@@ -1,6 +1,7 @@
 //! What a running server says of itself, and the kernel of it. It judges nothing.
 
 use crate::harness::{Server, read_lossy};
+use std::collections::BTreeMap;
 
 /// One number of `stats`, asked for on a connection of its own, which counts in it.
 pub fn stat(server: &Server, name: &str) -> u64 {
@@ -23,6 +24,17 @@ pub fn puts_and_gets(server: &Server, queue: &str) -> Option<(u64, u64)> {
     Some((puts.parse().expect("puts"), gets.parse().expect("gets")))
 }
 
+/// The names and numbers of `stats queue` of a queue or group; none if there is no such queue.
+pub fn figures(server: &Server, name: &str) -> BTreeMap<String, u64> {
+    let reply = server.connect().command(format!("stats queue {name}\r\n").as_bytes(), b"END\r\n");
+    let reply = String::from_utf8(reply).expect("stats are text");
+    let figure = |line: &str| {
+        let (name, value) = line.strip_prefix("STAT ")?.split_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    reply.lines().filter_map(figure).collect()
+}
+
 /// The bytes of a queue's messages; none if there is no such queue.
 pub fn queue_bytes(server: &Server, queue: &str) -> u64 {
     let reply = server.connect().command(format!("stats queue {queue}\r\n").as_bytes(), b"END\r\n");
@@ -37,6 +49,14 @@ pub fn anonymous_memory(server: &Server) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or_else(|| panic!("no RssAnon in {status}")) << 10
+}
+
+/// Processor time that the process has used, in ticks: hundredths of a second.
+pub fn processor_ticks(server: &Server) -> u64 {
+    let stat = read_lossy(format!("/proc/{}/stat", server.pid()));
+    // The name may have spaces; behind it the first field is the third of all.
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
 /// Puts and gets, as the first line of `stats queue NAME` says them; empty if there is no such queue.

@@ -2,12 +2,13 @@
 //! never again, and the counters of each reader agree with that.
 //!
 //! Invariant: a client reports what it knows. A message counts as put when its `STORED` came, as seen when its `VALUE` came, and as done
-//! when the reply to its close, or the `VALUE` of a get, came.
+//! when the reply to its close, or the `VALUE` of a get, came. [`crate::history`] judges each reader; its moments are the lives of the server.
 
-use crate::facts::stat;
+use crate::facts::{figures, stat};
 use crate::harness::Server;
-use crate::traffic::{Link, MessageId, Rng};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use crate::history::{End, History, Moment, Read, Tally};
+use crate::traffic::{Link, MessageId, Rng, Sent};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::thread;
@@ -25,126 +26,94 @@ const READERS: [&str; 4] = ["q", "q/group=a", "q/group=b", "q/group=c"];
 /// Which of them confirm, and so lose nothing to a reply that does not come.
 const CONFIRMING: [&str; 2] = ["q/group=a", "q/group=b"];
 
-/// What the clients of one reader know.
-#[derive(Default)]
-struct Seen {
-    seen: HashSet<MessageId>,
-    done: HashSet<MessageId>,
-    /// Requests that were not answered and may each have ended a message.
-    unanswered: u64,
-}
-
-impl Seen {
-    fn see(&mut self, reader: &str, id: MessageId) {
-        assert!(!self.done.contains(&id), "{reader} was given {id:?} again after it was done with it");
-        self.seen.insert(id);
-    }
-
-    fn finish(&mut self, reader: &str, id: MessageId) {
-        assert!(self.done.insert(id), "{reader} has done {id:?} twice");
-    }
-}
-
-/// Something that a client of a reader got to know, in its order.
-#[derive(Clone, Copy)]
-enum Event {
-    Seen(MessageId),
-    Done(MessageId),
-    Unanswered,
-}
-
 fn value(link: &mut Link) -> io::Result<Option<MessageId>> {
     let Some((_, body)) = link.value()? else { return Ok(None) };
     assert!(link.value()?.is_none(), "END follows");
     Ok(Some(MessageId::of_body(&body)))
 }
 
-/// Puts messages until the server is gone. Returns how many it sent, and which were stored.
-fn produce(address: SocketAddr, producer: u32, depth: usize) -> (u64, Vec<MessageId>) {
-    let (mut sent, mut stored) = (0, Vec::new());
-    let Ok(mut link) = Link::connect(address) else { return (sent, stored) };
+/// Puts messages until the server is gone.
+fn produce(address: SocketAddr, producer: u32, depth: usize) -> Vec<Sent> {
+    let mut sent: Vec<Sent> = Vec::new();
+    let Ok(mut link) = Link::connect(address) else { return sent };
     loop {
-        let ids: Vec<_> = (sent..sent + depth as u64).map(|number| MessageId { producer, queue: 0, number }).collect();
+        let first = sent.len();
         let mut requests = Vec::new();
-        for id in &ids {
+        for number in first..first + depth {
+            let id = MessageId { producer, queue: 0, number: number as u64 };
             let body = id.body();
             requests.extend(format!("set q 0 0 {}\r\n", body.len()).into_bytes());
             requests.extend(body);
             requests.extend(b"\r\n");
+            sent.push(Sent { id, acknowledged: false });
         }
-        sent += depth as u64;
         if link.send(&requests).is_err() {
-            return (sent, stored);
+            return sent;
         }
-        for id in ids {
+        for message in &mut sent[first..] {
             match link.line() {
                 Ok(line) => assert_eq!(line, b"STORED"),
-                Err(_) => return (sent, stored),
+                Err(_) => return sent,
             }
-            stored.push(id);
+            message.acknowledged = true;
         }
     }
 }
 
-/// Opens some messages at a time, and confirms them, or gives them back, until the server is gone.
-fn confirm(address: SocketAddr, reader: &str, seed: u64) -> Vec<Event> {
-    let mut events = Vec::new();
-    // It ends with the server, whenever that is.
-    let _ = confirm_until_gone(address, reader, &mut Rng::new(seed), &mut events);
-    events
+/// What a client of a reader got to know: what came to it, and how many requests were not answered that may have taken a message.
+type Seen = (Vec<Read>, u64);
+
+fn seen(id: MessageId, life: Moment, end: End) -> Read {
+    Read { id, from: 0, asked: life, came: life, held_until: 0, end }
 }
 
-fn confirm_until_gone(address: SocketAddr, reader: &str, rng: &mut Rng, events: &mut Vec<Event>) -> io::Result<()> {
+/// Opens some messages at a time, and confirms them, or gives them back, until the server is gone.
+fn confirm(address: SocketAddr, reader: &str, life: Moment, seed: u64) -> Seen {
+    let mut reads = Vec::new();
+    // It ends with the server, whenever that is.
+    let _ = confirm_until_gone(address, reader, life, &mut Rng::new(seed), &mut reads);
+    (reads, 0)
+}
+
+fn confirm_until_gone(
+    address: SocketAddr,
+    reader: &str,
+    life: Moment,
+    rng: &mut Rng,
+    reads: &mut Vec<Read>,
+) -> io::Result<()> {
     let mut link = Link::connect(address)?;
     loop {
-        let mut open = Vec::new();
+        let first = reads.len();
         let count = 1 + rng.below(8) as usize;
         link.send(format!("get {reader}/open/t=5\r\n").repeat(count).as_bytes())?;
         for _ in 0..count {
-            if let Some(id) = value(&mut link)? {
-                events.push(Event::Seen(id));
-                open.push(id);
-            }
+            reads.extend(value(&mut link)?.map(|id| seen(id, life, End::Returned)));
         }
-        for id in open {
+        for read in &mut reads[first..] {
             let gives_back = rng.below(8) == 0;
             if !gives_back {
-                events.push(Event::Unanswered);
+                read.end = End::MaybeDone;
             }
             let option = if gives_back { "abort" } else { "close" };
             link.send(format!("get {reader}/{option}\r\n").as_bytes())?;
             assert!(value(&mut link)?.is_none(), "END to a close");
-            if !gives_back {
-                *events.last_mut().expect("just pushed") = Event::Done(id);
-            }
+            read.end = if gives_back { End::GivenBack } else { End::Done(life) };
         }
     }
 }
 
 /// Takes messages until the server is gone.
-fn take(address: SocketAddr, reader: &str) -> Vec<Event> {
-    let mut events = Vec::new();
-    let Ok(mut link) = Link::connect(address) else { return events };
+fn take(address: SocketAddr, reader: &str, life: Moment) -> Seen {
+    let mut reads = Vec::new();
+    let Ok(mut link) = Link::connect(address) else { return (reads, 0) };
     while link.send(format!("get {reader}\r\n").as_bytes()).is_ok() {
         match value(&mut link) {
-            Ok(Some(id)) => events.extend([Event::Seen(id), Event::Done(id)]),
-            Ok(None) => {}
+            Ok(id) => reads.extend(id.map(|id| seen(id, life, End::Done(life)))),
             Err(_) => break,
         }
     }
-    events.push(Event::Unanswered);
-    events
-}
-
-/// What `stats queue` says of a reader.
-fn figures(server: &Server, reader: &str) -> BTreeMap<String, u64> {
-    let reply = server.connect().command(format!("stats queue {reader}\r\n").as_bytes(), b"END\r\n");
-    let reply = String::from_utf8(reply).expect("stats are text");
-    let figure = |line: &str| {
-        let (name, value) = line.strip_prefix("STAT ")?.split_once(' ')?;
-        Some((name.to_owned(), value.parse().ok()?))
-    };
-    reply.lines().filter_map(figure).collect()
+    (reads, 1)
 }
 
 fn sum(figures: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
@@ -177,8 +146,11 @@ fn each_group_sees_every_message_and_what_it_confirmed_never_again_after_kill_9(
             assert_eq!(client.command(format!("get {reader}\r\n").as_bytes(), b"END\r\n"), b"END\r\n");
         }
         let before: Vec<_> = READERS.iter().map(|reader| figures(&server, reader)).collect();
-        let mut seen: BTreeMap<&str, Seen> = READERS.iter().map(|reader| (*reader, Seen::default())).collect();
-        let (mut sent, mut stored) = (0, Vec::new());
+        let mut histories: BTreeMap<&str, History> = READERS.iter().map(|of| (*of, History::default())).collect();
+        histories.values_mut().for_each(|history| {
+            history.allow_hand_over();
+            history.allow_reordering();
+        });
         for crash in 0..1 + seed % 3 {
             if crash > 0 {
                 server.restart_with(args(seed + crash));
@@ -192,39 +164,31 @@ fn each_group_sees_every_message_and_what_it_confirmed_never_again_after_kill_9(
             for reader in READERS {
                 let seed = rng.next();
                 if reader != "q/group=c" {
-                    clients.push((reader, thread::spawn(move || confirm(address, reader, seed))));
+                    clients.push((reader, thread::spawn(move || confirm(address, reader, crash, seed))));
                 }
                 if !CONFIRMING.contains(&reader) {
-                    clients.push((reader, thread::spawn(move || take(address, reader))));
+                    clients.push((reader, thread::spawn(move || take(address, reader, crash))));
                 }
             }
             thread::sleep(Duration::from_millis(50 + rng.below(250)));
             server.kill9();
             for producer in producers {
-                let (of_one, stored_of_one) = producer.join().expect("a producer saw the protocol broken");
-                sent += of_one;
-                stored.extend(stored_of_one);
+                let sent = producer.join().expect("a producer saw the protocol broken");
+                // Of a queue for groups only plain readers get nothing.
+                let offered = histories.iter_mut().filter(|(reader, _)| !groups_only || **reader != "q");
+                offered.for_each(|(_, history)| history.produced(sent.iter().copied()));
             }
-            // Clients of one reader know nothing of each other, so what one gave back another may see later in this life.
-            let mut done: Vec<(&str, MessageId)> = Vec::new();
             for (reader, client) in clients {
-                let of = seen.get_mut(reader).expect("every reader is in it");
-                for event in client.join().expect("a client saw the protocol broken") {
-                    match event {
-                        Event::Seen(id) => of.see(reader, id),
-                        Event::Done(id) => done.push((reader, id)),
-                        Event::Unanswered => of.unanswered += 1,
-                    }
-                }
-            }
-            for (reader, id) in done {
-                seen.get_mut(reader).expect("every reader is in it").finish(reader, id);
+                let (reads, unanswered) = client.join().expect("a client saw the protocol broken");
+                let history = histories.get_mut(reader).expect("every reader is in it");
+                history.read(reads);
+                history.lose(0, unanswered);
             }
         }
         server.restart_with(args(seed + 1));
+        let offered = histories["q/group=a"].tally(0);
         for (reader, before) in READERS.iter().zip(before) {
-            let of = seen.get_mut(reader).expect("every reader is in it");
-            check_reader(&server, reader, of, &before, &stored, sent, groups_only);
+            check_reader(&server, reader, &histories[reader], &before, offered, groups_only);
         }
         assert_eq!(stat(&server, "curr_items"), 0, "all have passed all");
         assert_eq!(stat(&server, "bytes"), 0, "and nothing is stored");
@@ -236,17 +200,16 @@ fn each_group_sees_every_message_and_what_it_confirmed_never_again_after_kill_9(
 fn check_reader(
     server: &Server,
     reader: &str,
-    of: &mut Seen,
+    history: &History,
     before: &BTreeMap<String, u64>,
-    stored: &[MessageId],
-    sent: u64,
+    offered: Tally,
     groups_only: bool,
 ) {
     let counted = figures(server, reader);
     assert_eq!(counted["puts"], sum(&counted, &LEFT) + counted["ready"], "{reader}: {counted:?}");
     assert_eq!(counted["open"], 0, "what was open is ready");
     let puts = counted["puts"] - before["puts"];
-    assert!((stored.len() as u64..=sent).contains(&puts), "{reader}: {puts} puts of {} to {sent}", stored.len());
+    assert!((offered.acknowledged..=offered.sent).contains(&puts), "{reader}: {puts} puts, but {offered:?}");
     let mut left = Vec::new();
     let mut link = Link::connect(server.addr()).expect("connect");
     let mut was_empty = false;
@@ -256,30 +219,22 @@ fn check_reader(
             match value(&mut link).expect("a reply") {
                 Some(id) => {
                     assert!(!was_empty, "what is there is taken before it is said that nothing is");
-                    left.push(id);
-                    of.see(reader, id);
+                    left.push(seen(id, Moment::MAX, End::Done(Moment::MAX)));
                 }
                 None => was_empty = true,
             }
         }
     }
     assert_eq!(counted["ready"], left.len() as u64, "{reader}: what is ready can be taken");
-    for producer in left.iter().map(|id| id.producer).collect::<BTreeSet<_>>() {
-        let numbers = left.iter().filter(|id| id.producer == producer).map(|id| id.number);
-        assert!(numbers.is_sorted_by(|a, b| a < b), "{reader}: in their order, each once");
-    }
+    history.verify_reads(&left).unwrap_or_else(|broken| panic!("{reader}: {broken}"));
     let after = figures(server, reader);
     assert_eq!((after["ready"], after["bytes"]), (0, 0), "{reader}");
     assert_eq!(after["gets"], counted["gets"] + left.len() as u64, "{reader}");
     if groups_only && reader == "q" {
-        assert!(of.seen.is_empty(), "messages are for groups only");
         assert_eq!(counted["skipped"] - before["skipped"], puts);
         return;
     }
-    let gets = counted["gets"] - before["gets"];
-    let done = of.done.len() as u64;
-    assert!((done..=done + of.unanswered).contains(&gets), "{reader}: {gets} gets, {done} and {}", of.unanswered);
-    let missing = stored.iter().filter(|id| !of.seen.contains(id)).count() as u64;
-    let lost_max = if CONFIRMING.contains(&reader) { 0 } else { of.unanswered };
-    assert!(missing <= lost_max, "{reader} has not seen {missing} messages that were stored, {lost_max} may be lost");
+    let (gets, tally) = (counted["gets"] - before["gets"], history.tally(0));
+    let most = tally.taken + tally.unanswered;
+    assert!((tally.taken..=most).contains(&gets), "{reader}: {gets} gets, but {tally:?}");
 }

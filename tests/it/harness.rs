@@ -12,16 +12,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long a server may take to say that it is ready, recovery included.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take to say that it is ready, recovery included. Generous, since tests share few cores.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a server may take to end after SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a `Client` waits for bytes, or for room to send them.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often conditions are looked at.
@@ -143,6 +144,11 @@ impl Server {
         self.child.as_ref().expect("the server is running").id()
     }
 
+    /// What it was started with the last time, as the test said it.
+    pub fn args(&self) -> &[String] {
+        &self.args
+    }
+
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
@@ -186,18 +192,32 @@ impl Server {
 
     /// Stops the process if it runs, cleanly, and starts it again on the same data with the same arguments. The port changes.
     pub fn restart(&mut self) {
-        let args = std::mem::take(&mut self.args);
+        let args = self.args.clone();
         self.restart_with(&args.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     /// As `restart`, with other arguments from now on.
     pub fn restart_with(&mut self, args: &[&str]) {
+        self.try_restart_with(args).unwrap_or_else(|refused| panic!("ringq did not restart: {refused:?}"));
+    }
+
+    /// As `restart_with`, for starts that may be refused.
+    pub fn try_restart_with(&mut self, args: &[&str]) -> Result<(), StartRefused> {
         if self.child.is_some() {
             let status = self.stop();
             assert!(status.success(), "ringq ended with {status} before its restart");
         }
         self.args = owned(args);
-        self.spawn().unwrap_or_else(|refused| panic!("ringq did not restart: {refused:?}"));
+        self.spawn()
+    }
+
+    /// Starts it with these arguments, after it has ended, and kills it after this time, wherever its start is by then.
+    pub fn die_while_starting(&mut self, args: &[&str], after: Duration) {
+        assert!(self.child.is_none(), "the server is running");
+        self.args = owned(args);
+        self.start_process();
+        thread::sleep(after);
+        self.kill9();
     }
 
     fn launch(scratch: TempDir, data: PathBuf, args: &[&str], handed: Handed) -> Result<Server, StartRefused> {
@@ -207,6 +227,11 @@ impl Server {
     }
 
     fn spawn(&mut self) -> Result<(), StartRefused> {
+        self.start_process();
+        self.await_ready()
+    }
+
+    fn start_process(&mut self) {
         self.starts += 1;
         let output = File::create(self.output_path(self.starts)).expect("create the output file");
         let mut command = self.command(&output);
@@ -217,7 +242,6 @@ impl Server {
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.child = Some(command.spawn().expect("run ringq"));
-        self.await_ready()
     }
 
     /// A shell that arranges what is handed over as a service manager would, and becomes `ringq`.
@@ -447,6 +471,19 @@ impl Client {
             Err(error) => panic!("waited {awaited}: {error} after {}", shown(&self.received)),
         }
     }
+}
+
+/// A port for datagrams that probably nobody has: 0 means off, so the system cannot choose. Below the ports that the system gives away, and
+/// not the same twice in a while.
+pub fn candidate_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    10_000 + ((std::process::id() * 97 + turn * 31) % 20_000) as u16
+}
+
+/// Whether a start was refused because somebody has the port of the datagrams.
+pub fn is_taken(refused: &StartRefused) -> bool {
+    refused.output.contains("in use") && refused.output.contains("-U")
 }
 
 /// Polls until the condition holds; panics with `what` at the deadline.

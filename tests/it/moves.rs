@@ -438,3 +438,34 @@ fn deliveries_that_came_back_count_over_a_crash() {
     assert_eq!(world.ask(client, "get dead\r\n"), "VALUE dead 0 1\r\nx\r\nEND\r\n");
     assert_eq!(stat(&mut world, client, "from", "dead_lettered"), 1);
 }
+
+/// The store is behind with how often a message came back. What it says when the message is read from it again does not count less than what
+/// is known here.
+#[test]
+fn deliveries_count_when_the_message_left_memory_before_the_store_knew_of_them() {
+    let mut world = World::new(Options { memory_share: 256 << 10, body_size_max: 64 << 10, ..Options::default() });
+    let client = world.connect();
+    world.ask(client, "config from max_deliveries=3 dead_letter=dead\r\nset from 0 0 1\r\nx\r\n");
+    let filler = format!("set filler 0 0 40000\r\n{}\r\n", "f".repeat(40_000));
+    (0..12).for_each(|_| drop(world.ask(client, &filler)));
+    let deliver = "get from/open\r\nget from/abort\r\n";
+    let delivered = "VALUE from/open 0 1\r\nx\r\nEND\r\nEND\r\n";
+    assert_eq!(world.ask(client, deliver), delivered);
+    // Everything is durable, but no checkpoint tells the store of the second time.
+    let ask = |world: &mut World, request: &str| {
+        world.send(client, request.as_bytes());
+        while world.turn(0) | world.load() | (world.writes_under_way(0) > 0) {
+            while world.writes_under_way(0) > 0 {
+                world.write(0, 0);
+            }
+        }
+        world.heard(client)
+    };
+    assert_eq!(ask(&mut world, deliver), delivered);
+    // What is loaded for others takes its place in memory.
+    (0..8).for_each(|_| drop(ask(&mut world, "get filler\r\n")));
+    assert_eq!(ask(&mut world, deliver), delivered);
+    world.settle();
+    assert_eq!(world.ask(client, "get from/open\r\n"), "END\r\n");
+    assert_eq!(world.ask(client, "get dead\r\n"), "VALUE dead 0 1\r\nx\r\nEND\r\n");
+}

@@ -289,6 +289,25 @@ fn put_request(out: &mut Vec<u8>, id: MessageId, noreply: bool) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// A part of a reply.
+pub enum Answer {
+    /// A `VALUE` block.
+    Value {
+        /// As it was asked for.
+        key: Vec<u8>,
+        /// Only `gets` tells it.
+        id: Option<u64>,
+        /// The message.
+        body: Vec<u8>,
+    },
+    /// Anything else, without its CRLF.
+    Line(Vec<u8>),
+}
+
+fn decimal(word: &[u8]) -> u64 {
+    str::from_utf8(word).ok().and_then(|word| word.parse().ok()).expect("a number")
+}
+
 /// A connection that may end at any byte. An error means that the peer is gone; anything else that goes wrong panics.
 pub struct Link {
     stream: TcpStream,
@@ -341,20 +360,33 @@ impl Link {
     /// # Errors
     /// The server is gone before the end of either.
     pub fn value(&mut self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let line = self.line()?;
-        if line == b"END" {
-            return Ok(None);
+        match self.answer()? {
+            Answer::Value { key, body, .. } => Ok(Some((key, body))),
+            Answer::Line(line) if line == b"END" => Ok(None),
+            Answer::Line(line) => panic!("not a reply to a get: {}", line.escape_ascii()),
         }
+    }
+
+    /// The next `VALUE` block, or the next line if that begins none.
+    ///
+    /// # Errors
+    /// The server is gone before the end of either.
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let line = self.line()?;
         let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let [b"VALUE", key, b"0", size] = words[..] else { panic!("not a reply to a get: {}", line.escape_ascii()) };
-        let size: usize = str::from_utf8(size).ok().and_then(|word| word.parse().ok()).expect("a size");
+        let (key, size, id) = match words[..] {
+            [b"VALUE", key, b"0", size] => (key, size, None),
+            [b"VALUE", key, b"0", size, id] => (key, size, Some(decimal(id))),
+            _ => return Ok(Answer::Line(line)),
+        };
+        let size = decimal(size) as usize;
         while self.received.len() < self.used + size + 2 {
             self.receive()?;
         }
         let body = self.received[self.used..][..size].to_vec();
         assert_eq!(&self.received[self.used + size..][..2], b"\r\n");
         self.used += size + 2;
-        Ok(Some((key.to_vec(), body)))
+        Ok(Answer::Value { key: key.to_vec(), id, body })
     }
 
     /// Receives more; returns by how much positions in `received` went down.

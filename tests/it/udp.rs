@@ -2,12 +2,12 @@
 
 use crate::clients::skip;
 use crate::facts::{anonymous_memory, puts_and_gets, stat};
-use crate::harness::{Server, StartRefused, eventually, read_lossy, shown};
+use crate::harness::{Server, candidate_port, eventually, is_taken, read_lossy, shown};
 use rustix::process::Signal;
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -51,17 +51,6 @@ impl UdpServer {
     fn dropped(&self) -> u64 {
         stat(&self.server, "udp_dropped")
     }
-}
-
-fn is_taken(refused: &StartRefused) -> bool {
-    refused.output.contains("in use") && refused.output.contains("-U")
-}
-
-/// Below the ports that the system gives away, and not the same twice in a while.
-fn candidate_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-    10_000 + ((std::process::id() * 97 + turn * 31) % 20_000) as u16
 }
 
 /// A client by UDP.

@@ -1,28 +1,16 @@
-//! Promise 6: no client can stop, grow or crash the server. Each test is one way of trying; after it the server serves, keeps no
-//! connection that is gone, and uses no more memory than its options allow.
+//! One client, or a few: slow ones, wrong ones, and those that go in the middle of something.
 
-use crate::clients::skip;
-use crate::facts::{anonymous_memory, stat};
+use crate::bound::Crowd;
+use crate::facts::stat;
 use crate::harness::{Client, Server, eventually};
 use crate::traffic::{Link, Rng};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::io::{ErrorKind, Read, Write};
+use crate::{
+    MIB, NOTICE_TIMEOUT, check_memory, check_only_asking_connection, check_service, connect, make_queues,
+    not_connected, put_large, read_what_comes, reset, send_until_full, settle,
+};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Duration;
-
-/// What a server started with `-m 8` may use: its 8 MiB twice, as messages and on their way to the database; for each of up to two
-/// shards 4 MiB of receive buffers and 16 MiB of reply buffers kept for reuse; 20,000 queues; some MiB for each of a dozen deaf
-/// clients; and what the allocator keeps.
-const MEMORY_MAX: u64 = 128 << 20;
-
-/// How long the server may take to notice what clients did.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A client that could not send for this long meets a server that has stopped reading.
-const FULL_AFTER: Duration = Duration::from_millis(500);
-
-const MIB: usize = 1 << 20;
 
 // --- slow ones ---
 
@@ -92,7 +80,8 @@ fn clients_that_never_read_cost_a_bounded_amount() {
             let mut client = connect(&server);
             send_until_full(&mut client, &request.repeat(1000).into_bytes(), 16 * MIB);
             deaf.push(client);
-            check_memory(&server, request);
+            let crowd = Crowd { queues: 20_003, flooding: deaf.len() as u64, ..busy(deaf.len()) };
+            check_memory(&server, crowd, request.trim_end());
         }
         check_service(&server);
         check_listing(&server, 20_000);
@@ -132,7 +121,7 @@ fn pipelined_gets_of_stored_messages_by_a_client_that_never_reads_cost_a_bounded
             deaf.push(client);
         }
         settle(|| stat(&server, "get_hits"));
-        check_memory(&server, "60 gets of 1 MiB on each of four connections");
+        check_memory(&server, busy(4), "60 gets of 1 MiB on each of four connections");
         check_service(&server);
         drop(deaf);
         check_only_asking_connection(&server);
@@ -147,7 +136,7 @@ fn gets_that_wait_for_the_database_are_bounded_in_number() {
     let mut deaf = connect(&server);
     send_until_full(&mut deaf, "get stored\r\n".repeat(1000).as_bytes(), 16 * MIB);
     settle(|| stat(&server, "get_hits"));
-    check_memory(&server, "gets of 10 kB without end");
+    check_memory(&server, busy(1), "gets of 10 kB without end");
     check_service(&server);
 }
 
@@ -190,7 +179,7 @@ fn an_endless_line_ends_the_connection() {
         // The server stops reading at some point and then resets.
         let _ = client.write_all(&line);
         assert_eq!(read_what_comes(&mut client), b"CLIENT_ERROR line too long\r\n", "{}", piece.escape_ascii());
-        check_memory(&server, "an endless line");
+        check_memory(&server, sending(1), "an endless line");
     }
     check_only_asking_connection(&server);
     check_service(&server);
@@ -233,7 +222,7 @@ fn every_length_is_refused_or_believed_but_never_allocated() {
         }
     }
     check_service(&server);
-    check_memory(&server, "announced bodies");
+    check_memory(&server, sending(clients.len()), "announced bodies");
     for client in &mut clients {
         // Whatever was announced, the end of the stream ends it.
         client.shutdown(Shutdown::Write).or_else(not_connected).expect("shut down");
@@ -295,7 +284,7 @@ fn random_bytes_do_no_harm() {
         if seed % 20 == 0 {
             println!("RINGQ_SEED={seed} and below were survived");
             check_service(&server);
-            check_memory(&server, "random bytes");
+            check_memory(&server, Crowd { queues: 1000, ..busy(1) }, "random bytes");
         }
     }
     check_only_asking_connection(&server);
@@ -410,7 +399,7 @@ fn clients_that_vanish_in_a_body_store_nothing_and_give_its_room_back() {
         for _ in 0..20 {
             check_service(&server);
         }
-        check_memory(&server, "stalled bodies");
+        check_memory(&server, sending(60), "stalled bodies");
         for (index, client) in stalled.into_iter().enumerate() {
             match index % 3 {
                 0 => reset(client),
@@ -472,189 +461,13 @@ fn clients_that_vanish_with_replies_under_way_leave_nothing_behind() {
     }
 }
 
-// --- many ---
-
-#[test]
-fn ten_thousand_idle_connections_are_cheap() {
-    const COUNT: u64 = 10_000;
-    const SIZE_MAX: u64 = 2048;
-    let wanted = COUNT + 500;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.maximum.is_some_and(|hard| hard < wanted) {
-        return skip("ten_thousand_idle_connections_are_cheap", "the hard limit of open files is below 10,500");
-    }
-    if limit.current.is_some_and(|soft| soft < wanted) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).expect("raise the limit");
-    }
-    let server = Server::start(&["-m", "8", "-t", "2"]);
-    check_service(&server);
-    let before = anonymous_memory(&server);
-    let idle: Vec<TcpStream> = (0..COUNT).map(|_| connect(&server)).collect();
-    eventually("all are accepted", NOTICE_TIMEOUT, || stat(&server, "curr_connections") == COUNT + 1);
-    let each = anonymous_memory(&server).saturating_sub(before) / COUNT;
-    println!("{each} bytes for each of {COUNT} idle connections");
-    assert!(each <= SIZE_MAX, "{each} bytes for each connection");
-    for mut client in idle.iter().step_by(500) {
-        client.write_all(b"get nothing\r\n").expect("send");
-        let mut reply = [0; 5];
-        client.read_exact(&mut reply).expect("a reply");
-        assert_eq!(&reply, b"END\r\n");
-    }
-    drop(idle);
-    check_only_asking_connection(&server);
-    check_service(&server);
+/// So many connections, each with the beginning of a request.
+fn sending(count: usize) -> Crowd {
+    Crowd { connections: count as u64, sending: count as u64, ..Crowd::default() }
 }
 
-#[test]
-fn the_limit_of_connections_is_said_and_kept() {
-    let server = Server::start(&["-m", "8", "-t", "2", "-c", "20"]);
-    let mut open: Vec<Client> = (0..20).map(|_| server.connect()).collect();
-    for client in &mut open {
-        client.command(b"version\r\n", b"\r\n");
-    }
-    for _ in 0..100 {
-        let mut refused = server.connect();
-        assert_eq!(refused.read_to_end(), b"SERVER_ERROR too many open connections\r\n");
-    }
-    let reply = open[0].command(b"stats\r\n", b"END\r\n");
-    let reply = String::from_utf8_lossy(&reply);
-    assert!(reply.contains("STAT rejected_connections 100\r\n"), "{reply}");
-    assert!(reply.contains("STAT curr_connections 20\r\n"), "{reply}");
-    open.truncate(10);
-    // The server notices the ends in its own time.
-    eventually("there is room again", NOTICE_TIMEOUT, || {
-        let mut client = connect(&server);
-        let _ = client.write_all(b"get nothing\r\nquit\r\n");
-        read_what_comes(&mut client) == b"END\r\n"
-    });
-    open.iter_mut().for_each(|client| assert!(client.command(b"version\r\n", b"\r\n").starts_with(b"VERSION ")));
-    drop(open);
-    check_only_asking_connection(&server);
-}
-
-#[test]
-fn connections_that_come_and_go_leave_nothing_behind() {
-    let server = Server::start(&["-m", "8", "-t", "2"]);
-    check_service(&server);
-    let mut before = 0;
-    for index in 0..5000 {
-        if index == 1000 {
-            before = anonymous_memory(&server);
-        }
-        let mut client = connect(&server);
-        match index % 5 {
-            0 => {}
-            1 => reset(client),
-            2 => client.write_all(b"vers").expect("send"),
-            3 => client.write_all(b"set q 0 0 1000000\r\nxxx").expect("send"),
-            _ => {
-                client.write_all(b"get nothing\r\nquit\r\n").expect("send");
-                assert_eq!(read_what_comes(&mut client), b"END\r\n");
-            }
-        }
-    }
-    check_only_asking_connection(&server);
-    check_service(&server);
-    let growth = anonymous_memory(&server).saturating_sub(before);
-    assert!(growth < 4 << 20, "4,000 connections that are gone left {growth} bytes");
-}
-
-// --- what every test ends with, and begins with ---
-
-/// The server serves whoever comes.
-#[track_caller]
-fn check_service(server: &Server) {
-    let mut client = server.connect();
-    client.send(b"set service 7 0 2\r\nok\r\nget service\r\n");
-    client.expect(b"STORED\r\nVALUE service 7 2\r\nok\r\nEND\r\n");
-}
-
-/// No connection is left but the one that asks.
-#[track_caller]
-fn check_only_asking_connection(server: &Server) {
-    eventually("no other connection is left", NOTICE_TIMEOUT, || stat(server, "curr_connections") == 1);
-}
-
-#[track_caller]
-fn check_memory(server: &Server, what: &str) {
-    let used = anonymous_memory(server);
-    assert!(used <= MEMORY_MAX, "{used} bytes of memory in use after {what:?}");
-}
-
-/// Waits until a number stays the same.
-fn settle(mut number: impl FnMut() -> u64) {
-    let mut last = number();
-    let mut same = 0;
-    eventually("a number stays the same", NOTICE_TIMEOUT, || {
-        let now = number();
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        same == 40
-    });
-}
-
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.addr()).expect("connect");
-    stream.set_read_timeout(Some(NOTICE_TIMEOUT)).expect("set the read timeout");
-    stream.set_write_timeout(Some(NOTICE_TIMEOUT)).expect("set the write timeout");
-    stream
-}
-
-/// Everything until the server closes or resets. A server that does neither fails the test.
-#[track_caller]
-fn read_what_comes(client: &mut TcpStream) -> Vec<u8> {
-    let mut received = Vec::new();
-    match client.read_to_end(&mut received) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("waited for the close: {error}; received {}", received.escape_ascii()),
-    }
-    received
-}
-
-/// Repeats `requests` until the server reads no more, or `size_max` bytes are sent.
-fn send_until_full(client: &mut TcpStream, requests: &[u8], size_max: usize) {
-    client.set_write_timeout(Some(FULL_AFTER)).expect("set the write timeout");
-    let mut sent = 0;
-    while sent < size_max {
-        match client.write(&requests[sent % requests.len()..]) {
-            Ok(size) => sent += size,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return,
-            Err(error) => panic!("send: {error}"),
-        }
-    }
-}
-
-/// Ends a connection with a reset instead of an end of stream.
-fn reset(client: TcpStream) {
-    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("set linger");
-}
-
-/// The other side may have reset the connection already.
-fn not_connected(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == ErrorKind::NotConnected { Ok(()) } else { Err(error) }
-}
-
-/// Puts `count` messages of `size` bytes.
-fn put_large(server: &Server, queue: &str, count: usize, size: usize) {
-    let mut client = server.connect();
-    let body = vec![b'm'; size];
-    for _ in 0..count {
-        client.send(&[format!("set {queue} 0 0 {size}\r\n").as_bytes(), &body, b"\r\n"].concat());
-        client.expect(b"STORED\r\n");
-    }
-}
-
-/// Makes queues `queue-0` and so on, with one message each.
-fn make_queues(server: &Server, count: usize) {
-    let mut client = server.connect();
-    for first in (0..count).step_by(1000) {
-        let mut requests = String::new();
-        for queue in first..(first + 1000).min(count) {
-            requests.push_str(&format!("set queue-{queue} 0 0 1 noreply\r\nx\r\n"));
-        }
-        client.send(requests.as_bytes());
-        client.send(b"db_checkpoint\r\n");
-        client.expect(b"OK\r\n");
-    }
+/// So many connections, each with replies that it does not take.
+fn busy(count: usize) -> Crowd {
+    let count = count as u64;
+    Crowd { connections: count, busy: count, ..Crowd::default() }
 }
