@@ -36,8 +36,8 @@ const SETTINGS: [&str; 18] = [
     "group_timeout=2",
 ];
 
-struct Trial {
-    rng: Rng,
+pub struct Trial {
+    pub rng: Rng,
     world: World,
     clients: Vec<usize>,
     kestrels: Vec<usize>,
@@ -48,8 +48,7 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(seed: u64) -> Trial {
-        let mut rng = Rng::new(seed);
+    pub fn new(mut rng: Rng) -> Trial {
         let options = Options {
             shards: 1 + rng.below(3) as u16,
             memory_share: [256 << 10, 4 << 20][rng.below(2)],
@@ -119,7 +118,7 @@ impl Trial {
         }
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let shard = self.rng.below(self.world.shards());
         match self.rng.below(40) {
             0..16 => {
@@ -186,7 +185,7 @@ impl Trial {
     }
 
     /// What `stats` says, when nothing is under way.
-    fn check(&mut self) {
+    pub fn check(&mut self) {
         self.world.settle();
         self.hear();
         let client = self.world.connect();
@@ -219,7 +218,7 @@ fn what_was_put_is_counted_once_whatever_is_done_to_it() {
     let replayed = std::env::var("RINGQ_SEED").ok().map(|seed| seed.parse::<u64>().expect("RINGQ_SEED is a number"));
     for seed in replayed.map_or(0..120, |seed| seed..seed + 1) {
         println!("replay this history with RINGQ_SEED={seed} cargo test --test it what_was_put_is_counted_once");
-        let mut trial = Trial::new(seed);
+        let mut trial = Trial::new(Rng::new(seed));
         for step in 0..STEPS {
             trial.step();
             if step % 40 == 39 {

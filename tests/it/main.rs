@@ -6,6 +6,8 @@ mod admin_metrics;
 mod allocations;
 mod background;
 mod backlog;
+#[path = "../fuzz/bodies/mod.rs"]
+mod bodies;
 mod clients;
 mod concurrency;
 mod crash;
@@ -18,6 +20,7 @@ mod engine;
 mod examples;
 mod facts;
 mod flash_sale;
+mod fuzz;
 mod groups;
 mod groups_crash;
 mod harness;

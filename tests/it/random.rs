@@ -18,23 +18,42 @@
 use crate::world::{Options, World};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-/// A small generator of our own, so that a seed means the same history whatever library changes (xorshift64*).
-pub struct Rng(u64);
+/// A small generator of our own, so that a seed means the same history whatever library changes (xorshift64*). Its first choices may be
+/// given.
+pub struct Rng {
+    state: u64,
+    /// What is chosen before chance is, last first, a byte each.
+    given: Vec<u8>,
+}
 
 impl Rng {
     pub fn new(seed: u64) -> Rng {
-        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Rng { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, given: Vec::new() }
+    }
+
+    /// Chooses as these bytes say, until they are spent.
+    pub fn given(bytes: &[u8]) -> Rng {
+        Rng { given: bytes.iter().rev().copied().collect(), ..Rng::new(1) }
+    }
+
+    /// Whether nothing is left of what was given.
+    pub fn is_spent(&self) -> bool {
+        self.given.is_empty()
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        match self.given.pop() {
+            Some(byte) if n <= 256 => usize::from(byte) % n,
+            Some(byte) => (usize::from(byte) << 8 | usize::from(self.given.pop().unwrap_or(0))) % n,
+            None => (self.next() % n as u64) as usize,
+        }
     }
 }
 
@@ -110,8 +129,7 @@ pub struct History {
 }
 
 impl History {
-    fn new(seed: u64) -> History {
-        let mut rng = Rng::new(seed);
+    pub fn new(mut rng: Rng) -> History {
         let shards = 1 + rng.below(3) as u16;
         // Small shares make queues spill, load, and puts wait.
         let memory_share = [1 << 20, 2 << 20, 32 << 20][rng.below(3)];
@@ -162,7 +180,7 @@ impl History {
         self.drivers.push(Driver { id: client, client, asked, next_body: 0, open, held });
     }
 
-    fn run(&mut self, steps: usize) {
+    pub fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             if self.rng.below(8) == 0 {
                 self.pass_time();
@@ -626,7 +644,7 @@ fn parse_values(bytes: &[u8]) -> Option<(Vec<(usize, (usize, u64))>, usize)> {
 
 fn run(seed: u64) {
     eprintln!("replay: RINGQ_SEED={seed} cargo test --test it random");
-    let mut history = History::new(seed);
+    let mut history = History::new(Rng::new(seed));
     history.run(3000);
     history.finish();
 }
