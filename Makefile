@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo build man install install-examples uninstall deb test fuzz fuzz-list screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run demo build man install install-examples uninstall deb test fuzz fuzz-list sanitize screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -88,6 +88,9 @@ fuzz: $(CARGO_FUZZ) ## Look for inputs that break a promise, AddressSanitizer on
 
 fuzz-list: ## List the targets of `make fuzz`
 	@tests/fuzz.sh list
+
+sanitize: ## Run the unit tests of the files with unsafe code under AddressSanitizer, some minutes
+	tests/sanitize.sh address
 
 $(CARGO_FUZZ):
 	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz

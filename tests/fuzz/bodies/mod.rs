@@ -3,11 +3,15 @@
 //!
 //! Invariant: the same bytes do the same each time; no clock, no chance, nothing left behind by the call before.
 
+pub mod config;
 pub mod framing;
 pub mod journal;
 pub mod kestrel;
 pub mod mutation;
 pub mod operations;
+pub mod options;
+pub mod settings;
+pub mod spool;
 pub mod store;
 pub mod text;
 pub mod udp;
@@ -16,12 +20,16 @@ pub mod udp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, as `make fuzz-list` has them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 12] = [
+    ("config", config::run),
     ("framing", framing::run),
     ("journal", journal::run),
     ("kestrel", kestrel::run),
     ("mutation", mutation::run),
     ("operations", operations::run),
+    ("options", options::run),
+    ("settings", settings::run),
+    ("spool", spool::run),
     ("store", store::run),
     ("text", text::run),
     ("udp", udp::run),
