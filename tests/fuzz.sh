@@ -5,7 +5,7 @@
 #   tests/fuzz.sh list                    names the targets
 #   tests/fuzz.sh run TARGET [SECONDS]    looks for inputs that break a promise, for 60 seconds unless said otherwise; 0: for ever
 #   tests/fuzz.sh try TARGET FILE...      runs single inputs
-#   tests/fuzz.sh seeds TARGET [SIZE_MAX] adds to the seeds what reached more of the code, as few and as small inputs as that takes
+#   tests/fuzz.sh seeds TARGET [SIZE_MAX] makes the seeds anew out of seeds and what was found: as few as reach the same code, none longer than that
 #
 # It needs a compiler with unstable features: a nightly toolchain if rustup has one, or else the stable one told to have them. Without a
 # C++ compiler, which libFuzzer is built with, it says so and does nothing.
@@ -32,7 +32,11 @@ run() {
     local found=$OUT/corpus/$target artifacts=$OUT/artifacts/$target dictionary=tests/fuzz/dictionaries/$target.txt
     mkdir -p "$found" "$artifacts" "tests/fuzz/seeds/$target"
     local options=(-artifact_prefix="$artifacts/" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1)
+    # A life of a few choices shows little.
+    [ "$target" != operations ] || options+=(-len_control=0 -max_len=1500)
     [ ! -e "$dictionary" ] || options+=(-dict="$dictionary")
+    # Some targets make files, and some files are synced.
+    [ ! -w /dev/shm ] || export TMPDIR=/dev/shm
     exec "$(program "$target")" "${options[@]}" "$found" "tests/fuzz/seeds/$target"
 }
 
@@ -42,13 +46,16 @@ try() {
 }
 
 seeds() {
-    local target=$1 size_max=${2:-256} merged=$OUT/merged/$1
+    local target=$1 size_max=${2:-256} merged=$OUT/merged/$1 seed
     build "$target"
     rm -rf "$merged"
     mkdir -p "$merged" "$OUT/corpus/$target"
-    "$(program "$target")" -merge=1 -max_len="$size_max" "$merged" "tests/fuzz/seeds/$target" "$OUT/corpus/$target"
+    # Reaching a line more often does not make an input worth keeping.
+    "$(program "$target")" -set_cover_merge=1 -use_counters=0 -max_len="$size_max" "$merged" "tests/fuzz/seeds/$target" "$OUT/corpus/$target"
     rm -f "tests/fuzz/seeds/$target"/*
-    cp "$merged"/* "tests/fuzz/seeds/$target/"
+    for seed in "$merged"/*; do
+        cp "$seed" "tests/fuzz/seeds/$target/$(basename "$seed" | cut -c 1-12)"
+    done
     du -sh --apparent-size "tests/fuzz/seeds/$target"
 }
 

@@ -348,6 +348,7 @@ impl Engine {
             self.effects.notices.push(Notice::Corrupt { queue, message });
             if is_shared {
                 // The others find it damaged too, or have it in memory.
+                self.shelf(of).fan.as_mut().expect("it is shared").may_be_less = true;
                 self.free_if_passed(of, message, 0);
             } else {
                 self.stats.curr_items -= 1;

@@ -438,7 +438,7 @@ impl Engine {
             let stored = counters.puts - freed;
             engine.stats.curr_items += stored;
             let index = engine.shelve(Queue::reader(queue, name, counters, bytes, low, row.passed));
-            engine.shelf(index).fan = Some(Box::new(groups::Fan { groups: Vec::new(), stored, bytes }));
+            engine.shelf(index).fan = Some(Box::new(groups::Fan { stored, bytes, ..groups::Fan::default() }));
             engine.count_bytes(index);
         }
         for row in groups {
