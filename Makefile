@@ -90,7 +90,7 @@ fuzz-list: ## List the targets of `make fuzz`
 	@tests/fuzz.sh list
 
 sanitize: ## Run the unit tests of the files with unsafe code under AddressSanitizer, some minutes
-	tests/sanitize.sh address
+	tests/sanitize.sh
 
 $(CARGO_FUZZ):
 	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz

@@ -61,6 +61,7 @@ def main():
         keep("operations", bytes([model % 3]) + chance.randbytes(400))
     for kind in range(6):
         keep("journal", bytes([kind]) + chance.randbytes(300))
+        keep("lmdb", chance.randbytes(200))
         keep("spool", bytes([kind]) + chance.randbytes(100))
     keep("config", (ROOT.parent.parent / "packaging/ringq.toml").read_bytes()[:2000])
     keep("config", b"threads = 2\n[queue]\nmax_age = '30d'\n[queues.'orders-*']\nwhen_full = 'drop_oldest'\nmax_messages = 5\n")

@@ -7,6 +7,7 @@ pub mod config;
 pub mod framing;
 pub mod journal;
 pub mod kestrel;
+pub mod lmdb;
 pub mod mutation;
 pub mod operations;
 pub mod options;
@@ -20,11 +21,12 @@ pub mod udp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, as `make fuzz-list` has them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("config", config::run),
     ("framing", framing::run),
     ("journal", journal::run),
     ("kestrel", kestrel::run),
+    ("lmdb", lmdb::run),
     ("mutation", mutation::run),
     ("operations", operations::run),
     ("options", options::run),
