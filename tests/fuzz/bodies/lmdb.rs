@@ -10,6 +10,8 @@ use ringq::store::lmdb::{Lmdb, LmdbConfig};
 use ringq::store::memory::MemoryStore;
 use ringq::store::{Batch, Error, Load, Loaded, Store, Taken};
 
+static BODY: [u8; 300] = [b'x'; 300];
+
 /// Transactions in one life of a store.
 const JOBS_MAX: usize = 8;
 
@@ -77,7 +79,7 @@ fn mutation(choices: &mut Unstructured<'_>, out: &mut Vec<u8>) -> Result<()> {
     let target = *choices.choose(&NAMES)?;
     let mutation = match choices.int_in_range(0..=24u8)? {
         0..=8 => {
-            let body = &[b'x'; 300][..choices.int_in_range(0..=300)?];
+            let body = &BODY[..choices.int_in_range(0..=BODY.len())?];
             let expires_ms = number / 4;
             Mutation::Put(Put { queue, message, put_ms: 3, flags: 4, expires_ms, crc32c: 0, body }.sealed())
         }
