@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo build man install install-examples uninstall deb test fuzz fuzz-list sanitize screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run sim sim-long sim-canary demo build man install install-examples uninstall deb test fuzz fuzz-list sanitize screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -95,6 +95,16 @@ sanitize: ## Run the unit tests of the files with unsafe code under AddressSanit
 $(CARGO_FUZZ):
 	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz
 
+sim: ## Play histories of a whole server with faults in virtual time: SEED=1 first, RUNS=1000 of them, or HISTORY=file
+	$(if $(HISTORY),RINGQ_SIM_HISTORY=$(abspath $(HISTORY)),RINGQ_SEED=$(or $(SEED),1) RINGQ_RUNS=$(or $(RUNS),$(if $(SEED),1,1000))) \
+	$(CARGO) test $(LOCKED) --test sim -- --nocapture histories_break_no_rule
+
+sim-long: ## The same from a seed that the clock says until a rule breaks, or for so many RUNS; some 100,000 in an hour on two cores
+	$(MAKE) --no-print-directory sim SEED=$(or $(SEED),$$(date +%s)000) RUNS=$(or $(RUNS),1000000000000)
+
+sim-canary: ## See the simulator find a server that answers before its journal is written
+	$(CARGO) test $(LOCKED) --test sim --features canary -- --nocapture a_server_with_a_known_bug_breaks_a_rule
+
 screenshots: ## Draw the pictures of the dashboard in docs/images anew: a server under load, 5 minutes, Chromium
 	$(CARGO) build $(LOCKED) --release $(addprefix --bin ,$(PROGRAMS))
 	rm -rf target/screenshots
@@ -108,6 +118,7 @@ test-package: deb ## Install, run, upgrade and purge the Debian package on a cle
 ci: lint ## What continuous integration runs: lint, then all tests with every client present, then the package
 	tests/deps.sh --require $(if $(filter 0,$(shell id -u)),--package)
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory sim-canary
 	RINGQ_REQUIRE_CLIENTS=1 $(MAKE) --no-print-directory test-package
 
 bench: ## Measure and judge all targets, about 40 minutes; QUICK=1 for two, ONLY=floor,depth for a part

@@ -6,6 +6,9 @@
 //! [`udp`], [`admin`], [`server`], [`daemon`], [`config`], [`log`]; and the operator's tool [`ctl`] with its [`client`].
 //! docs/ARCHITECTURE.md walks a message's path through them.
 
+#[cfg(all(feature = "canary", not(debug_assertions)))]
+compile_error!("the feature canary makes a server with a bug, for `make sim-canary` alone: build without it");
+
 pub mod admin;
 pub mod client;
 pub mod clock;

@@ -69,7 +69,7 @@ pub enum Mutation<'a> {
     Purge {
         /// The queue, which stays.
         queue: QueueId,
-        /// First id that is not dropped.
+        /// First id that is not dropped. No later message has one below it.
         below: MessageId,
         /// How many messages were dropped.
         count: u64,

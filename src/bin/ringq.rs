@@ -14,6 +14,10 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
+    if cfg!(feature = "canary") {
+        log::fatal("this is a build with a bug, for `make sim-canary`; it serves nobody. Build without the feature canary");
+        return ExitCode::FAILURE;
+    }
     if config.license {
         print!("{}", include_str!("../../LICENSE"));
         return ExitCode::SUCCESS;

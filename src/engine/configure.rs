@@ -136,9 +136,10 @@ impl Engine {
         let settings = self.settings_of(&name);
         let shelf = self.shelf(index);
         shelf.settings = settings;
-        shelf.may_expire |= shelf.bounds_stay();
+        let is_empty = shelf.queue.counters.present() == 0;
+        shelf.may_expire = shelf.bounds_stay() || shelf.may_expire && !is_empty;
         let is_other_rule = shelf.group_rule() != before;
-        if shelf.queue.counters.present() > 0 {
+        if !is_empty {
             self.enlist(index);
         }
         is_other_rule

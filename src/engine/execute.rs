@@ -338,7 +338,7 @@ impl Engine {
             self.shelf(index).may_expire = true;
             self.enlist(index);
         }
-        for message in lost {
+        for (message, size) in lost {
             let shelf = self.shelf(index);
             let mutation = Mutation::Corrupt { queue: shelf.queue.id, message };
             shelf.queue.counters.apply(&mutation);
@@ -348,8 +348,7 @@ impl Engine {
             self.effects.notices.push(Notice::Corrupt { queue, message });
             if is_shared {
                 // The others find it damaged too, or have it in memory.
-                self.shelf(of).fan.as_mut().expect("it is shared").may_be_less = true;
-                self.free_if_passed(of, message, 0);
+                self.free_if_passed(of, message, size);
             } else {
                 self.stats.curr_items -= 1;
                 self.count_bytes(index);

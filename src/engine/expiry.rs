@@ -213,7 +213,11 @@ impl Engine {
             listed += usize::from(is_listed);
             assert!(!shelf.bounds_stay() || shelf.may_expire, "a bound of age or deliveries is one for all");
             let has_messages = shelf.queue.counters.present() > 0;
-            assert!(!shelf.may_expire || !has_messages || is_listed, "what can expire is swept");
+            assert!(
+                !shelf.may_expire || !has_messages || is_listed,
+                "what can expire is swept {}",
+                String::from_utf8_lossy(&shelf.queue.name)
+            );
             if let Head::Ready(entry) = shelf.queue.head() {
                 assert!(shelf.may_expire || self.memory.message(entry.place).expires_ms == 0, "a time is noted");
             }

@@ -14,7 +14,6 @@ use crate::proto::options::queue_of;
 use crate::queue::{Entry, Queue};
 use crate::session::replies::Answer;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// What a queue with groups keeps for them.
 #[derive(Default)]
@@ -25,17 +24,8 @@ pub(super) struct Fan {
     pub stored: u64,
     /// Their bodies, bytes.
     pub bytes: u64,
-    /// `bytes` may be too much: messages went of which nobody knew how large they were. Until all readers know again what they have.
-    pub may_be_less: bool,
-}
-
-/// What some reader of a queue has not passed.
-struct Stored {
-    len: u64,
-    /// The bodies, bytes. `None`: some are only in the store, for readers who do not know how large they are.
-    bytes: Option<u64>,
-    /// `bytes` is not too much.
-    is_exact: bool,
+    /// `bytes` is not too much. After a start it may be, until all readers know what they have.
+    pub knows_bytes: bool,
 }
 
 /// Where a group begins to read.
@@ -78,8 +68,7 @@ impl Engine {
         if is_first {
             let queue = &self.shelf(of).queue;
             let (stored, bytes) = (queue.counters.present(), queue.bytes());
-            let may_be_less = !queue.knows_bytes();
-            self.shelf(of).fan = Some(Box::new(Fan { groups: Vec::new(), stored, bytes, may_be_less }));
+            self.shelf(of).fan = Some(Box::new(Fan { stored, bytes, ..Fan::default() }));
         }
         let mut queue = Queue::new(id, name);
         self.copy_stored(of, &mut queue);
@@ -213,42 +202,42 @@ impl Engine {
         self.free_if_passed(of, message, size);
     }
 
-    /// Removes a message that all readers have passed.
+    /// Removes a message if all readers have passed it.
     pub(super) fn free_if_passed(&mut self, of: u32, message: MessageId, size: u64) {
-        if readers(&self.shelves, of).all(|queue| queue.has_passed(message)) {
-            let shelf = self.shelf(of);
-            let queue = shelf.queue.id;
-            let fan = shelf.fan.as_mut().expect("it has groups");
+        let is_passed = readers(&self.shelves, of).all(|queue| queue.has_passed(message));
+        let shelf = self.shelf(of);
+        let queue = shelf.queue.id;
+        let fan = shelf.fan.as_mut().expect("it has groups");
+        if is_passed {
             fan.stored -= 1;
             fan.bytes = fan.bytes.saturating_sub(size);
             self.record(&Mutation::Free { queue, message });
             self.stats.curr_items -= 1;
-            self.count_bytes(of);
-        }
-        self.know_bytes(of);
-    }
-
-    /// Corrects how many bytes a queue with groups has, once all its readers know what they have.
-    fn know_bytes(&mut self, of: u32) {
-        let may_be_less = self.shelf(of).fan.as_ref().is_some_and(|fan| fan.may_be_less);
-        if !may_be_less || !readers(&self.shelves, of).all(Queue::knows_bytes) {
+        } else if fan.knows_bytes {
             return;
         }
-        if let Stored { bytes: Some(bytes), is_exact: true, .. } = count_stored(&self.shelves, of) {
+        self.learn_bytes(of);
+        self.count_bytes(of);
+    }
+
+    /// Says how large is what a queue with groups has stored, if all readers have come to know what they have.
+    fn learn_bytes(&mut self, of: u32) {
+        let fan = self.shelf(of).fan.as_ref().expect("it has groups");
+        if !fan.knows_bytes && readers(&self.shelves, of).all(Queue::knows_bytes) {
+            let (_, bytes) = count_stored(&self.shelves, of);
             let fan = self.shelf(of).fan.as_mut().expect("just seen");
-            (fan.bytes, fan.may_be_less) = (bytes, false);
-            self.count_bytes(of);
+            (fan.bytes, fan.knows_bytes) = (bytes, true);
         }
     }
 
     /// Drops all that a reader has, ready, open and moving, and says how much that was. Of a queue with groups the messages stay for the others until
     /// they are swept. Nothing of it is in passing.
     pub(super) fn purge_reader(&mut self, index: u32) -> u64 {
-        let below = MessageId(self.ids.next);
         if self.shelf(index).queue.counters.present() == 0 {
             return 0;
         }
         self.drop_reads(index);
+        let below = MessageId(self.first_unused_id());
         let shelf = self.shelves[index as usize].as_mut().expect("just seen");
         let (count, open) = shelf.queue.clear(MessageId(below.0 - 1), |place| self.memory.release(place));
         self.stats.open_reads -= open;
@@ -264,20 +253,13 @@ impl Engine {
     /// Removes what no reader of a queue has any more, because one of them was dropped or purged. Without groups the queue is an
     /// ordinary one again.
     pub(super) fn sweep(&mut self, of: u32) {
-        let stored = count_stored(&self.shelves, of);
+        let (stored, bytes) = count_stored(&self.shelves, of);
+        let knows_bytes = readers(&self.shelves, of).all(Queue::knows_bytes);
         let shelf = self.shelf(of);
         let queue = shelf.queue.id;
         let fan = shelf.fan.as_mut().expect("it has, or had, groups");
-        let freed = fan.stored - stored.len;
-        fan.stored = stored.len;
-        match stored.bytes {
-            Some(bytes) if stored.is_exact => (fan.bytes, fan.may_be_less) = (bytes, false),
-            // What is known so far are bounds.
-            bytes if freed > 0 => {
-                (fan.bytes, fan.may_be_less) = (bytes.map_or(fan.bytes, |it| it.min(fan.bytes)), true)
-            }
-            _ => {}
-        }
+        let freed = fan.stored - stored;
+        (fan.stored, fan.bytes, fan.knows_bytes) = (stored, bytes, knows_bytes);
         let is_over = fan.groups.is_empty();
         if is_over {
             shelf.fan = None;
@@ -302,15 +284,10 @@ impl Engine {
                 assert_eq!(group.of, Some(of as u32), "a group knows its queue");
                 assert_eq!(queue_of(&group.queue.name), &*shelf.queue.name, "and has its name");
             }
-            let stored = count_stored(&self.shelves, of as u32);
-            assert_eq!(stored.len, fan.stored, "what is stored is what some reader has not passed");
+            let (stored, bytes) = count_stored(&self.shelves, of as u32);
+            assert_eq!(stored, fan.stored, "what is stored is what some reader has not passed");
             let is_exact = readers(&self.shelves, of as u32).all(|queue| queue.knows_bytes());
-            assert!(
-                !is_exact || stored.bytes == Some(fan.bytes),
-                "its bytes are known: {:?}, {}",
-                stored.bytes,
-                fan.bytes
-            );
+            assert!(!is_exact || bytes == fan.bytes, "its bytes are known: {bytes}, {}", fan.bytes);
         }
         assert_eq!(listed, self.stats.groups, "groups are counted");
     }
@@ -323,23 +300,25 @@ pub(super) fn readers(shelves: &[Option<Shelf>], of: u32) -> impl Iterator<Item 
     std::iter::once(&shelf(of).queue).chain(groups.iter().map(move |group| &shelf(*group).queue))
 }
 
-/// What is stored for some reader of a queue. Looks at what readers have apart from their ranges.
-fn count_stored(shelves: &[Option<Shelf>], of: u32) -> Stored {
+/// How many messages this reader has passed before it came there, that another has not passed, and their bytes.
+fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> (u64, u64) {
+    let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
+    let ahead = reader.passed_ahead().filter(|(message, _)| is_stored(*message));
+    ahead.fold((0, 0), |(len, bytes), (_, size)| (len + 1, bytes + size.unwrap_or(0)))
+}
+
+/// How many messages some reader of a queue has not passed, and the bytes of their bodies. Looks at what readers have apart from
+/// their ranges.
+fn count_stored(shelves: &[Option<Shelf>], of: u32) -> (u64, u64) {
     let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
     let below = slowest.passed_below();
-    // What it has passed before it came there, and another has not.
-    let is_stored = |message: &MessageId| readers(shelves, of).any(|other| !other.has_passed(*message));
-    let ahead: BTreeSet<MessageId> = slowest.passed_ahead().filter(is_stored).collect();
-    let is_behind = |message: MessageId| message < below && slowest.has_passed(message);
-    let apart: BTreeMap<MessageId, u64> = readers(shelves, of)
+    let mut apart: Vec<(MessageId, u64)> = readers(shelves, of)
         .flat_map(|queue| queue.apart().map(|(message, _, size)| (message, size)))
-        .filter(|(message, _)| is_behind(*message) || ahead.contains(message))
+        .filter(|(message, _)| *message < below && slowest.has_passed(*message))
         .collect();
-    let knows_ahead = ahead.iter().all(|message| apart.contains_key(message));
-    let behind = apart.keys().filter(|message| is_behind(**message)).count();
-    Stored {
-        len: slowest.counters.present() + ahead.len() as u64 + behind as u64,
-        bytes: knows_ahead.then(|| slowest.bytes() + apart.values().sum::<u64>()),
-        is_exact: slowest.knows_bytes() && knows_ahead,
-    }
+    apart.sort_unstable();
+    apart.dedup();
+    let (ahead, ahead_bytes) = stored_ahead(shelves, of, slowest);
+    let bytes = slowest.bytes() + ahead_bytes + apart.iter().map(|(_, size)| size).sum::<u64>();
+    (slowest.counters.present() + ahead + apart.len() as u64, bytes)
 }

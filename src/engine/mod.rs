@@ -512,6 +512,9 @@ impl Engine {
         self.wake_memory_waiters();
         self.unstored.push_back((self.sealed, batch.len(), MessageId(self.ids.next)));
         self.unstored_size += batch.len();
+        // The bug that the simulator must find.
+        #[cfg(feature = "canary")]
+        self.on_durable(self.sealed);
         Ok((self.sealed, batch))
     }
 
@@ -597,6 +600,16 @@ impl Engine {
 
     /// The next id, from a range whose reservation is recorded before its first use.
     fn next_id(&mut self) -> u64 {
+        let id = self.first_unused_id();
+        self.ids.next += 1;
+        if self.ids.end - self.ids.next < limits::ID_RANGE_LEN / 2 && self.next_ids.is_none() {
+            self.effects.wants_ids = true;
+        }
+        id
+    }
+
+    /// No message has this id, and none will have one below it, also after a crash and with other shards: so a record may say that all below are gone.
+    fn first_unused_id(&mut self) -> u64 {
         if self.ids.next == self.ids.end {
             self.ids = self.next_ids.take().expect("the shard supplied ids when the range was half used");
             self.ids_recorded = None;
@@ -605,12 +618,7 @@ impl Engine {
             self.ids_recorded = Some(self.current());
             self.record(&Mutation::Ids { end: self.ids.end });
         }
-        let id = self.ids.next;
-        self.ids.next += 1;
-        if self.ids.end - self.ids.next < limits::ID_RANGE_LEN / 2 && self.next_ids.is_none() {
-            self.effects.wants_ids = true;
-        }
-        id
+        self.ids.next
     }
 
     /// More ids, above all that were ever reserved.

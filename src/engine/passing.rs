@@ -197,6 +197,9 @@ impl Engine {
         queue.put_back(Entry { message: handed.message, place: it.place }, put.body.len());
         self.stats.curr_items += 1;
         self.count_bytes(index);
+        if self.shelf(index).may_expire {
+            self.note_expiring(index);
+        }
         self.passing.returned.insert(handed.message, self.current());
         self.trace_message(index, handed.message, Fate::Returned);
         self.tell_putter(&it, self.current());

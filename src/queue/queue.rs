@@ -24,7 +24,7 @@ use super::counters::Counters;
 use super::memory::Place;
 use crate::ids::{ConnId, MessageId, QueueId, ShardId};
 use hashbrown::HashMap;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A message that is in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,9 +105,9 @@ pub struct Queue {
     bytes: u64,
     /// `bytes` is not too much. It may be for a reader of a queue with groups after a start, until it has no messages.
     knows_bytes: bool,
-    /// Messages that were passed before the start, or before there was this reader, although older ones were not. None of them stays
-    /// when it is loaded.
-    passed_ahead: BTreeSet<MessageId>,
+    /// Messages that were passed before the start, or before there was this reader, or set aside as damaged, although older ones were not.
+    /// None of them stays when it is loaded. With the bytes of their bodies, where they are known.
+    passed_ahead: BTreeMap<MessageId, Option<u64>>,
     /// No message at or below this id is in the middle or the tail.
     head_end: MessageId,
     /// Messages below were dropped all at once.
@@ -139,7 +139,7 @@ impl Queue {
             // Damage can hide from the store how large messages were that left.
             bytes: if counters.present() > 0 { bytes } else { 0 },
             knows_bytes: true,
-            passed_ahead: BTreeSet::new(),
+            passed_ahead: BTreeMap::new(),
             head_end: MessageId(0),
             cleared_below: MessageId(0),
             loading: None,
@@ -159,7 +159,7 @@ impl Queue {
     ) -> Self {
         let head_end = MessageId(low.0.saturating_sub(1));
         let knows_bytes = counters.present() == 0;
-        let passed_ahead = passed.into_iter().collect();
+        let passed_ahead = passed.into_iter().map(|message| (message, None)).collect();
         Queue { head_end, knows_bytes, passed_ahead, ..Self::stored(id, name, counters, bytes) }
     }
 
@@ -206,6 +206,8 @@ impl Queue {
         self.bytes += size as u64;
         let returned = Apart { place: Some(entry.place), size: size as u64 };
         assert!(self.returned.insert(entry.message, returned).is_none(), "what comes back was gone");
+        // What is in the ranges came later. A message that was never among them is apart from them now like any other that has returned.
+        self.head_end = self.head_end.max(entry.message);
     }
 
     /// Looks at the head.
@@ -397,7 +399,7 @@ impl Queue {
 
     /// Takes in what a load brought: messages of the middle go to the end of the head, returned ones to their places. `corrupt` ones,
     /// each with the bytes of its body, were set aside and leave the queue; `reached` is the last id that was looked at. Calls `unwanted` for
-    /// what has no place here. Returns which of the corrupt ones were this queue's; `None`, changing nothing, when that
+    /// what has no place here. Returns the corrupt ones that were this queue's, with their bytes; `None`, changing nothing, when that
     /// cannot be what the store has of it.
     #[must_use]
     pub fn take_loaded(
@@ -406,7 +408,7 @@ impl Queue {
         corrupt: &[(MessageId, u64)],
         reached: MessageId,
         unwanted: impl FnMut(Entry),
-    ) -> Option<Vec<MessageId>> {
+    ) -> Option<Vec<(MessageId, u64)>> {
         match self.loading.take() {
             Some(Loading::Returned(first)) => self.fill_returned(first, entries, corrupt, unwanted),
             _ => self.append_loaded(entries, corrupt, reached, unwanted),
@@ -424,7 +426,7 @@ impl Queue {
         entries: &[Entry],
         corrupt: &[(MessageId, u64)],
         mut unwanted: impl FnMut(Entry),
-    ) -> Option<Vec<MessageId>> {
+    ) -> Option<Vec<(MessageId, u64)>> {
         let is_there = entries.iter().any(|e| e.message == first) || corrupt.iter().any(|(id, _)| *id == first);
         if !is_there {
             return None;
@@ -440,7 +442,7 @@ impl Queue {
             if let Some(it) = self.returned.remove(message) {
                 self.lose(it.size);
                 self.forget(*message);
-                lost.push(*message);
+                lost.push((*message, it.size));
             }
         }
         Some(lost)
@@ -452,12 +454,12 @@ impl Queue {
         corrupt: &[(MessageId, u64)],
         reached: MessageId,
         unwanted: impl FnMut(Entry),
-    ) -> Option<Vec<MessageId>> {
+    ) -> Option<Vec<(MessageId, u64)>> {
         if entries.is_empty() && corrupt.is_empty() {
             return None;
         }
         // For a group that it does not know yet the store may still bring what all others had passed before.
-        let is_passed = |message: &MessageId| self.passed_ahead.contains(message);
+        let is_passed = |message: &MessageId| self.passed_ahead.contains_key(message);
         let (passed, wanted): (Vec<Entry>, Vec<Entry>) = entries.iter().partition(|entry| is_passed(&entry.message));
         let corrupt: Vec<_> = corrupt.iter().filter(|(message, _)| !is_passed(message)).copied().collect();
         let len = (wanted.len() + corrupt.len()) as u64;
@@ -472,6 +474,7 @@ impl Queue {
         }
         self.head.extend(&wanted);
         self.head_end = self.head_end.max(reached);
+        self.passed_ahead.extend(corrupt.iter().map(|(message, size)| (*message, Some(*size))));
         if !self.passed_ahead.is_empty() {
             self.passed_ahead = self.passed_ahead.split_off(&self.passed_below());
         }
@@ -483,7 +486,7 @@ impl Queue {
             self.head.append(&mut self.tail);
             self.tail.shrink_to(1024);
         }
-        Some(corrupt.iter().map(|(message, _)| *message).collect())
+        Some(corrupt)
     }
 
     /// Moves what the store has (ids below `stored_below`) out of memory: of the head everything from `from` on, and the

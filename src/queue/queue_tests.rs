@@ -23,7 +23,7 @@ fn open(queue: &mut Queue) -> u64 {
     message.0
 }
 
-fn load(queue: &mut Queue, ids: &[u64], reached: u64) -> Option<Vec<MessageId>> {
+fn load(queue: &mut Queue, ids: &[u64], reached: u64) -> Option<Vec<(MessageId, u64)>> {
     assert!(queue.end_load());
     let entries: Vec<Entry> = ids.iter().copied().map(entry).collect();
     queue.take_loaded(&entries, &[], MessageId(reached), |_| panic!("all are wanted"))
@@ -204,7 +204,7 @@ fn a_returned_message_that_is_damaged_leaves_the_queue() {
     queue.begin_load(MessageId(3));
     assert!(queue.end_load());
     let lost = queue.take_loaded(&[], &[(MessageId(1), 1)], MessageId(1), |_| {});
-    assert_eq!(lost, Some(vec![MessageId(1)]));
+    assert_eq!(lost, Some(vec![(MessageId(1), 1)]));
     queue.counters.corrupt += 1;
     check(&queue);
     assert_eq!(take(&mut queue), 2);

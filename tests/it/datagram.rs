@@ -1,7 +1,7 @@
 //! What the engine says to datagrams, in virtual time: never more than their bound, and no message is lost to it, wherever its
 //! queue is and whether or not it must be loaded.
 
-use crate::random::Rng;
+use crate::rng::Rng;
 use crate::world::{Options, World};
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! Groups: every reader of a queue gets every message, whatever the others do, and a message goes when all have passed it.
 
 use crate::harness::{Server, eventually};
-use crate::random::Rng;
+use crate::rng::Rng;
 use crate::world::{Options, World};
 use ringq::queue::{Defaults, Explicit};
 use rustix::process::Signal;

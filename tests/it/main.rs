@@ -15,7 +15,6 @@ mod ctl_queues;
 mod ctl_top;
 mod daemon;
 mod datagram;
-mod disk;
 mod engine;
 mod examples;
 mod facts;
@@ -30,7 +29,6 @@ mod idle;
 mod import;
 mod journal;
 mod kestrel;
-mod law;
 mod layers;
 mod lifecycle;
 mod limits;
@@ -43,12 +41,10 @@ mod options;
 mod package;
 mod passing;
 mod peek;
-mod random;
 mod readme;
 mod reads;
 mod reads_random;
 mod ringqctl;
-mod simulation;
 mod socket_peer;
 mod sockets;
 mod supervision;
@@ -57,4 +53,15 @@ mod transcript;
 mod transcripts;
 mod udp;
 mod waiting;
+
+// What the simulator plays with: a server without threads, sockets or files.
+#[path = "../sim/disk.rs"]
+mod disk;
+#[path = "../sim/lane.rs"]
+mod lane;
+#[allow(dead_code, reason = "the simulator needs more of it")]
+#[path = "../sim/rng.rs"]
+mod rng;
+#[allow(dead_code, reason = "the simulator needs more of it")]
+#[path = "../sim/world.rs"]
 mod world;

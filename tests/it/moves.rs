@@ -2,7 +2,7 @@
 
 use crate::facts::counts_of;
 use crate::harness::{Client, Server};
-use crate::random::Rng;
+use crate::rng::Rng;
 use crate::world::{Options, World};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

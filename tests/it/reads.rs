@@ -246,7 +246,7 @@ fn a_read_ends_to_the_millisecond_whatever_the_wall_clock_says() {
             value(&format!("{queue}/open/ttr=30"), "1")
         );
         assert_eq!(world.next_deadline(), Some(start + 30_000));
-        world.set_wall_clock_forward(1_000_000);
+        world.set_wall_clock(1_000_000);
         world.advance(29_999);
         assert_eq!(world.ask(other, &format!("get {queue}/peek\r\n")), "END\r\n");
         world.advance(1);

@@ -2,11 +2,11 @@
 //! each step everything comes to rest, and every client must have heard exactly what the model says.
 //!
 //! So after each step: nobody waits while something is ready, no message is open twice, what returns is in its place, and for each
-//! queue `puts = gets + ready + open + deleted`. [`crate::random`] has the same with everything under way at once.
+//! queue `puts = gets + ready + open + deleted`. The simulator (tests/sim) has the same with everything under way at once.
 //!
 //! Replay one history with `RINGQ_SEED=n cargo test --test it reads_random`.
 
-use crate::random::Rng;
+use crate::rng::Rng;
 use crate::world::{Options, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -1,22 +1,22 @@
 //! What a queue knows of messages that it shares with other readers, each a queue of its own: which of them it has passed.
 //!
 //! Ranges hold what is still to come, so whatever is below them is passed, unless it is open, moving or has returned. What was passed out of order
-//! before a start stands in `passed_ahead` until the ranges begin behind it.
+//! before a start, or set aside as damaged, stands in `passed_ahead` until the ranges begin behind it.
 //!
 //! Invariant: [`Queue::has_passed`] is true exactly for the stored messages that are neither ready, open nor moving here.
 
 use super::super::memory::Place;
 use super::{Apart, Queue};
 use crate::ids::MessageId;
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::Vacant;
-use std::collections::{BTreeMap, BTreeSet};
 
 impl Queue {
     /// Whether this reader has neither ready nor open, nor still before it, a message that is stored.
     pub fn has_passed(&self, message: MessageId) -> bool {
         let is_apart = self.open.contains_key(&message) || self.returned.contains_key(&message);
         let is_apart = is_apart || self.moving.contains_key(&message);
-        !is_apart && (message < self.passed_below() || self.passed_ahead.contains(&message))
+        !is_apart && (message < self.passed_below() || self.passed_ahead.contains_key(&message))
     }
 
     /// All messages below are passed, but those that are open, moving or have returned.
@@ -46,10 +46,9 @@ impl Queue {
         open.chain(others.map(|(message, it)| (*message, it.place, it.size)))
     }
 
-    /// What this reader has passed although it has not come there yet.
-    pub fn passed_ahead(&self) -> impl Iterator<Item = MessageId> {
-        let below = self.passed_below();
-        self.passed_ahead.iter().copied().filter(move |message| *message >= below)
+    /// What this reader has passed although it has not come there yet, and the bytes of the bodies where they are known.
+    pub fn passed_ahead(&self) -> impl Iterator<Item = (MessageId, Option<u64>)> {
+        self.passed_ahead.range(self.passed_below()..).map(|(message, size)| (*message, *size))
     }
 
     /// Gets the ranges of another reader; this one is new. What that has passed ahead is still for this one if `is_stored` says so; that is in
@@ -66,9 +65,9 @@ impl Queue {
         self.head.clone_from(&from.head);
         self.tail.clone_from(&from.tail);
         (self.middle, self.head_end) = (from.middle, from.head_end);
-        let (ahead, gone): (BTreeSet<MessageId>, BTreeSet<_>) =
-            from.passed_ahead().partition(|message| is_stored(*message));
-        if let Some(&first) = ahead.first().filter(|first| **first <= self.head_end) {
+        let (ahead, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            from.passed_ahead().partition(|(message, _)| is_stored(*message));
+        if let Some((&first, _)) = ahead.first_key_value().filter(|(first, _)| **first <= self.head_end) {
             if self.middle == 0 {
                 self.tail = self.head.split_off(self.head.partition_point(|e| e.message < stored_below));
             }
@@ -92,8 +91,8 @@ impl Queue {
         true
     }
 
-    /// Whether [`Queue::bytes`] is exact.
+    /// Whether [`Queue::bytes`] is exact, and what was passed ahead has a size.
     pub fn knows_bytes(&self) -> bool {
-        self.knows_bytes
+        self.knows_bytes && self.passed_ahead().all(|(_, size)| size.is_some())
     }
 }

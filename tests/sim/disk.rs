@@ -1,4 +1,6 @@
 //! A disk for journals in memory: what tests play for the engine ([`crate::world`]).
+//!
+//! Invariant: a write is there when it was made, and only then; what is torn of writes under way is the world's business.
 
 use ringq::journal::{ReadSegment, SEGMENTS};
 use std::io;
@@ -15,6 +17,13 @@ impl Disk {
 
     pub fn write(&mut self, segment: u32, offset: usize, bytes: &[u8]) {
         self.segments[segment as usize][offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// One bit, counted from the start of the segment in circles, becomes the other.
+    pub fn flip(&mut self, segment: u32, bit: usize) {
+        let bytes = &mut self.segments[segment as usize];
+        let at = bit / 8 % bytes.len();
+        bytes[at] ^= 1 << (bit % 8);
     }
 }
 

@@ -6,19 +6,19 @@
 //! has applied it; a crash leaves what the disk and the store have, and the next start replays it as `server.rs` does.
 
 use crate::disk::Disk;
+use crate::lane::{Job, Lane, salt};
 use ringq::clock::Now;
 use ringq::engine::{Config, Engine, Mail, Notice, Tunables};
-use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
-use ringq::journal::{BLOCK_SIZE, Room, SEGMENTS, Write, Writer, WriterConfig, replay};
+use ringq::ids::{ConnId, IdRange, MessageId, QueueId, Salt, Seq, ShardId};
+use ringq::journal::{Room, SEGMENTS, WriterConfig, replay};
 use ringq::limits;
-use ringq::mutation::{Decoder, Mutation};
 use ringq::proto::Dialect;
 use ringq::queue::{Counters, Defaults, Explicit};
 use ringq::stats::{Capacity, Host};
 use ringq::store::ballast::Ballast;
 use ringq::store::memory::MemoryStore;
 use ringq::store::{Batch, Load, Store, Taken, checkpoint};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 
 /// Turns between full checks of an engine: a check looks at every message in memory.
@@ -87,32 +87,6 @@ pub struct Client {
     sent: usize,
 }
 
-/// One shard's way to durability in this life of the server.
-struct Lane {
-    writer: Writer,
-    /// Writes that the disk has not completed, oldest first.
-    under_way: Vec<Write>,
-    /// Not handed to the store, oldest first.
-    kept: VecDeque<Batch>,
-    /// Handed to the store and not applied whole.
-    jobs: VecDeque<Job>,
-    /// The newest batch whose replies the engine may have released.
-    durable: Seq,
-    /// The newest batch that holds anything.
-    last_content: Seq,
-    /// What the newest record says is durable.
-    covered: Seq,
-    /// Beginnings of the bodies in batches that are not durable.
-    bodies: VecDeque<(Seq, Vec<u8>)>,
-}
-
-/// What a checkpoint brings into the store.
-struct Job {
-    batches: Vec<Batch>,
-    taken: Taken,
-    applied: usize,
-}
-
 /// The server and everything around it.
 pub struct World {
     pub options: Options,
@@ -134,14 +108,21 @@ pub struct World {
     pub stopped: bool,
     /// What the server sends comes only when the test says so; otherwise at once.
     pub holds_sends: bool,
-    /// Beginnings of the bodies that a durable record has put, of all lives, if the test wants to know.
-    pub durable_bodies: Option<HashSet<Vec<u8>>>,
+    /// Every batch since it was taken last, if the test wants to know.
+    pub sealed: Option<Vec<Sealed>>,
+    /// The last batch that the start found in the journals or the store, by shard of the life before.
+    pub survived: Vec<Seq>,
     /// What engines told the operator, if the test wants to know.
     pub notices: Option<Vec<Notice>>,
 }
 
-/// So much of a body is remembered as its beginning, bytes.
-const BEGINNING_SIZE: usize = 20;
+/// What a turn of a shard changed.
+pub struct Sealed {
+    pub shard: usize,
+    pub seq: Seq,
+    /// As in [`ringq::mutation`].
+    pub mutations: Vec<u8>,
+}
 
 impl World {
     pub fn new(options: Options) -> World {
@@ -163,7 +144,8 @@ impl World {
             turns: 0,
             stopped: false,
             holds_sends: false,
-            durable_bodies: None,
+            sealed: None,
+            survived: Vec::new(),
             notices: None,
         };
         world.start();
@@ -197,6 +179,32 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What a start would read if one bit of a shard's journal were another: the batches, or why it is refused. Nothing is changed.
+    pub fn read_damaged(&mut self, shard: usize, segment: u32, bit: usize) -> Result<Vec<Batch>, String> {
+        let rows = self.store.recover().unwrap().journals;
+        let Some(row) = rows.into_iter().find(|row| usize::from(row.shard.0) == shard) else { return Ok(Vec::new()) };
+        let mut batches = Vec::new();
+        let mut keep = |seq, mutations: &[u8], end| -> Result<(), Infallible> {
+            batches.push(Batch { shard: row.shard, seq, mutations: mutations.to_vec(), end });
+            Ok(())
+        };
+        let disk = &mut self.disks[shard];
+        disk.flip(segment, bit);
+        let outcome = replay(disk, row.shard, &row.salt, row.position, &mut keep);
+        disk.flip(segment, bit);
+        outcome.map(|_| batches).map_err(|error| error.to_string())
+    }
+
+    /// One bit of a stored message becomes another: the `at`th of all that are stored, counted in circles. Which it was.
+    pub fn rot(&mut self, at: usize) -> Option<(QueueId, MessageId)> {
+        let rows = self.store.recover().unwrap().queues;
+        let stored = |queue| self.store.message_ids(queue).into_iter().map(move |message| (queue, message));
+        let all: Vec<_> = rows.iter().flat_map(|row| stored(row.queue)).collect();
+        let (queue, message) = *all.get(at % all.len().max(1))?;
+        self.store.corrupt(queue, message);
+        Some((queue, message))
     }
 
     /// A start that dies when it has brought at most so many records of each journal into the store. A crash must follow.
@@ -236,6 +244,7 @@ impl World {
     /// What the journals hold that the store does not have, by journal: at least all that replies were sent for.
     fn replayed(&mut self) -> Vec<Vec<Batch>> {
         let mut journals = Vec::new();
+        self.survived.clear();
         for row in self.store.recover().unwrap().journals {
             let mut batches = Vec::new();
             let mut keep = |seq, mutations: &[u8], end| -> Result<(), Infallible> {
@@ -247,6 +256,7 @@ impl World {
             let end = outcome.unwrap_or_else(|error| panic!("nothing was damaged: {error}")).end;
             let durable = self.lanes[shard].durable;
             assert!(end.seq > durable, "shard {shard}: replay ends before {}, but {durable} was acknowledged", end.seq);
+            self.survived.push(Seq(end.seq.0 - 1));
             journals.push(batches);
         }
         journals
@@ -260,22 +270,9 @@ impl World {
         self.disks.resize_with(usize::from(shards), || Disk::new(segment_size));
         let salts: Vec<Salt> = (0..shards).map(|shard| salt(self.starts, shard)).collect();
         self.store.begin_journals(&salts).unwrap();
-        let lane = |(shard, salt): (u16, &Salt)| Lane {
-            writer: Writer::new(WriterConfig {
-                shard: ShardId(shard),
-                salt: *salt,
-                segment_size,
-                segments: SEGMENTS,
-                depth,
-                unsynced: false,
-            }),
-            under_way: Vec::new(),
-            kept: VecDeque::new(),
-            jobs: VecDeque::new(),
-            durable: Seq(0),
-            last_content: Seq(0),
-            covered: Seq(0),
-            bodies: VecDeque::new(),
+        let lane = |(shard, salt): (u16, &Salt)| {
+            let (shard, salt) = (ShardId(shard), *salt);
+            Lane::new(WriterConfig { shard, salt, segment_size, segments: SEGMENTS, depth, unsynced: false })
         };
         self.lanes = (0..shards).zip(&salts).map(lane).collect();
     }
@@ -320,6 +317,13 @@ impl World {
         IdRange { next, end: self.ids_next }
     }
 
+    /// A shard's engine, in a turn that begins now: nothing comes to it outside of one.
+    fn engine(&mut self, shard: usize) -> &mut Engine {
+        let engine = &mut self.engines[shard];
+        engine.begin_turn(self.now);
+        engine
+    }
+
     // --- clients ---
 
     /// A client connects; shards are given connections in turn. Returns its number.
@@ -330,16 +334,16 @@ impl World {
     /// As `connect`, to the port of this dialect.
     pub fn connect_speaking(&mut self, dialect: Dialect) -> usize {
         let client = self.enter();
-        self.engines[self.clients[client].shard].on_open(self.clients[client].conn, dialect);
+        let conn = self.clients[client].conn;
+        self.engine(self.clients[client].shard).on_open(conn, dialect);
         client
     }
 
     /// A datagram with these requests comes to the next shard in turn. Its replies are those of the client whose number is returned.
     pub fn datagram(&mut self, requests: &[u8], reply_size_max: usize) -> usize {
         let client = self.enter();
-        let engine = &mut self.engines[self.clients[client].shard];
-        engine.begin_turn(self.now);
-        engine.on_datagram(self.clients[client].conn, requests, reply_size_max);
+        let conn = self.clients[client].conn;
+        self.engine(self.clients[client].shard).on_datagram(conn, requests, reply_size_max);
         client
     }
 
@@ -369,9 +373,8 @@ impl World {
         if it.paused {
             it.backlog.extend_from_slice(bytes);
         } else if it.open {
-            let engine = &mut self.engines[it.shard];
-            engine.begin_turn(self.now);
-            engine.on_bytes(it.conn, bytes);
+            let (shard, conn) = (it.shard, it.conn);
+            self.engine(shard).on_bytes(conn, bytes);
         }
     }
 
@@ -379,7 +382,8 @@ impl World {
     pub fn half_close(&mut self, client: usize) {
         let it = &self.clients[client];
         if it.open {
-            self.engines[it.shard].on_eof(it.conn);
+            let (shard, conn) = (it.shard, it.conn);
+            self.engine(shard).on_eof(conn);
         }
     }
 
@@ -388,7 +392,8 @@ impl World {
         let it = &mut self.clients[client];
         it.ended = true;
         if it.open {
-            self.engines[it.shard].on_lost(it.conn);
+            let (shard, conn) = (it.shard, it.conn);
+            self.engine(shard).on_lost(conn);
         }
     }
 
@@ -405,7 +410,8 @@ impl World {
         }
         it.sending.clear();
         it.sent = 0;
-        self.engines[it.shard].on_sent(it.conn);
+        let (shard, conn) = (it.shard, it.conn);
+        self.engine(shard).on_sent(conn);
         true
     }
 
@@ -415,7 +421,8 @@ impl World {
         if it.open && !it.sending.is_empty() && it.sent < it.sending.len() {
             it.ended = true;
             it.sending.clear();
-            self.engines[it.shard].on_send_failed(it.conn, std::mem::take(&mut it.sent));
+            let (shard, conn, sent) = (it.shard, it.conn, std::mem::take(&mut it.sent));
+            self.engine(shard).on_send_failed(conn, sent);
         } else {
             self.reset(client);
         }
@@ -436,9 +443,14 @@ impl World {
         self.now.wall_ms += ms;
     }
 
-    /// The wall clock is set forward; nothing else knows.
-    pub fn set_wall_clock_forward(&mut self, ms: u64) {
-        self.now.wall_ms += ms;
+    /// The wall clock is set; nothing else knows.
+    pub fn set_wall_clock(&mut self, by_ms: i64) {
+        self.now.wall_ms = self.now.wall_ms.saturating_add_signed(by_ms);
+    }
+
+    /// What the wall clock shows, ms since 1970.
+    pub fn wall_ms(&self) -> u64 {
+        self.now.wall_ms
     }
 
     pub fn now_ms(&self) -> u64 {
@@ -448,6 +460,16 @@ impl World {
     /// When the first shard to be woken by time alone must be, ms.
     pub fn next_deadline(&self) -> Option<u64> {
         self.engines.iter().filter_map(Engine::next_deadline).min()
+    }
+
+    /// Mutations of a shard that the store has not confirmed, bytes.
+    pub fn unstored_size(&self, shard: usize) -> usize {
+        self.engines[shard].unstored_size()
+    }
+
+    /// What the server is sending to a client at once, bytes.
+    pub fn sending_size(&self, client: usize) -> usize {
+        self.clients[client].sending.len()
     }
 
     /// Whether the server has stopped receiving from a client.
@@ -469,17 +491,17 @@ impl World {
         engine.begin_turn(self.now);
         let mut progress = engine.has_work();
         engine.run();
-        progress |= engine.has_work();
         let size = engine.unsealed_size();
         if size > 0 && self.lanes[shard].writer.room(size) == Room::Now {
             let Ok((seq, mutations)) = engine.seal(Vec::new()) else { unreachable!("there is something to seal") };
-            if self.durable_bodies.is_some() {
-                self.lanes[shard].note_bodies(seq, &mutations);
+            if let Some(sealed) = &mut self.sealed {
+                sealed.push(Sealed { shard, seq, mutations: mutations.clone() });
             }
             self.lanes[shard].take(ShardId(shard as u16), seq, mutations);
             progress = true;
         }
         engine.on_journal_short(self.lanes[shard].writer.is_reserved_for_removals(0));
+        progress |= engine.has_work();
         for conn in std::mem::take(&mut engine.effects.hosts) {
             engine.on_host(conn, Host { pid: 1, uptime_s: 2, time_s: 3, user_us: 4, system_us: 5, ..Host::default() });
             progress = true;
@@ -561,10 +583,9 @@ impl World {
         progress
     }
 
-    /// Whether a durable record has put a message with this body.
-    pub fn is_durable(&self, body: &str) -> bool {
-        let beginning = &body.as_bytes()[..BEGINNING_SIZE.min(body.len())];
-        self.durable_bodies.as_ref().expect("the test asked for it").contains(beginning)
+    /// The newest batch of a shard that the journal has, with all before it.
+    pub fn durable(&self, shard: usize) -> Seq {
+        self.lanes[shard].durable
     }
 
     /// Writes of a shard that the disk has not completed.
@@ -579,10 +600,7 @@ impl World {
         self.disks[shard].write(write.segment, write.offset as usize, write.buffer.bytes());
         if let Some(durable) = lane.writer.written(write.token, write.buffer) {
             lane.durable = durable;
-            while let Some((_, body)) = lane.bodies.pop_front_if(|(seq, _)| *seq <= durable) {
-                self.durable_bodies.as_mut().expect("bodies are noted for it").insert(body);
-            }
-            self.engines[shard].on_durable(durable);
+            self.engine(shard).on_durable(durable);
         }
     }
 
@@ -624,7 +642,7 @@ impl World {
             lane.jobs.pop_front();
         }
         lane.writer.release(stored);
-        self.engines[shard].on_stored(stored);
+        self.engine(shard).on_stored(stored);
         true
     }
 
@@ -643,12 +661,12 @@ impl World {
 
     /// The store tells every shard whether there is room.
     pub fn set_full(&mut self, full: bool) {
-        self.engines.iter_mut().for_each(|engine| engine.on_full(full));
+        (0..self.engines.len()).for_each(|shard| self.set_full_of(shard, full));
     }
 
     /// The same of one shard: they hear of it one after another.
     pub fn set_full_of(&mut self, shard: usize, full: bool) {
-        self.engines[shard].on_full(full);
+        self.engine(shard).on_full(full);
     }
 
     /// Whether the store was asked for messages.
@@ -660,7 +678,7 @@ impl World {
     pub fn fail_load(&mut self) {
         let load = self.loads.pop_front().expect("a load is under way");
         let error = ringq::store::Error::Damaged("as the test says".into());
-        self.engines[usize::from(load.shard.0)].on_loaded(load.queue, Err(error));
+        self.engine(usize::from(load.shard.0)).on_loaded(load.queue, Err(error));
     }
 
     /// The store answers the oldest load.
@@ -669,7 +687,7 @@ impl World {
             return false;
         };
         let result = self.store.load(&load);
-        self.engines[usize::from(load.shard.0)].on_loaded(load.queue, result);
+        self.engine(usize::from(load.shard.0)).on_loaded(load.queue, result);
         true
     }
 
@@ -678,7 +696,7 @@ impl World {
         let Some((from, to, mail)) = self.mail.pop_front() else {
             return false;
         };
-        self.engines[usize::from(to.0)].on_mail(from, mail);
+        self.engine(usize::from(to.0)).on_mail(from, mail);
         true
     }
 
@@ -740,35 +758,6 @@ impl Client {
             self.sent += rest.len();
         }
     }
-}
-
-impl Lane {
-    fn note_bodies(&mut self, seq: Seq, mutations: &[u8]) {
-        for mutation in Decoder::new(mutations) {
-            if let Mutation::Put(put) = mutation.expect("an engine encodes mutations") {
-                self.bodies.push_back((seq, put.body[..BEGINNING_SIZE.min(put.body.len())].to_vec()));
-            }
-        }
-    }
-
-    fn take(&mut self, shard: ShardId, seq: Seq, mutations: Vec<u8>) {
-        let write = self.writer.append(seq, self.durable, &mutations);
-        assert!(write.offset.is_multiple_of(BLOCK_SIZE), "records begin at blocks");
-        self.covered = self.durable;
-        if !mutations.is_empty() {
-            self.last_content = seq;
-        }
-        self.kept.push_back(Batch { shard, seq, mutations, end: write.end });
-        self.under_way.push(write);
-    }
-}
-
-/// Equal for none of the starts and shards of a test.
-fn salt(start: u64, shard: u16) -> Salt {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&start.to_le_bytes());
-    bytes[8..10].copy_from_slice(&shard.to_le_bytes());
-    Salt(bytes)
 }
 
 fn find(clients: &mut [Client], shard: usize, conn: ConnId) -> &mut Client {
