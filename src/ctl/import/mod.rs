@@ -29,11 +29,14 @@ use report::Report;
 use spool::Spool;
 use transfer::{End, Transfer};
 
-/// What the spool at `path` offers, with queue, flags and body of each message: a door for tests that feed it arbitrary bytes.
+/// Queue, flags and body of a message in a spool.
+type Offered = (Vec<u8>, u32, Vec<u8>);
+
+/// What the spool at `path` offers: a door for tests that feed it arbitrary bytes.
 ///
 /// # Errors
 /// Why it cannot be opened or read.
-pub fn spooled(path: &Path) -> Result<Vec<(Vec<u8>, u32, Vec<u8>)>, String> {
+pub fn spooled(path: &Path) -> Result<Vec<Offered>, String> {
     let look = Spool::look(path).map_err(|error| error.to_string())?;
     let spool = Spool::open(path).map_err(|error| error.to_string())?;
     assert_eq!(spool.pending_len(), look, "who only looks sees the same");
