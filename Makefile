@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test soak powercut faults screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
+.PHONY: help run audit sim sim-long sim-canary demo build man install install-examples uninstall deb test soak powercut faults fuzz fuzz-list sanitize screenshots test-package ci bench overhead microbench flamegraph profile-diff lint fmt deps clean
 
 CARGO ?= cargo
 # A clone without a lock file may still resolve its dependencies; with one, what is in it is what is built.
@@ -16,6 +16,9 @@ CARGO_DEB := target/tools/bin/cargo-deb
 CARGO_DEB_VERSION := 3.8.0
 CARGO_DENY := target/tools/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
+# What fuzz targets are built with, kept there, too.
+CARGO_FUZZ := target/tools/bin/cargo-fuzz
+CARGO_FUZZ_VERSION := 0.13.1
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -108,6 +111,18 @@ faults: ## Failing devices, full disks, a clock that steps, bits turned over in 
 soak: ## Kill a server again and again under all clients at once and judge what they saw; ROUNDS=300, SECONDS=3 of load each, SEED=0
 	RINGQ_SOAK_ROUNDS=$(or $(ROUNDS),300) RINGQ_SOAK_SECONDS=$(or $(SECONDS),3) RINGQ_SEED=$(or $(SEED),0) \
 		$(CARGO) test $(LOCKED) --test soak everything -- --nocapture
+
+fuzz: $(CARGO_FUZZ) ## Look for inputs that break a promise, AddressSanitizer on; T=text, TIME=60 seconds
+	tests/fuzz.sh run $(or $(T),text) $(TIME)
+
+fuzz-list: ## List the targets of `make fuzz`
+	@tests/fuzz.sh list
+
+sanitize: ## Run the unit tests of the files with unsafe code under AddressSanitizer, some minutes
+	tests/sanitize.sh
+
+$(CARGO_FUZZ):
+	$(CARGO) install --quiet --locked --root target/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz
 
 sim: ## Play histories of a whole server with faults in virtual time: SEED=1 first, RUNS=1000 of them, or HISTORY=file
 	$(if $(HISTORY),RINGQ_SIM_HISTORY=$(abspath $(HISTORY)),RINGQ_SEED=$(or $(SEED),1) RINGQ_RUNS=$(or $(RUNS),$(if $(SEED),1,1000))) \

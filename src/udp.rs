@@ -324,7 +324,7 @@ impl Adapter {
 }
 
 /// A datagram's id and requests. `None`: it is none of ours.
-fn request_of(datagram: &[u8]) -> Option<([u8; 2], &[u8])> {
+pub fn request_of(datagram: &[u8]) -> Option<([u8; 2], &[u8])> {
     /// What our own answer to an answer begins with: two servers that a forged datagram has set on each other end it here.
     const ANSWER: &[u8] = b"ERROR";
     /// The first byte of memcached's binary protocol.
@@ -337,7 +337,7 @@ fn request_of(datagram: &[u8]) -> Option<([u8; 2], &[u8])> {
 }
 
 /// A reply cut into datagrams; none if it is empty.
-fn datagrams_of(id: [u8; 2], reply: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+pub fn datagrams_of(id: [u8; 2], reply: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let pieces = reply.chunks(UDP_DATAGRAM_SIZE_MAX - HEADER_SIZE);
     let total = u16::try_from(pieces.len()).expect("--udp-reply-max is less than so many datagrams").to_be_bytes();
     (0u16..).zip(pieces).map(move |(sequence, piece)| {

@@ -27,6 +27,9 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::client::{Address, Client};
 
+#[doc(hidden)]
+pub use import::spooled;
+
 use exit::{BAD_USAGE, EXIT_CODES, Failure, Outcome};
 
 /// Asks a running RingQ server, or puts and takes messages by hand.

@@ -16,6 +16,8 @@ use crate::queue::Counters;
 pub mod ballast;
 mod chain;
 pub mod checkpoint;
+#[doc(hidden)]
+pub mod codec;
 #[cfg(test)]
 mod conformance;
 pub mod directory;

@@ -377,3 +377,47 @@ fn a_new_group_gets_what_others_passed_before_a_start_and_one_has_not() {
     world.ask(client, &("get q\r\n".to_string() + &"get q/group=b\r\n".repeat(4)));
     assert!(world.ask(client, "stats\r\n").contains("STAT curr_items 0\r\n"), "all have passed all");
 }
+
+/// A number that `stats` says.
+fn stat(world: &mut World, client: usize, name: &str) -> u64 {
+    let answer = world.ask(client, "stats\r\n");
+    let line = answer.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
+}
+
+/// A start does not know how large each message is.
+#[test]
+fn the_bytes_of_a_queue_are_right_again_when_its_readers_have_seen_what_they_have() {
+    let mut world = World::new(Options::default());
+    let client = world.connect();
+    world.ask(client, "get q/group=a\r\nget q/group=b\r\n");
+    world.ask(client, &(put("q", "1") + &put("q", "22")));
+    // The plain reader has passed both, a the first, b none.
+    world.ask(client, "get q\r\nget q\r\nget q/group=a\r\n");
+    world.crash(1);
+    let client = world.connect();
+    world.ask(client, "flush q/group=b\r\n");
+    assert_eq!(stat(&mut world, client, "curr_items"), 1, "the first has gone, unseen");
+    assert!((2..=3).contains(&stat(&mut world, client, "bytes")));
+    assert!(world.ask(client, "get q/group=a\r\n").contains("22"));
+    world.check();
+    assert_eq!((stat(&mut world, client, "curr_items"), stat(&mut world, client, "bytes")), (0, 0));
+}
+
+#[test]
+fn what_a_reader_passed_ahead_before_a_start_is_counted_while_another_has_it_open() {
+    let mut world = World::new(Options::default());
+    let client = world.connect();
+    world.ask(client, "get q/group=a\r\nget q/group=b\r\n");
+    world.ask(client, &(put("q", "1") + &put("q", "22")));
+    // The plain reader has passed both, a the second, b none.
+    world.ask(client, "get q\r\nget q\r\nget q/group=a/open\r\nget q/group=a\r\n");
+    world.crash(1);
+    let client = world.connect();
+    world.ask(client, "get q/group=a\r\nget q/group=b/open\r\nget q/group=b/open\r\n");
+    world.ask(client, "get q/group=c\r\ndelete q/group=c\r\n");
+    assert_eq!((stat(&mut world, client, "curr_items"), stat(&mut world, client, "bytes")), (2, 3), "b has both open");
+    world.ask(client, "get q/group=b/close\r\nget q/group=b/close\r\n");
+    world.check();
+    assert_eq!((stat(&mut world, client, "curr_items"), stat(&mut world, client, "bytes")), (0, 0));
+}

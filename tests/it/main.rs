@@ -8,6 +8,8 @@ mod admin_metrics;
 mod allocations;
 mod background;
 mod backlog;
+#[path = "../fuzz/bodies/mod.rs"]
+mod bodies;
 mod clients;
 mod concurrency;
 mod crash;
@@ -20,6 +22,7 @@ mod examples;
 #[allow(dead_code)]
 mod facts;
 mod flash_sale;
+mod fuzz;
 mod groups;
 mod groups_crash;
 #[allow(dead_code)]

@@ -73,8 +73,8 @@ struct Client {
     due: String,
 }
 
-struct Model {
-    rng: Rng,
+pub struct Model {
+    pub rng: Rng,
     world: World,
     now: u64,
     queues: Vec<Queue>,
@@ -91,8 +91,7 @@ fn name(queue: usize) -> String {
 }
 
 impl Model {
-    fn new(seed: u64) -> Model {
-        let mut rng = Rng::new(seed);
+    pub fn new(mut rng: Rng) -> Model {
         // With little memory messages are spilled, loaded, and evicted while they are open.
         let (memory_share, body_size) = [(32 << 20, 10), (1 << 20, 60_000)][rng.below(2)];
         let shards = 1 + rng.below(3) as u16;
@@ -241,7 +240,7 @@ impl Model {
         self.world.send(self.clients[client].number, request.as_bytes());
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let (client, queue) = (self.rng.below(CLIENTS), self.rng.below(QUEUES));
         let q = name(queue);
         if self.rng.below(5) == 0 {
@@ -423,7 +422,7 @@ impl Model {
 
     // --- comparing ---
 
-    fn check(&mut self) {
+    pub fn check(&mut self) {
         self.world.settle();
         for client in 0..CLIENTS {
             let heard = self.world.heard(self.clients[client].number);
@@ -481,7 +480,7 @@ impl Model {
     }
 
     /// In the end every message that is left comes out, in its order.
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         for client in 0..CLIENTS {
             self.hang_up(client);
         }
@@ -502,7 +501,7 @@ impl Model {
 
 fn run(seed: u64) {
     eprintln!("replay: RINGQ_SEED={seed} cargo test --test it reads_random");
-    let mut model = Model::new(seed);
+    let mut model = Model::new(Rng::new(seed));
     for _ in 0..STEPS {
         model.step();
         model.check();

@@ -16,6 +16,7 @@ mod lane;
 mod model;
 mod plan;
 mod request;
+#[allow(dead_code, reason = "fuzzing gives it choices")]
 mod rng;
 #[cfg(not(feature = "canary"))]
 mod shrink;

@@ -12,7 +12,7 @@ mod transfer;
 use std::ffi::OsString;
 use std::net::ToSocketAddrs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -28,6 +28,21 @@ use listing::{Listed, Listing};
 use report::Report;
 use spool::Spool;
 use transfer::{End, Transfer};
+
+/// Queue, flags and body of a message in a spool.
+type Offered = (Vec<u8>, u32, Vec<u8>);
+
+/// What the spool at `path` offers: a door for tests that feed it arbitrary bytes.
+///
+/// # Errors
+/// Why it cannot be opened or read.
+pub fn spooled(path: &Path) -> Result<Vec<Offered>, String> {
+    let look = Spool::look(path).map_err(|error| error.to_string())?;
+    let spool = Spool::open(path).map_err(|error| error.to_string())?;
+    assert_eq!(spool.pending_len(), look, "who only looks sees the same");
+    let messages = spool.next(usize::MAX, usize::MAX).map_err(|error| error.to_string())?;
+    Ok(messages.into_iter().map(|it| (it.queue, it.flags, it.body)).collect())
+}
 
 impl From<spool::Error> for Failure {
     fn from(error: spool::Error) -> Failure {
