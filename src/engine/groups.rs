@@ -300,11 +300,16 @@ pub(super) fn readers(shelves: &[Option<Shelf>], of: u32) -> impl Iterator<Item 
     std::iter::once(&shelf(of).queue).chain(groups.iter().map(move |group| &shelf(*group).queue))
 }
 
-/// How many messages this reader has passed before it came there, that another has not passed, and their bytes.
+/// How many messages this reader has passed before it came there, that another has not passed, and their bytes as far as anybody knows.
 fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> (u64, u64) {
     let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
+    let size_of = |message: MessageId| {
+        let mut apart = readers(shelves, of).flat_map(Queue::apart);
+        apart.find_map(|(other, _, size)| (other == message).then_some(size))
+    };
     let ahead = reader.passed_ahead().filter(|(message, _)| is_stored(*message));
-    ahead.fold((0, 0), |(len, bytes), (_, size)| (len + 1, bytes + size.unwrap_or(0)))
+    ahead
+        .fold((0, 0), |(len, bytes), (message, size)| (len + 1, bytes + size.or_else(|| size_of(message)).unwrap_or(0)))
 }
 
 /// How many messages some reader of a queue has not passed, and the bytes of their bodies. Looks at what readers have apart from

@@ -62,7 +62,7 @@ const UNSAFE_FILES: [&str; 10] = [
 ];
 
 /// Where each of them is explained.
-const UNSAFE_INVENTORY: &str = "docs/UNSAFE.part.md";
+const UNSAFE_INVENTORY: &str = "docs/SECURITY.md";
 
 const FILE_LINES_MAX: usize = 800;
 
