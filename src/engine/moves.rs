@@ -164,6 +164,8 @@ impl Engine {
             self.shelf(index).queue.cancel_move(message);
             self.note_expiring(index);
             self.load_ahead(index);
+            // By then it may not have to go any more.
+            self.serve_line(index);
             return true;
         };
         let put = self.memory.message(place);
