@@ -146,7 +146,7 @@ impl Engine {
         if owner != shard {
             self.room_to_forward(conn, owner, name.len())?;
         }
-        if !self.may_open(conn, name, options.close) {
+        if !self.may_open(conn, name, options.close)? {
             self.say(conn, Seq(0), reply::TOO_MANY_OPEN_READS);
             return Ok(());
         }
@@ -173,13 +173,18 @@ impl Engine {
     }
 
     /// Whether a connection may open a read of a queue; `closes`: after it has closed its oldest, if it has one. In Kestrel's dialect the bound
-    /// is for each queue, and was looked at before.
-    fn may_open(&mut self, conn: ConnId, name: &[u8], closes: bool) -> bool {
+    /// is for each queue, and was looked at before. `Err`: that depends on whether gets that are under way find a message.
+    fn may_open(&mut self, conn: ConnId, name: &[u8], closes: bool) -> Result<bool, Wait> {
         let reads_max = self.config.tunables.open_reads_max;
         let session = self.session(conn).expect("it is being served");
-        let Some(reads) = &session.reads else { return true };
+        let Some(reads) = session.reads.as_ref().filter(|_| session.dialect != Dialect::Kestrel) else {
+            return Ok(true);
+        };
         let closed = usize::from(closes && reads.len_of(name) > 0);
-        session.dialect == Dialect::Kestrel || reads.len() - closed < reads_max
+        if reads.len() - closed < reads_max {
+            return Ok(true);
+        }
+        if reads.open_len() - closed < reads_max { Err(Wait::Replies) } else { Ok(false) }
     }
 
     /// A get that takes or looks, and may wait.

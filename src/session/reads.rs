@@ -45,6 +45,11 @@ impl Reads {
         self.len + self.opening.len()
     }
 
+    /// How many there are.
+    pub fn open_len(&self) -> usize {
+        self.len
+    }
+
     /// Whether there are none, and none may come.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

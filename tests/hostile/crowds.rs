@@ -13,21 +13,28 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Raises the limit of open files for so many connections. `false`: it cannot, and the test is noted as skipped.
-fn may_open(test: &str, connections: u64) -> bool {
-    let wanted = connections + 500;
+/// Files for other tests of this program, which run at the same time.
+const OTHER_FILES: u64 = 4000;
+
+/// Raises the limit of open files for so many connections, while no other test has such a crowd: they share the limit. `None`: it cannot, and
+/// the test is noted as skipped.
+fn crowd(test: &str, connections: u64) -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let wanted = connections + OTHER_FILES;
     let limit = getrlimit(Resource::Nofile);
     if limit.maximum.is_some_and(|hard| hard < wanted) {
         skip(test, &format!("the hard limit of open files is below {wanted}"));
-        return false;
+        return None;
     }
     if limit.current.is_some_and(|soft| soft < wanted) {
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).expect("raise the limit");
     }
-    true
+    Some(turn)
 }
 
 // --- connections ---
@@ -36,9 +43,7 @@ fn may_open(test: &str, connections: u64) -> bool {
 fn ten_thousand_idle_connections_are_cheap() {
     const COUNT: u64 = 10_000;
     const SIZE_MAX: u64 = 2048;
-    if !may_open("ten_thousand_idle_connections_are_cheap", COUNT) {
-        return;
-    }
+    let Some(_turn) = crowd("ten_thousand_idle_connections_are_cheap", COUNT) else { return };
     let server = Server::start(&["-m", "8", "-t", "2"]);
     check_service(&server);
     let before = anonymous_memory(&server);
@@ -191,9 +196,10 @@ fn check_everywhere(server: &Server, path: &std::path::Path) {
 fn ten_thousand_connections_that_come_and_go_at_once_leave_nothing_behind() {
     const COUNT: usize = 10_000;
     const THREADS: usize = 8;
-    if !may_open("ten_thousand_connections_that_come_and_go_at_once_leave_nothing_behind", COUNT as u64) {
+    let Some(_turn) = crowd("ten_thousand_connections_that_come_and_go_at_once_leave_nothing_behind", COUNT as u64)
+    else {
         return;
-    }
+    };
     let server = Server::start(&["-m", "8", "-t", "2"]);
     for wave in 0..3 {
         let address = server.addr();
@@ -350,9 +356,7 @@ fn ten_thousand_gets_that_wait_cost_no_processor_time() {
     const COUNT: u64 = 10_000;
     /// A tick is a hundredth of a second of processor time.
     const TICKS_MAX: u64 = 30;
-    if !may_open("ten_thousand_gets_that_wait_cost_no_processor_time", COUNT) {
-        return;
-    }
+    let Some(_turn) = crowd("ten_thousand_gets_that_wait_cost_no_processor_time", COUNT) else { return };
     let server = Server::start(&["-m", "8", "-t", "2"]);
     let mut waiting: Vec<TcpStream> = (0..COUNT).map(|_| connect(&server)).collect();
     for (at, client) in waiting.iter_mut().enumerate() {
