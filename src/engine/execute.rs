@@ -402,7 +402,7 @@ impl Engine {
         }
     }
 
-    fn forget_waiter(&mut self, origin: Origin) {
+    pub(super) fn forget_waiter(&mut self, origin: Origin) {
         if let Origin::Remote { shard, token } = origin {
             self.remote_waiters.remove(&(shard, token));
         }

@@ -145,7 +145,11 @@ impl Engine {
         let newest = MessageId(self.ids.next - 1);
         let (_, open) = queue.clear(newest, |place| self.memory.release(place));
         self.stats.open_reads -= open;
-        self.dismiss_waiters(&queue.name, waiters);
+        // Nobody goes on waiting for a group that has ended, those neither who waited for a load.
+        for waiter in waiters {
+            self.forget_waiter(waiter.origin);
+            self.answer(waiter.origin, Answer::default());
+        }
     }
 
     /// Who waits for a message of this group, which ends, waits no longer.
