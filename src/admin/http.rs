@@ -1,12 +1,12 @@
 //! Connections of the admin listener, within bounds, and who may speak on them.
 //!
-//! Invariant: a connection ends, whatever its client does, at most [`LIFE`] and [`GRACE`] after it was accepted, so nobody can hold
-//! one of the few there are. A request whose `Host` is a name that is not ours is refused: a page of someone else that had its name
+//! Invariant: a connection ends, whatever its client does, at most [`LIFE`] and [`GRACE`] after it was accepted, and before when
+//! another needs its place ([`super::places`]), so nobody can hold one of the few there are. A request whose `Host` is a name that is not ours is refused: a page of someone else that had its name
 //! point here would be let in by the browser otherwise.
 
 use super::observer::Observer;
+use super::places::Places;
 use super::{Link, lock, routes};
-use crate::limits::ADMIN_CONNECTIONS_MAX;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -22,7 +22,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 /// How long a client may take for a request's head, or be silent between two.
@@ -88,29 +87,27 @@ impl Reply {
 struct Server {
     link: Arc<Link>,
     observer: Observer,
+    places: Places,
 }
 
 /// Serves until it is told to end.
 pub(super) async fn serve(listeners: Vec<(SocketAddr, TcpListener)>, link: Arc<Link>) {
-    let server = Rc::new(Server { observer: Observer::new(link.clone()), link: link.clone() });
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    let server =
+        Rc::new(Server { observer: Observer::new(link.clone()), link: link.clone(), places: Places::default() });
     for (_, listener) in listeners {
-        tokio::task::spawn_local(accept(listener, server.clone(), places.clone()));
+        tokio::task::spawn_local(accept(listener, server.clone()));
     }
     link.end.notified().await;
 }
 
-async fn accept(listener: TcpListener, server: Rc<Server>, places: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, server: Rc<Server>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("it does not block, and the runtime has I/O");
     loop {
-        let place = places.clone().acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
             Ok((socket, peer)) => {
-                let server = server.clone();
-                tokio::task::spawn_local(async move {
-                    converse(socket, peer, server).await;
-                    drop(place);
-                });
+                let place = server.places.take().await;
+                let task = tokio::task::spawn_local(converse(socket, peer, place, server.clone()));
+                server.places.serve(place, task.abort_handle());
             }
             // Of one that has gone already, or for lack of files: the data plane says so.
             Err(_) => sleep(ACCEPT_RETRY).await,
@@ -118,10 +115,15 @@ async fn accept(listener: TcpListener, server: Rc<Server>, places: Arc<Semaphore
     }
 }
 
-async fn converse(socket: TcpStream, peer: SocketAddr, server: Rc<Server>) {
+async fn converse(socket: TcpStream, peer: SocketAddr, place: u64, server: Rc<Server>) {
     let service = service_fn(|request| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(answer(&server, peer, &request).await.into_response()) }
+        async move {
+            server.places.begin_answer(place);
+            let reply = answer(&server, peer, &request).await;
+            server.places.end_answer(place);
+            Ok::<_, Infallible>(reply.into_response())
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -136,6 +138,7 @@ async fn converse(socket: TcpStream, peer: SocketAddr, server: Rc<Server>) {
         connection.as_mut().graceful_shutdown();
         let _ = timeout(GRACE, connection).await;
     }
+    server.places.leave(place);
 }
 
 async fn answer(server: &Server, peer: SocketAddr, request: &Request<Incoming>) -> Reply {

@@ -470,22 +470,65 @@ fn an_idle_server_with_a_listener_does_nothing() {
     });
 }
 
+/// A client that has sent this much of a request.
+fn held(address: SocketAddr, part: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("set the timeout");
+    stream.write_all(part).expect("send a part");
+    stream
+}
+
 #[test]
-fn clients_that_hold_every_connection_lose_them() {
+fn a_client_that_does_not_finish_makes_room_for_one_that_does() {
     let server = start(&[]);
     let address = admin_of(&server);
-    let mut held: Vec<TcpStream> = (0..ringq::limits::ADMIN_CONNECTIONS_MAX)
-        .map(|at| {
-            let mut stream = TcpStream::connect(address).expect("connect");
-            if at % 2 == 0 {
-                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: local").expect("send a part");
-            }
-            stream
-        })
-        .collect();
+    let count = ringq::limits::ADMIN_CONNECTIONS_MAX;
+    let part = |at: usize| if at.is_multiple_of(2) { &b"GET /healthz HTTP/1.1\r\nHost: local"[..] } else { b"" };
+    let mut first: Vec<TcpStream> = (0..count).map(|at| held(address, part(at))).collect();
+    // Each of these has a place, since it is asked for.
+    let mut later: Vec<TcpStream> =
+        (0..count).map(|_| held(address, b"GET /healthz HTTP/1.1\r\nHost: local")).collect();
     assert_eq!(get(address, "/healthz").status, 200);
+    // Those that were there longest had to go, and nobody else had: they can still finish.
+    for stream in &mut first {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        assert!(ended.is_err() || rest.is_empty(), "closed without a word: {}", rest.escape_ascii());
+    }
+    for stream in &mut later[1..] {
+        stream.write_all(b"host\r\nConnection: close\r\n\r\n").expect("send the rest");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer and its end");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
     put(&server, "q", 1);
-    held.truncate(1);
+}
+
+#[test]
+fn more_clients_than_there_are_places_are_all_answered() {
+    let server = start(&[]);
+    let address = admin_of(&server);
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut clients: Vec<TcpStream> = (0..120).map(|_| held(address, request)).collect();
+    for client in &mut clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer and its end");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_their_answers_make_room() {
+    let server = start(&[]);
+    let address = admin_of(&server);
+    let request = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // So many answers that no buffer of a socket has room for them.
+    let deaf: Vec<TcpStream> =
+        (0..ringq::limits::ADMIN_CONNECTIONS_MAX).map(|_| held(address, &request.repeat(300))).collect();
+    for _ in 0..3 {
+        assert_eq!(get(address, "/healthz").status, 200);
+    }
+    drop(deaf);
 }
 
 #[test]
