@@ -409,6 +409,7 @@ impl Shard {
                 Event::AcceptFailed { error, .. } => self.pause_accepting(&error),
                 Event::Ended { conn, error: None } => self.engine.on_eof(conn),
                 Event::Ended { conn, error: Some(_) } => self.engine.on_lost(conn),
+                Event::EndAhead { conn, is_gone } => self.engine.on_end_ahead(conn, is_gone),
                 Event::Closed { conn, sent } => self.closed(conn, sent),
                 Event::Woken | Event::Timer => {}
             }

@@ -10,6 +10,20 @@ use crate::session::Phase;
 use std::cmp::Reverse;
 
 impl Engine {
+    /// The client of a connection that is not received from sends no more; what it sent before may still come. `is_gone`: it hears
+    /// nothing any more either.
+    pub fn on_end_ahead(&mut self, conn: ConnId, is_gone: bool) {
+        let Some(session) = self.session(conn) else {
+            return;
+        };
+        // The first reply that is sent ends the connection. Until then it would take messages that go to nobody.
+        if is_gone && (session.multi_get.is_some() || session.replies.awaited() > 0) {
+            return self.close(conn);
+        }
+        session.end_ahead = true;
+        self.end_wait_of(conn);
+    }
+
     /// No more requests are served; the connection closes when its replies are sent.
     pub(super) fn finish(&mut self, conn: ConnId) {
         let session = self.session(conn).expect("the caller has it");

@@ -211,7 +211,7 @@ impl Engine {
             else {
                 continue;
             };
-            if self.session(conn).is_none_or(|s| s.eof && s.wait == Some(Wait::Message(at.slot))) {
+            if self.session(conn).is_none_or(|s| s.sends_no_more() && s.wait == Some(Wait::Message(at.slot))) {
                 self.pending.entries[token].as_mut().expect("just seen").is_cancelled = true;
                 self.tell(shard, &Request::Cancel { token: token as u32 });
             }

@@ -227,7 +227,7 @@ impl Engine {
         } else {
             self.forward_get_with(owner, conn, at, name, options, form, closing);
         }
-        if self.session(conn).is_some_and(|session| session.eof) {
+        if self.session(conn).is_some_and(|session| session.sends_no_more()) {
             self.end_wait_of(conn);
         }
     }

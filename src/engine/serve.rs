@@ -622,15 +622,21 @@ impl Engine {
         }
     }
 
-    /// Stops receiving from a connection that has enough to be served, and starts again when it has not.
+    /// Stops receiving from a connection that has enough to be served, and starts again when it has not. While it is stopped, the ring looks
+    /// whether the client is still there; so it is stopped, too, where nothing is left to receive and something is waited for.
     fn regulate(&mut self, conn: ConnId) {
         let Some(session) = self.session(conn) else {
             return;
         };
         let waits = session.wait.is_some() || session.runnable;
-        let pause =
-            waits && session.input.len() >= INPUT_SIZE_MAX.max(session.need) || session.wait == Some(Wait::Body);
-        if pause != session.paused && session.phase == Phase::Open {
+        let has_enough = session.input.len() >= INPUT_SIZE_MAX.max(session.need);
+        let pause = match session.phase {
+            Phase::Open => waits && has_enough || session.wait == Some(Wait::Body),
+            // There is no client at the other end of a datagram's socket.
+            Phase::Draining => session.wait.is_some() && session.reply_size_max.is_none(),
+            Phase::Finishing | Phase::Lingering | Phase::Closed => session.paused,
+        };
+        if pause != session.paused {
             session.paused = pause;
             self.effects.pauses.push((conn, pause));
         }

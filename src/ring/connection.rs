@@ -19,10 +19,14 @@ pub(super) struct Connection {
     pub sent: usize,
     pub recv: Operation,
     pub send: Operation,
+    /// Looks whether the peer is gone, while receiving is paused and cannot tell.
+    pub hangup: Operation,
     /// Receiving was paused by the caller.
     pub paused: bool,
     /// The peer closed or receiving failed.
     pub ended: bool,
+    /// The connection was reported as broken.
+    pub lost: bool,
     /// Receiving stopped for want of a buffer, and waits for its turn to start again.
     pub starved: bool,
     /// The caller asked to close.
@@ -118,6 +122,7 @@ impl Connections {
         assert!(slot.closing);
         assert!(slot.recv.is_idle());
         assert!(slot.send.is_idle());
+        assert!(slot.hangup.is_idle());
         slot.socket = None;
         slot.sending = Vec::new();
     }
@@ -152,8 +157,10 @@ fn vacant() -> Connection {
         sent: 0,
         recv: Operation::default(),
         send: Operation::default(),
+        hangup: Operation::default(),
         paused: false,
         ended: false,
+        lost: false,
         starved: false,
         closing: false,
     }

@@ -12,6 +12,7 @@ mod buffers;
 mod connection;
 mod error;
 mod files;
+mod hangup;
 mod listener;
 mod operation;
 mod probe;
@@ -103,6 +104,13 @@ pub enum Event<'a> {
         conn: ConnId,
         /// `None` when the peer finished sending, otherwise why receiving failed.
         error: Option<io::Error>,
+    },
+    /// The peer of a paused connection has finished sending. What it sent before is still to be received.
+    EndAhead {
+        /// Which connection.
+        conn: ConnId,
+        /// It will receive nothing any more either. Only a unix socket tells.
+        is_gone: bool,
     },
     /// The kernel has taken all bytes of a [`Ring::send`], or will take no more.
     Sent {
@@ -272,8 +280,9 @@ impl Ring {
         self.send_rest(conn);
     }
 
-    /// Stops receiving, so that the peer meets a full window. What was received before is still handed out; an end of the
-    /// connection is noticed only after [`Ring::resume_recv`]. No effect on a connection that is closing or closed.
+    /// Stops receiving, so that the peer meets a full window. What was received before is still handed out. That the connection breaks
+    /// is noticed all the same, [`Event::Ended`], and what was not received then is dropped; that the peer finishes sending is told
+    /// ahead of what it sent, [`Event::EndAhead`]. No effect on a connection that is closing or closed.
     pub fn pause_recv(&mut self, conn: ConnId) {
         self.set_recv_paused(conn, true);
     }
@@ -478,8 +487,9 @@ impl Ring {
             slot.send.cancel_asked();
             self.push_cancel(Kind::CancelSend, Kind::Send, conn.index, conn.generation);
         }
+        self.settle_hangup(conn);
         let slot = self.connections.at(conn);
-        if slot.closing && slot.recv.is_idle() && slot.send.is_idle() {
+        if slot.closing && slot.recv.is_idle() && slot.send.is_idle() && slot.hangup.is_idle() {
             self.connections.close_socket(conn);
             self.closed.push_back(conn);
         }
@@ -596,10 +606,11 @@ impl Ring {
                 self.on_recv(token, result, more, buffer)
             }
             Kind::Send => self.on_send(token, result),
+            Kind::Hangup => self.on_hangup(token, result, more),
             Kind::Accept => self.on_accept(token.index as usize, result, more),
             Kind::Watch => self.on_watch(result, more),
             Kind::Write | Kind::Sync => self.on_file(token, result),
-            Kind::CancelRecv | Kind::CancelSend | Kind::CancelAccept | Kind::CancelWatch => {
+            Kind::CancelRecv | Kind::CancelSend | Kind::CancelHangup | Kind::CancelAccept | Kind::CancelWatch => {
                 self.on_cancel(token, result.is_ok());
                 None
             }
@@ -710,7 +721,11 @@ impl Ring {
             }
             kind => {
                 let (conn, slot) = self.connections.of(token);
-                let operation = if kind == Kind::CancelRecv { &mut slot.recv } else { &mut slot.send };
+                let operation = match kind {
+                    Kind::CancelRecv => &mut slot.recv,
+                    Kind::CancelHangup => &mut slot.hangup,
+                    _ => &mut slot.send,
+                };
                 operation.cancel_answered(found);
                 self.settle(conn);
             }

@@ -19,6 +19,7 @@ enum Seen {
     Received(ConnId, Vec<u8>),
     Ended(ConnId, Option<io::Error>),
     Sent(ConnId, Vec<u8>, io::Result<()>),
+    EndAhead(ConnId, bool),
     Closed(ConnId),
     Written(u32, PageBuffer, io::Result<()>),
     Synced(io::Result<()>),
@@ -44,6 +45,7 @@ fn next_seen(ring: &mut Ring) -> Option<Seen> {
             assert!(sent == buffer.len() || result.is_err(), "a send that is done is whole");
             Seen::Sent(conn, buffer, result)
         }
+        Event::EndAhead { conn, is_gone } => Seen::EndAhead(conn, is_gone),
         Event::Closed { conn, .. } => Seen::Closed(conn),
         Event::Written { token, buffer, result } => Seen::Written(token, buffer, result),
         Event::Synced { result } => Seen::Synced(result),
@@ -358,6 +360,56 @@ fn a_paused_connection_receives_nothing_until_resumed() {
 
     ring.resume_recv(conn);
     drive(&mut ring, |_, event| matches!(event, Seen::Received(_, bytes) if bytes == b"waiting"));
+}
+
+#[test]
+fn a_paused_connection_that_breaks_ends_although_nobody_receives() {
+    let mut ring = ring();
+    let (conn, mut client) = connect(&mut ring);
+    ring.pause_recv(conn);
+    client.write_all(b"not received").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    drive(&mut ring, |_, event| match event {
+        // What came before the pause was carried out.
+        Seen::Received(..) | Seen::Ended(_, None) => false,
+        Seen::EndAhead(of, is_gone) => of == conn && !is_gone,
+        other => panic!("{other:?}"),
+    });
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    drive(&mut ring, |_, event| match event {
+        Seen::EndAhead(..) => false,
+        Seen::Ended(of, Some(_)) => of == conn,
+        other => panic!("{other:?}"),
+    });
+    ring.close(conn);
+    until_closed(&mut ring, conn);
+}
+
+#[test]
+fn an_end_that_was_told_ahead_comes_behind_what_was_sent() {
+    let mut ring = ring();
+    let (socket, mut client) = std::os::unix::net::UnixStream::pair().unwrap();
+    let conn = ring.adopt(socket.into()).expect("there is room");
+    ring.turn(false).unwrap();
+    ring.pause_recv(conn);
+    turn_until(&mut ring, |ring| ring.connections.at(conn).recv.is_idle());
+    client.write_all(b"last words").unwrap();
+    drop(client);
+    drive(&mut ring, |_, event| matches!(event, Seen::EndAhead(of, true) if of == conn));
+    ring.resume_recv(conn);
+    let mut received = Vec::new();
+    drive(&mut ring, |_, event| match event {
+        Seen::Received(_, bytes) => {
+            received.extend(bytes);
+            false
+        }
+        Seen::EndAhead(..) => false,
+        Seen::Ended(of, None) => of == conn,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(received, b"last words");
+    turn_until(&mut ring, |ring| ring.connections.at(conn).hangup.is_idle());
 }
 
 #[test]

@@ -18,9 +18,11 @@ pub(super) enum Kind {
     CancelWatch = 8,
     Write = 9,
     Sync = 10,
+    Hangup = 11,
+    CancelHangup = 12,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 12] = [
     Kind::Accept,
     Kind::Recv,
     Kind::Send,
@@ -31,6 +33,8 @@ const KINDS: [Kind; 10] = [
     Kind::CancelWatch,
     Kind::Write,
     Kind::Sync,
+    Kind::Hangup,
+    Kind::CancelHangup,
 ];
 
 const GENERATION_MASK: u32 = (1 << 24) - 1;

@@ -85,8 +85,10 @@ pub struct Session {
     pub paused: bool,
     /// Nothing was received yet.
     pub fresh: bool,
-    /// The client has shut its sending side.
+    /// The client has shut its sending side, and all it sent has come.
     pub eof: bool,
+    /// The client has shut its sending side, and receiving is paused: there may be more to come of what it sent.
+    pub end_ahead: bool,
     /// The batch for which this session already waits in the engine's list.
     pub awaits: Seq,
     /// When to give up on this connection, monotonic ms; 0: never.
@@ -181,6 +183,7 @@ impl Session {
             paused: false,
             fresh: true,
             eof: false,
+            end_ahead: false,
             awaits: Seq(0),
             deadline_ms: 0,
             timed: false,
@@ -202,6 +205,11 @@ impl Session {
     /// Whether requests in the input may still be served.
     pub fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
+    }
+
+    /// Whether the client has shut its sending side.
+    pub fn sends_no_more(&self) -> bool {
+        self.eof || self.end_ahead
     }
 
     /// How much more may be said to the client besides its margin, bytes; `held` are bytes of an answer that is being put together.

@@ -22,6 +22,7 @@ use crate::facts::{anonymous_memory, stat};
 use crate::harness::{Server, eventually};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How long the server may take to notice what clients did. Generous, since tests share few cores.
@@ -86,8 +87,8 @@ fn read_what_comes(client: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Repeats `requests` until the server reads no more, or `size_max` bytes are sent.
-fn send_until_full(client: &mut TcpStream, requests: &[u8], size_max: usize) {
-    client.set_write_timeout(Some(FULL_AFTER)).expect("set the write timeout");
+fn send_until_full(client: &mut (impl Write + AsFd), requests: &[u8], size_max: usize) {
+    socket2::SockRef::from(&*client).set_write_timeout(Some(FULL_AFTER)).expect("set the write timeout");
     let mut sent = 0;
     while sent < size_max {
         match client.write(&requests[sent % requests.len()..]) {

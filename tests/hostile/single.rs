@@ -1,7 +1,7 @@
 //! One client, or a few: slow ones, wrong ones, and those that go in the middle of something.
 
 use crate::bound::Crowd;
-use crate::facts::stat;
+use crate::facts::{figures, stat};
 use crate::harness::{Client, Server, eventually};
 use crate::traffic::{Link, Rng};
 use crate::{
@@ -10,6 +10,8 @@ use crate::{
 };
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 // --- slow ones ---
@@ -459,6 +461,66 @@ fn clients_that_vanish_with_replies_under_way_leave_nothing_behind() {
         server.restart();
         assert_eq!(stat(&server, "curr_items"), 0);
     }
+}
+
+/// A message that it has open, a get that waits, and more than the server reads behind that.
+fn send_more_than_is_read(client: &mut (impl Read + Write + AsFd)) {
+    client.write_all(b"get held/open\r\n").expect("send");
+    let mut reply = [0; b"VALUE held/open 0 1\r\nh\r\nEND\r\n".len()];
+    client.read_exact(&mut reply).expect("a reply");
+    assert_eq!(&reply, b"VALUE held/open 0 1\r\nh\r\nEND\r\n");
+    client.write_all(b"get wanted/t=3600000\r\n").expect("send");
+    send_until_full(client, &b"version\r\n".repeat(1000), 64 * MIB);
+}
+
+#[test]
+fn a_client_that_goes_while_it_is_not_read_waits_and_holds_no_longer() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("socket");
+    let path = path.to_str().expect("a readable path");
+    for shards in ["1", "2"] {
+        let server = Server::start(&["-m", "8", "-t", shards, "-l", "127.0.0.1:0", "-l", path]);
+        let mut other = server.connect();
+        other.send(b"set held 0 0 1\r\nh\r\n");
+        other.expect(b"STORED\r\n");
+        // On a connection of each shard.
+        for on_unix in [false, false, true, true] {
+            if on_unix {
+                let mut client = UnixStream::connect(path).expect("connect");
+                send_more_than_is_read(&mut client);
+                assert_eq!(stat(&server, "waiters"), 1);
+            } else {
+                let mut client = connect(&server);
+                send_more_than_is_read(&mut client);
+                assert_eq!(stat(&server, "waiters"), 1);
+                reset(client);
+            }
+            eventually("its get waits no longer", NOTICE_TIMEOUT, || stat(&server, "waiters") == 0);
+            eventually("what it had open is back", NOTICE_TIMEOUT, || stat(&server, "open_reads") == 0);
+            other.send(b"set wanted 0 0 1\r\nw\r\nget wanted\r\nget held/peek\r\n");
+            other.expect(b"STORED\r\nVALUE wanted 0 1\r\nw\r\nEND\r\nVALUE held/peek 0 1\r\nh\r\nEND\r\n");
+        }
+        assert_eq!(figures(&server, "wanted")["gets_unsent"], 0);
+        eventually("nobody else is there", NOTICE_TIMEOUT, || stat(&server, "curr_connections") == 2);
+        check_service(&server);
+    }
+}
+
+#[test]
+fn a_client_that_finishes_sending_while_it_is_not_read_is_answered_everything() {
+    let server = Server::start(&["-m", "8", "-t", "1"]);
+    let mut client = connect(&server);
+    let get = b"get wanted/t=3600000\r\n";
+    client.write_all(get).expect("send");
+    let read = stat(&server, "bytes_read");
+    client.write_all(&b"version\r\n".repeat(20_000)).expect("send");
+    eventually("it has more than it wants to read", NOTICE_TIMEOUT, || stat(&server, "bytes_read") > read + 180_000);
+    client.write_all(get).expect("send");
+    client.shutdown(Shutdown::Write).expect("shut down");
+    let reply = String::from_utf8(read_what_comes(&mut client)).expect("text");
+    let versions = reply.strip_prefix("END\r\n").and_then(|rest| rest.strip_suffix("END\r\n"));
+    assert_eq!(versions.expect("neither get waits").matches("VERSION ").count(), 20_000);
+    check_only_asking_connection(&server);
 }
 
 /// So many connections, each with the beginning of a request.

@@ -102,6 +102,34 @@ fn a_client_that_hangs_up_while_its_get_waits_takes_nothing() {
 }
 
 #[test]
+fn a_client_that_is_gone_takes_nothing_more_and_one_that_has_finished_sending_is_answered() {
+    for has_drained in [false, true] {
+        for is_gone in [false, true] {
+            let (mut world, _) = backlog(40);
+            world.crash(1);
+            let (client, other) = (world.connect(), world.connect());
+            world.send(client, format!("get{}\r\n", " q".repeat(40)).as_bytes());
+            if has_drained {
+                world.half_close(client);
+            }
+            world.turn(0);
+            assert!(world.is_paused(client) == has_drained, "the ring looks whether it is still there");
+            world.end_ahead(client, is_gone);
+            world.settle();
+            assert_eq!(world.clients[client].ended, is_gone || has_drained);
+            let (taken, heard) = if is_gone { (0, String::new()) } else { (40, all(40) + "END\r\n") };
+            assert_eq!(world.heard(client), heard);
+            assert_eq!(counts_of(&world.ask(other, "stats queue q\r\n")), format!("40/{taken}"));
+        }
+    }
+}
+
+/// The messages of a backlog of so many.
+fn all(count: usize) -> String {
+    (0..count).map(|n| value("q", &format!("{n:<50000}"))).collect()
+}
+
+#[test]
 fn a_get_that_waits_on_another_shard_is_cancelled_with_its_client() {
     let mut world = World::new(Options { shards: 2, ..Options::default() });
     let [_, there] = one_queue_each(&world);

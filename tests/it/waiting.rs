@@ -171,3 +171,25 @@ fn a_waiting_get_keeps_what_follows_unread_within_bounds() {
     let rest = heard.strip_prefix(&value("q/t=60000", "a")).expect("its own answer comes first");
     assert_eq!(rest.matches("VERSION ").count(), 20_000);
 }
+
+#[test]
+fn a_client_that_finishes_sending_waits_no_longer_although_more_of_what_it_sent_is_to_come() {
+    for shard in [0, 1] {
+        let mut world = World::new(Options { shards: 2, ..Options::default() });
+        let client = world.connect();
+        let queue = (0..).map(|n| format!("q{n}")).find(|name| world.owner(name) == shard).unwrap();
+        let get = format!("get {queue}/t=60000\r\n");
+        assert_eq!(world.ask(client, &get), "");
+        for piece in (get + &"version\r\n".repeat(20_000)).as_bytes().chunks(4096) {
+            world.send(client, piece);
+        }
+        world.settle();
+        assert!(world.is_paused(client), "the server stopped receiving");
+        world.end_ahead(client, false);
+        world.settle();
+        let heard = world.heard(client);
+        let rest = heard.strip_prefix("END\r\nEND\r\n").expect("neither of its gets waits");
+        assert_eq!(rest.matches("VERSION ").count(), 20_000);
+        assert!(!world.clients[client].ended, "its end has not come yet");
+    }
+}

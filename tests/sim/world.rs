@@ -397,6 +397,15 @@ impl World {
         }
     }
 
+    /// A client that is not received from shuts its sending side, or is gone from a unix socket.
+    pub fn end_ahead(&mut self, client: usize, is_gone: bool) {
+        let it = &self.clients[client];
+        if it.open {
+            let (shard, conn) = (it.shard, it.conn);
+            self.engine(shard).on_end_ahead(conn, is_gone);
+        }
+    }
+
     /// Up to `size` bytes more of what the server is sending reach the client. It does not hear yet that they did.
     pub fn come(&mut self, client: usize, size: usize) {
         self.clients[client].come(size);
