@@ -169,6 +169,9 @@ pub const WAIT_S_DEFAULT: u32 = 3600;
 /// Default `--max-open-reads`: far more than a worker has in hands, and small enough that what a client that never confirms can hold back is seen.
 pub const OPEN_READS_DEFAULT: u32 = 1024;
 
+/// Default `--max-detached-reads`: some 16 MiB of memory for all of them.
+pub const DETACHED_READS_DEFAULT: u32 = 65_536;
+
 /// Default `--max-groups`: every put costs a step for each.
 pub const GROUPS_DEFAULT: u32 = 64;
 

@@ -44,6 +44,8 @@ pub struct ShardStats {
     pub unstored_bytes: u64,
     pub checkpoints: u64,
     pub open_reads: u64,
+    /// Of these, those that do not end with their connection.
+    pub detached_reads: u64,
     pub returned_reads: u64,
     /// Puts that a limit of their queue refused.
     pub refused_puts: u64,
@@ -102,7 +104,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 35;
+    const LEN: usize = 36;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -139,6 +141,7 @@ impl ShardStats {
             &mut self.unstored_bytes,
             &mut self.checkpoints,
             &mut self.open_reads,
+            &mut self.detached_reads,
             &mut self.returned_reads,
             &mut self.refused_puts,
             &mut self.groups,
@@ -243,6 +246,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "memory_used", all.memory_used);
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);
+    stat(out, "detached_reads", all.detached_reads);
     stat(out, "returned_reads", all.returned_reads);
     stat(out, "refused_puts", all.refused_puts);
     stat(out, "corrupt_items", all.corrupt);

@@ -12,6 +12,7 @@ impl Config {
         self.idle_ms_max = new.idle_ms_max;
         self.wait_ms_max = new.wait_ms_max;
         self.open_reads_max = new.open_reads_max;
+        self.detached_reads_max = new.detached_reads_max;
         self.groups_max = new.groups_max;
         self.queue_defaults = new.queue_defaults.clone();
         self.queues_max = new.queues_max;
@@ -64,6 +65,7 @@ impl Config {
             free_size_min: _,
             wait_ms_max: _,
             open_reads_max: _,
+            detached_reads_max: _,
             groups_max: _,
             queue_defaults: _,
             flush_all: _,

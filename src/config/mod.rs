@@ -104,6 +104,8 @@ pub struct Config {
     pub wait_ms_max: u64,
     /// `--max-open-reads`.
     pub open_reads_max: usize,
+    /// `--max-detached-reads`.
+    pub detached_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
     /// `--reader-separator`.
@@ -282,6 +284,7 @@ impl Config {
             free_size_min: u64::from(options.min_free) << 20,
             wait_ms_max: u64::from(options.max_wait) * 1000,
             open_reads_max: options.max_open_reads as usize,
+            detached_reads_max: options.max_detached_reads as usize,
             groups_max: options.max_groups as usize,
             reader_separator: options.reader_separator,
             queue_defaults: queue_defaults.into(),

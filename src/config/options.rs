@@ -147,6 +147,11 @@ pub(super) struct Options {
           value_parser = number::<u32>(1, 1_000_000), help_heading = SERVICE)]
     pub max_open_reads: u32,
 
+    /// Most messages that may be open with a time of their own (/ttr=), in all: these outlive their connections. Each shard has its part.
+    #[arg(long, value_name = "N", default_value_t = limits::DETACHED_READS_DEFAULT, env = "RINGQ_MAX_DETACHED_READS",
+          value_parser = number::<u32>(0, 100_000_000), help_heading = SERVICE)]
+    pub max_detached_reads: u32,
+
     /// Most groups of one queue; a get of another one is answered NOT_FOUND.
     #[arg(long, value_name = "N", default_value_t = limits::GROUPS_DEFAULT, env = "RINGQ_MAX_GROUPS",
           value_parser = number::<u32>(0, 10_000), help_heading = SERVICE)]

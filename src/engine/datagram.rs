@@ -118,10 +118,14 @@ impl Engine {
         Form { cas, peek: false, open: None, size_max: u32::try_from(room).unwrap_or(Form::ANY_SIZE), dialect }
     }
 
-    /// Whether a message may be taken by a get of this form, asked for with a key of `key_size` bytes.
-    pub(super) fn fits(&self, entry: Entry, key_size: usize, form: Form) -> bool {
-        !form.is_bounded()
-            || key_size + self.memory.message(entry.place).body.len() + VALUE_OVERHEAD_MAX <= form.size_max as usize
+    /// What to say if a message may not be given to a get of this form, asked for with a key of `key_size` bytes.
+    pub(super) fn refusal(&self, entry: Entry, key_size: usize, form: Form) -> Option<&'static [u8]> {
+        if !self.may_detach(form) {
+            return Some(reply::TOO_MANY_OPEN_READS);
+        }
+        let has_room = !form.is_bounded()
+            || key_size + self.memory.message(entry.place).body.len() + VALUE_OVERHEAD_MAX <= form.size_max as usize;
+        (!has_room).then_some(reply::TOO_LARGE_FOR_UDP)
     }
 
     /// Adds a reply that takes nothing, if it has room.

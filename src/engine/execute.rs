@@ -40,8 +40,8 @@ pub(super) enum GetResult {
     Miss,
     /// There is no such group, and no room for it.
     NoGroup,
-    /// The message is larger than the get may take.
-    TooLarge,
+    /// The get may not have the message, for this reason.
+    Refused(&'static [u8]),
     /// The head must be loaded first.
     MustWait(u32),
 }
@@ -165,10 +165,10 @@ impl Engine {
             Head::Empty => GetResult::Miss,
             // Gets that wait for a load come first.
             Head::Ready(entry) if shelf.waiters.is_empty() => {
-                if !self.fits(entry, name.len() + options.len(), form) {
-                    return GetResult::TooLarge;
+                match self.refusal(entry, name.len() + options.len(), form) {
+                    Some(reply) => GetResult::Refused(reply),
+                    None => GetResult::Hit(self.give(index, entry, options, form, out)),
                 }
-                GetResult::Hit(self.give(index, entry, options, form, out))
             }
             Head::Ready(_) | Head::Stored => {
                 self.load_ahead(index);
@@ -367,13 +367,7 @@ impl Engine {
             let answer = match shelf.queue.head() {
                 Head::Ready(entry) => {
                     let key_size = shelf.queue.name.len() + waiter.options().len();
-                    if self.fits(entry, key_size, waiter.form) {
-                        let mut bytes = Vec::new();
-                        let given = self.give(index, entry, waiter.options(), waiter.form, &mut bytes);
-                        answer_of(given, bytes, self.newest())
-                    } else {
-                        Answer { failure: Some(reply::TOO_LARGE_FOR_UDP), ..Answer::default() }
-                    }
+                    self.give_or_refuse(index, entry, key_size, &waiter)
                 }
                 Head::Empty => {
                     let name = shelf.queue.name.clone();
@@ -389,6 +383,16 @@ impl Engine {
             self.forget_waiter(waiter.origin);
             self.answer(waiter.origin, answer);
         }
+    }
+
+    /// The answer for a get that has waited for the head, which is `entry`, with a key of `key_size` bytes.
+    pub(super) fn give_or_refuse(&mut self, index: u32, entry: Entry, key_size: usize, waiter: &Waiter) -> Answer {
+        if let Some(reply) = self.refusal(entry, key_size, waiter.form) {
+            return Answer { failure: Some(reply), ..waiter.nothing(self.newest()) };
+        }
+        let mut bytes = Vec::new();
+        let given = self.give(index, entry, waiter.options(), waiter.form, &mut bytes);
+        answer_of(given, bytes, self.newest())
     }
 
     /// The next get that waits and whose client is still there.

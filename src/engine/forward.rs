@@ -327,7 +327,7 @@ impl Engine {
                 }
                 GetResult::Miss => {}
                 GetResult::NoGroup => answer.failure = Some(reply::NOT_FOUND),
-                GetResult::TooLarge => answer.failure = Some(reply::TOO_LARGE_FOR_UDP),
+                GetResult::Refused(reply) => answer.failure = Some(reply),
                 GetResult::MustWait(index) => {
                     self.wait_for_load(index, Waiter::plain(origin, form));
                     return false;

@@ -96,6 +96,8 @@ pub struct Tunables {
     pub idle_ms_max: u64,
     /// `--max-open-reads`.
     pub open_reads_max: usize,
+    /// This shard's part of `--max-detached-reads`.
+    pub detached_reads_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
     /// What holds for queues of which nothing was said.

@@ -57,8 +57,8 @@ impl Engine {
                     }
                     GetResult::Miss => continue,
                     GetResult::NoGroup => unreachable!("the key of a multi-get names no group"),
-                    GetResult::TooLarge => {
-                        answer.failure = Some(reply::TOO_LARGE_FOR_UDP);
+                    GetResult::Refused(reply) => {
+                        answer.failure = Some(reply);
                         None
                     }
                     GetResult::MustWait(index) => Some(Some(index)),

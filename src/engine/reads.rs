@@ -40,6 +40,13 @@ pub(super) struct Reader {
     pub ttr_s: u32,
 }
 
+impl Reader {
+    /// Whether the read outlives the reader's connection.
+    pub fn is_detached(self) -> bool {
+        self.ttr_s > 0
+    }
+}
+
 /// How an open read ended that a client wanted to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
@@ -344,7 +351,7 @@ impl Engine {
         let (put_ms, size) = (put.put_ms, put.body.len() as u64);
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
         form.show(out, shelf, options, put.flags, entry.message, put.body);
-        let is_detached = reader.ttr_s > 0;
+        let is_detached = reader.is_detached();
         let ttr_s = if is_detached { u64::from(reader.ttr_s) } else { shelf.visibility_timeout_s() };
         let deadline_ms = if ttr_s == 0 { 0 } else { self.now.mono_ms.saturating_add(ttr_s.saturating_mul(1000)) };
         let read = self.due.next_read;
@@ -356,10 +363,17 @@ impl Engine {
         self.due.add(queue, entry.message, deadline_ms);
         self.stats.get_hits += 1;
         self.stats.open_reads += 1;
+        self.stats.detached_reads += u64::from(is_detached);
         self.latency.record(Metric::Queued, self.now.wall_ms.saturating_sub(put_ms) * 1000, 1);
         self.trace_message(index, entry.message, Fate::Opened);
         self.load_ahead(index);
         Given::Opened(Opened { queue, message: entry.message, read, is_detached })
+    }
+
+    /// Whether a get of this form may have a message, as far as the bound on reads goes that outlive their connections.
+    pub(super) fn may_detach(&self, form: Form) -> bool {
+        let reads_max = self.config.tunables.detached_reads_max as u64;
+        !form.open.is_some_and(Reader::is_detached) || self.stats.detached_reads < reads_max
     }
 
     /// Ends an open read as its reader wants it, if it is still open.
@@ -402,6 +416,7 @@ impl Engine {
             self.memory.release(place);
         }
         self.stats.open_reads -= 1;
+        self.stats.detached_reads -= u64::from(open.is_detached);
         self.depart(index, message, open.size, Why::Got);
         self.trace_message(index, message, Fate::Confirmed);
         open
@@ -412,12 +427,13 @@ impl Engine {
         let shelf = self.shelf(index);
         shelf.asked_ms = now_ms;
         let queue = &mut shelf.queue;
-        let deadline_ms = queue.opened(message).expect("the caller saw that it is open").deadline_ms;
+        let Open { deadline_ms, is_detached, .. } = *queue.opened(message).expect("the caller saw that it is open");
         let deliveries = queue.give_back(message);
         let id = queue.id;
         self.due.remove(id, message, deadline_ms);
         self.record(&Mutation::Return { queue: id, message, deliveries });
         self.stats.open_reads -= 1;
+        self.stats.detached_reads -= u64::from(is_detached);
         self.stats.returned_reads += 1;
         self.trace_message(index, message, Fate::GivenBack);
     }
@@ -474,9 +490,12 @@ impl Engine {
 
     /// All open reads of a queue are about to go with their messages.
     pub(super) fn drop_reads(&mut self, index: u32) {
-        let Engine { shelves, due, .. } = self;
+        let Engine { shelves, due, stats, .. } = self;
         let queue = &shelves[index as usize].as_ref().expect("the caller found it").queue;
-        queue.opens().for_each(|(message, open)| due.remove(queue.id, message, open.deadline_ms));
+        for (message, open) in queue.opens() {
+            due.remove(queue.id, message, open.deadline_ms);
+            stats.detached_reads -= u64::from(open.is_detached);
+        }
     }
 
     /// A get was answered for nobody: what it opened returns, what it took is spent.
@@ -489,18 +508,20 @@ impl Engine {
 
     /// Checks open reads against what is due. For tests.
     pub(super) fn assert_reads_consistent(&self) {
-        let (mut due, mut open) = (0, 0);
+        let (mut due, mut open, mut detached) = (0, 0, 0);
         for shelf in self.shelves.iter().flatten() {
             for (message, open) in shelf.queue.opens() {
                 let is_due = self.due.by_time.contains(&(open.deadline_ms, shelf.queue.id, message));
                 assert_eq!(is_due, open.deadline_ms > 0, "what ends by itself is due");
                 assert!(open.read < self.due.next_read, "readings are numbered");
                 due += usize::from(is_due);
+                detached += u64::from(open.is_detached);
             }
             open += shelf.queue.open_len();
         }
         assert_eq!(due, self.due.by_time.len(), "what is due is open");
         assert_eq!(open, self.stats.open_reads, "open reads are counted");
+        assert_eq!(detached, self.stats.detached_reads, "and those that are not tied to a connection");
     }
 }
 

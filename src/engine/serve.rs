@@ -465,8 +465,9 @@ impl Engine {
                 self.say(conn, seq, reply::END);
             }
             GetResult::NoGroup => self.say(conn, Seq(0), reply::NOT_FOUND),
-            GetResult::TooLarge => {
-                self.say(conn, Seq(0), reply::TOO_LARGE_FOR_UDP);
+            GetResult::Refused(text) => {
+                let seq = if form.open.is_some() { self.newest() } else { Seq(0) };
+                self.say(conn, seq, text);
             }
             GetResult::MustWait(index) => {
                 let at = self.await_message(conn);

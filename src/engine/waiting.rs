@@ -35,7 +35,7 @@ impl Waiter {
     }
 
     /// What to answer when there is no message. A get that confirmed a read before says so only when that is durable.
-    fn nothing(&self, newest: Seq) -> Answer {
+    pub(super) fn nothing(&self, newest: Seq) -> Answer {
         Answer { seq: if self.form.open.is_some() { newest } else { Seq(0) }, ..Answer::default() }
     }
 }
@@ -169,8 +169,9 @@ impl Engine {
             GetResult::NoGroup => {
                 self.answer(origin, Answer { failure: Some(reply::NOT_FOUND), ..Answer::default() });
             }
-            GetResult::TooLarge => {
-                self.answer(origin, Answer { failure: Some(reply::TOO_LARGE_FOR_UDP), ..Answer::default() });
+            GetResult::Refused(reply) => {
+                let answer = Answer { failure: Some(reply), ..waiter().nothing(self.newest()) };
+                self.answer(origin, answer);
             }
             GetResult::MustWait(index) => self.wait_for_load(index, waiter()),
         }
@@ -273,10 +274,9 @@ impl Engine {
                 self.load_ahead(index);
                 continue;
             };
-            let mut bytes = Vec::new();
-            let given = self.give(index, entry, waiter.options(), waiter.form, &mut bytes);
-            let seq = self.newest();
-            self.answer(waiter.origin, answer_of(given, bytes, seq));
+            // Nobody stands here whose reply has a bound.
+            let answer = self.give_or_refuse(index, entry, 0, &waiter);
+            self.answer(waiter.origin, answer);
         }
     }
 

@@ -297,12 +297,13 @@ pub(super) fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
 }
 
 /// What can go wrong on the other side after a request was understood, in the order of their numbers in an answer, from 1 on.
-const FAILURES: [&[u8]; 5] = [
+const FAILURES: [&[u8]; 6] = [
     reply::STORAGE_UNREADABLE,
     reply::TOO_LARGE_FOR_UDP,
     reply::READ_EXPIRED,
     reply::NOT_FOUND,
     reply::REPLY_TOO_LARGE,
+    reply::TOO_MANY_OPEN_READS,
 ];
 
 pub(super) fn encode_opened(opened: Opened, out: &mut Vec<u8>) {

@@ -428,6 +428,41 @@ fn open_reads_of_thousands_of_connections_are_bounded_and_all_return() {
     check_service(&server);
 }
 
+/// Connections that open as many reads as they may, with a time that does not end, and go: again and again.
+#[test]
+fn reads_that_outlive_their_connections_are_bounded() {
+    const MAX: u64 = 20_000;
+    let server = Server::start(&["-m", "8", "-t", "1", "-N", "--max-detached-reads", "20000"]);
+    put_many(&server, "q", 30_000);
+    let mut refused = 0;
+    for _ in 0..30 {
+        let mut reader = Link::connect(server.addr()).expect("connect");
+        reader.send("get q/open/ttr=4294967295\r\n".repeat(1000).as_bytes()).expect("send");
+        for _ in 0..1000 {
+            match reader.answer().expect("a reply") {
+                Answer::Value { .. } => assert!(reader.value().expect("a reply").is_none(), "END"),
+                Answer::Line(line) => {
+                    assert_eq!(line, b"SERVER_ERROR too many open reads");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    check_only_asking_connection(&server);
+    assert_eq!((stat(&server, "open_reads"), stat(&server, "detached_reads"), refused), (MAX, MAX, 10_000));
+    check_memory(&server, Crowd { detached: 30_000, ..Crowd::default() }, "30,000 reads that were to stay");
+    let settings = server.connect().command(b"stats settings\r\n", b"END\r\n");
+    let settings = String::from_utf8(settings).expect("settings are text");
+    assert!(settings.contains("STAT max_detached_reads 20000\r\n"), "{settings}");
+    // Whoever does not want to leave anything behind is served, and room that is made is used.
+    let mut reader = server.connect();
+    reader.send(b"get q/open\r\nget q/close\r\ndelete q\r\nset q 0 0 1\r\n1\r\nget q/open/ttr=60\r\n");
+    reader
+        .expect(b"VALUE q/open 0 1\r\nx\r\nEND\r\nEND\r\nDELETED\r\nSTORED\r\nVALUE q/open/ttr=60 0 1\r\n1\r\nEND\r\n");
+    assert_eq!(stat(&server, "detached_reads"), 1);
+    check_service(&server);
+}
+
 #[test]
 fn groups_to_their_bound_share_what_is_put() {
     const GROUPS: usize = 16;

@@ -43,6 +43,7 @@ impl Shard {
                 wait_ms_max: 1000,
                 idle_ms_max: 0,
                 open_reads_max: 8,
+                detached_reads_max: 8,
                 groups_max: 8,
                 queue_defaults: std::sync::Arc::default(),
                 flush_all: false,

@@ -507,6 +507,76 @@ fn open_reads_of_a_connection_are_limited_wherever_the_queue_is() {
     }
 }
 
+const TOO_MANY: &str = "SERVER_ERROR too many open reads\r\n";
+
+#[test]
+fn reads_that_outlive_their_connections_are_limited_in_all() {
+    for shard in [0, 1] {
+        // Two in each shard.
+        let mut world = World::new(Options { shards: 2, detached_reads_max: 4, ..Options::default() });
+        let (reader, other) = (world.connect(), world.connect());
+        let queue = queue_of(&world, shard);
+        (0..9).for_each(|n| drop(world.ask(other, &put(&queue, &n.to_string()))));
+        let key = format!("{queue}/open/ttr=60");
+        let get = format!("get {key}\r\n");
+        let first = open_with_id(&mut world, reader, &key);
+        assert_eq!(world.ask(reader, &get.repeat(2)), value(&key, "1") + TOO_MANY);
+        world.reset(reader);
+        world.settle();
+        assert_eq!((stat(&mut world, other, "open_reads"), stat(&mut world, other, "detached_reads")), (2, 2));
+
+        let next = world.connect();
+        assert_eq!(world.ask(next, &get), TOO_MANY);
+        opens(&mut world, next, &queue, &["2"]);
+        assert_eq!(world.ask(next, &format!("get {queue}/close/open/ttr=60\r\n")), TOO_MANY);
+        assert_eq!(counts_of(&world.ask(other, &format!("stats queue {queue}\r\n"))), "9/1", "it was confirmed before");
+        assert_eq!(world.ask(other, &format!("delete {queue}/id={first}\r\n")), "DELETED\r\n");
+        assert_eq!(world.ask(next, &get.repeat(2)), value(&key, "3") + TOO_MANY);
+
+        world.advance(60_000);
+        world.settle();
+        assert_eq!(stat(&mut world, other, "detached_reads"), 0, "their time is over");
+        assert_eq!(world.ask(next, &get.repeat(3)), value(&key, "1") + &value(&key, "3") + TOO_MANY);
+        for end in [format!("flush {queue}\r\n"), format!("delete {queue}\r\n")] {
+            world.ask(other, &end);
+            assert_eq!(stat(&mut world, other, "detached_reads"), 0, "{end}");
+            world.check();
+            (0..2).for_each(|n| drop(world.ask(other, &put(&queue, &n.to_string()))));
+            assert_eq!(world.ask(next, &get.repeat(2)), value(&key, "0") + &value(&key, "1"));
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_a_read_too_many_is_told_so_and_the_next_has_the_message() {
+    for shard in [0, 1] {
+        let mut world = World::new(Options { shards: 2, detached_reads_max: 2, ..Options::default() });
+        let [reader, late, next, putter] = [(); 4].map(|()| world.connect());
+        let queue = queue_of(&world, shard);
+        world.ask(putter, &put(&queue, "0"));
+        let (key, tied) = (format!("{queue}/open/t=60000/ttr=60"), format!("{queue}/open/t=60000"));
+        assert_eq!(world.ask(reader, &format!("get {key}\r\n")), value(&key, "0"));
+        assert_eq!(world.ask(late, &format!("get {key}\r\n")), "", "there is nothing to open");
+        assert_eq!(world.ask(next, &format!("get {tied}\r\n")), "");
+        world.ask(putter, &put(&queue, "1"));
+        assert_eq!(world.heard(late), TOO_MANY);
+        assert_eq!(world.heard(next), value(&tied, "1"));
+        world.check();
+        // The same for one that waits until the head is loaded.
+        world.ask(putter, &put(&queue, "2"));
+        world.crash(2);
+        let [reader, late] = [(); 2].map(|()| world.connect());
+        let get = format!("get {queue}/open/ttr=60\r\n");
+        world.send(reader, get.as_bytes());
+        world.send(late, get.as_bytes());
+        world.settle();
+        let mut heard = [world.heard(reader), world.heard(late)];
+        heard.sort();
+        assert_eq!(heard, [TOO_MANY.to_string(), value(&format!("{queue}/open/ttr=60"), "0")]);
+        world.check();
+    }
+}
+
 #[test]
 fn ten_thousand_waiting_reads_cost_no_turn_and_a_message_wakes_one() {
     let (mut world, _, other, queue) = two_shards(&[]);
@@ -596,7 +666,7 @@ fn reads_that_end_all_at_once_are_recorded_in_several_batches() {
     for (clients, key, is_lost) in [(1, "q/open", true), (4, "q/open", true), (1, "q/open/ttr=1", false)] {
         // Just large enough for the largest batch.
         let segment_size = (3 << 20) / 2;
-        let options = Options { open_reads_max: COUNT, segment_size, ..Options::default() };
+        let options = Options { open_reads_max: COUNT, detached_reads_max: COUNT, segment_size, ..Options::default() };
         let mut world = World::new(options);
         let readers: Vec<usize> = (0..clients).map(|_| world.connect()).collect();
         let other = world.connect();

@@ -55,6 +55,8 @@ pub struct ServerOptions {
     pub threads: Option<u32>,
     /// `--max-open-reads`.
     pub open_reads_max: Option<u32>,
+    /// `--max-detached-reads`.
+    pub detached_reads_max: Option<u32>,
     /// `--max-groups`.
     pub groups_max: Option<u32>,
     /// `--reader-separator`.
@@ -155,6 +157,7 @@ impl ServerOptions {
             ("-B", self.body_size_max),
             ("-t", self.threads),
             ("--max-open-reads", self.open_reads_max),
+            ("--max-detached-reads", self.detached_reads_max),
             ("--max-groups", self.groups_max),
         ] {
             if let Some(value) = value {
@@ -185,6 +188,7 @@ impl ServerOptions {
                 "-B" => options.body_size_max = Some(parse_number(word, words.next())?),
                 "-t" => options.threads = Some(parse_number(word, words.next())?),
                 "--max-open-reads" => options.open_reads_max = Some(parse_number(word, words.next())?),
+                "--max-detached-reads" => options.detached_reads_max = Some(parse_number(word, words.next())?),
                 "--max-groups" => options.groups_max = Some(parse_number(word, words.next())?),
                 "--reader-separator" => {
                     let separator = words.next().and_then(|value| value.parse().ok());

@@ -22,6 +22,7 @@ impl WorldPeer {
             shards: options.threads.map_or(1, |n| n as u16),
             body_size_max: options.body_size_max.map_or(defaults.body_size_max, |n| n as usize),
             open_reads_max: options.open_reads_max.map_or(defaults.open_reads_max, |n| n as usize),
+            detached_reads_max: options.detached_reads_max.map_or(defaults.detached_reads_max, |n| n as usize),
             groups_max: options.groups_max.map_or(defaults.groups_max, |n| n as usize),
             reader_separator: options.reader_separator.map(|separator| separator as u8),
             flush_all: options.enable_flush_all,
