@@ -115,7 +115,7 @@ pub const ADMIN_PAGE_LEN_MAX: usize = 256;
 /// Of these, queues whose oldest message is only in the store and is asked for, to know its age: the store has other work.
 pub const ADMIN_ASKED_LEN_MAX: u64 = 8;
 
-/// Connections of the admin listener: pages, scrapers, scripts. More wait to be accepted.
+/// Connections of the admin listener: pages, scrapers, scripts. For one more, one that is idle or does not finish has to go.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 /// Queues that have time series of their own in `/metrics`; a monitoring system pays for each.

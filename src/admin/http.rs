@@ -1,8 +1,8 @@
 //! Connections of the admin listener, within bounds, and who may speak on them.
 //!
 //! Invariant: a connection ends, whatever its client does, at most [`LIFE`] and [`GRACE`] after it was accepted, and before when
-//! another needs its place ([`super::places`]), so nobody can hold one of the few there are. A request whose `Host` is a name that is not ours is refused: a page of someone else that had its name
-//! point here would be let in by the browser otherwise.
+//! another needs its place ([`super::places`]), so nobody can hold one of the few there are. A request whose `Host` is a name that is
+//! not ours is refused: a page of someone else that had its name point here would be let in by the browser otherwise.
 
 use super::observer::Observer;
 use super::places::Places;

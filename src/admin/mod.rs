@@ -1,8 +1,8 @@
 //! The admin listener: dashboard, health, metrics and an HTTP API, on a thread of its own beside the shards.
 //!
 //! It asks shards by mail and waits for their answers, never the other way round. Files: [`http`] keeps connections within bounds and
-//! checks who asks, [`places`] has the few there are, [`routes`] says what there is, [`observer`] asks the shards and remembers for a second, [`api`], [`metrics`] and
-//! [`hgrm`] word the answers, [`token`] is the one for actions.
+//! checks who asks, [`places`] has the few there are, [`routes`] says what there is, [`observer`] asks the shards and remembers for a
+//! second, [`api`], [`metrics`] and [`hgrm`] word the answers, [`token`] is the one for actions.
 //!
 //! Invariant: nobody who connects here costs the data plane more than one look a second, and nothing is changed without the token.
 //!
