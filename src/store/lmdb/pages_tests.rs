@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, EnvOpenOptions};
+use heed::{CommitOrAbort, Database, Env, WithoutTls};
 
+use super::super::{failure, open_env};
 use super::*;
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
@@ -25,15 +26,8 @@ impl Choices {
     }
 }
 
-fn try_open(directory: &Path) -> Result<heed::Env, heed::Error> {
-    let mut options = EnvOpenOptions::new();
-    options.map_size(64 << 20).max_dbs(4);
-    // SAFETY: nobody else changes the file.
-    unsafe { options.open(directory) }
-}
-
-fn open(directory: &Path) -> heed::Env {
-    try_open(directory).unwrap()
+fn open(directory: &Path) -> Env<WithoutTls> {
+    open_env(directory, 64 << 20).unwrap()
 }
 
 fn check_in(directory: &Path) -> Result<Option<Checked>, Error> {
@@ -46,7 +40,7 @@ fn value(key: &[u8], size: usize) -> Vec<u8> {
 }
 
 /// Two databases, which are made if they are missing.
-fn databases(env: &heed::Env) -> Result<[Database<'static, Bytes, Bytes>; 2], heed::Error> {
+fn databases(env: &Env<WithoutTls>) -> Result<[Database<'static, Bytes, Bytes>; 2], heed::Error> {
     let created = env.create_databases_and_commit(env.write_txn()?, |opener, txn| -> Result<_, heed::Error> {
         let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
         Ok(CommitOrAbort::<_, ()>::Commit([create("a")?, create("b")?]))
@@ -82,9 +76,12 @@ fn write(directory: &Path, transactions: usize, rows: u64, mut each: impl FnMut(
     }
 }
 
-fn rows(directory: &Path) -> Result<Vec<Rows>, heed::Error> {
-    let env = try_open(directory)?;
-    let databases = databases(&env)?;
+fn rows(directory: &Path) -> Result<Vec<Rows>, Error> {
+    read_rows(&open_env(directory, 64 << 20)?).map_err(failure("reading"))
+}
+
+fn read_rows(env: &Env<WithoutTls>) -> Result<Vec<Rows>, heed::Error> {
+    let databases = databases(env)?;
     let txn = env.read_txn()?;
     let read = |database: &Database<'static, Bytes, Bytes>| {
         let rows = database.iter(&txn)?.map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())));

@@ -74,15 +74,14 @@ impl Sealed {
     }
 
     /// The first row with this key or a higher one.
-    pub(super) fn first_from<'t>(
-        self,
-        txn: &'t RoTxn<'_>,
-        key: &[u8],
-    ) -> Result<Option<Row<'t>>, heed::Error> {
+    pub(super) fn first_from<'t>(self, txn: &'t RoTxn<'_>, key: &[u8]) -> Result<Option<Row<'t>>, heed::Error> {
         self.rows.get_greater_than_or_equal_to(txn, key)?.map(|row| self.open(row)).transpose()
     }
 
-    pub(super) fn iter<'t>(self, txn: &'t RoTxn<'_>) -> Result<impl Iterator<Item = Result<Row<'t>, heed::Error>> + 't, heed::Error> {
+    pub(super) fn iter<'t>(
+        self,
+        txn: &'t RoTxn<'_>,
+    ) -> Result<impl Iterator<Item = Result<Row<'t>, heed::Error>> + 't, heed::Error> {
         Ok(self.rows.iter(txn)?.map(move |row| self.open(row?)))
     }
 
