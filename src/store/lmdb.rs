@@ -525,7 +525,8 @@ fn check_pages(path: &Path) -> Result<(), Error> {
         Error::Damaged(text) => Error::Damaged(format!("{}: {text}", path.display())),
         error => error,
     })?;
-    let names = checked.map(|checked| checked.names).unwrap_or_default();
+    let pages::Checked { names, used, free, lost } = checked.unwrap_or_default();
+    tracing::debug!("the pages of {} agree: {used} are in use, {free} free, {lost} neither", path.display());
     // Without this one it is somebody else's.
     let is_ours = names.iter().any(|name| name == b"meta");
     match names.iter().find(|name| !NAMES.iter().any(|known| known.as_bytes() == **name)) {
