@@ -366,6 +366,7 @@ impl Engine {
         self.stats.detached_reads += u64::from(is_detached);
         self.latency.record(Metric::Queued, self.now.wall_ms.saturating_sub(put_ms) * 1000, 1);
         self.trace_message(index, entry.message, Fate::Opened);
+        self.learn_bytes(index);
         self.load_ahead(index);
         Given::Opened(Opened { queue, message: entry.message, read, is_detached })
     }
