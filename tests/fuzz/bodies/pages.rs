@@ -58,7 +58,7 @@ fn open(directory: &Path) -> Result<Lmdb, ringq::store::Error> {
 /// The message that was put with these ids.
 fn put(queue: QueueId, message: MessageId) -> Put<'static> {
     static BODY: [u8; 9000] = [b'x'; 9000];
-    let body = &BODY[..if message.0 % 20 == 0 { 9000 } else { message.0 as usize * 3 }];
+    let body = &BODY[..if message.0.is_multiple_of(20) { 9000 } else { message.0 as usize * 3 }];
     Put { queue, message, put_ms: 3, flags: 4, expires_ms: message.0 % 2, crc32c: 0, body }.sealed()
 }
 
