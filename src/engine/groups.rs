@@ -259,10 +259,13 @@ impl Engine {
     pub(super) fn sweep(&mut self, of: u32) {
         let (stored, bytes) = count_stored(&self.shelves, of);
         let knows_bytes = readers(&self.shelves, of).all(Queue::knows_bytes);
+        // What is stored some reader has.
+        let bytes_max = readers(&self.shelves, of).map(Queue::bytes).sum::<u64>();
         let shelf = self.shelf(of);
         let queue = shelf.queue.id;
         let fan = shelf.fan.as_mut().expect("it has, or had, groups");
         let freed = fan.stored - stored;
+        let bytes = if knows_bytes { bytes } else { fan.bytes.min(bytes_max) };
         (fan.stored, fan.bytes, fan.knows_bytes) = (stored, bytes, knows_bytes);
         let is_over = fan.groups.is_empty();
         if is_over {
@@ -316,8 +319,8 @@ fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> (u64, u64
         .fold((0, 0), |(len, bytes), (message, size)| (len + 1, bytes + size.or_else(|| size_of(message)).unwrap_or(0)))
 }
 
-/// How many messages some reader of a queue has not passed, and the bytes of their bodies. Looks at what readers have apart from
-/// their ranges.
+/// How many messages some reader of a queue has not passed, and the bytes of their bodies: too few unless all readers know theirs. Looks
+/// at what readers have apart from their ranges.
 fn count_stored(shelves: &[Option<Shelf>], of: u32) -> (u64, u64) {
     let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
     let below = slowest.passed_below();

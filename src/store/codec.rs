@@ -17,8 +17,6 @@ pub enum Kind {
     Holes,
     /// A queue.
     Queue,
-    /// A queue as the format before had it: written as this one has it.
-    QueueBefore,
     /// A message on its way to another queue.
     Move,
     /// What a queue has accepted from others.
@@ -53,10 +51,6 @@ pub fn rewritten(kind: Kind, key: &[u8], value: &[u8]) -> Option<Pair> {
         }
         Kind::Queue => {
             let row = Row::decode(key, value)?;
-            Some((row.name.clone(), row.encode().to_vec()))
-        }
-        Kind::QueueBefore => {
-            let row = Row::decode_before(key, value)?;
             Some((row.name.clone(), row.encode().to_vec()))
         }
         Kind::Move => {

@@ -1,4 +1,4 @@
-//! Keys and values of the database as bytes: format version 3, as docs/STORAGE.md tables it.
+//! Keys and values of the database as bytes: format version 4, as docs/STORAGE.md tables it.
 //!
 //! Invariant: keys of one queue's messages sort by message id and lie together, since both ids are big-endian there; every
 //! other integer is little-endian. Decoding never panics: bytes of another shape are `None`. Reads and writes nothing.
@@ -9,10 +9,10 @@ use crate::mutation::{Mutation, PUT_HEADER_SIZE, Put, Why};
 use crate::queue::Counters;
 
 /// The format this code reads and writes.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 /// The format whose rows are made into those of this one when the database is opened.
-pub(super) const FORMAT_BEFORE: u32 = 2;
+pub(super) const FORMAT_BEFORE: u32 = 3;
 
 /// Key in `meta` of the format version, u32.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
@@ -49,9 +49,6 @@ const ROW_SIZE: usize = COUNTERS_OFFSET + Counters::SIZE + 1;
 
 /// Where in a queue's row its counters are.
 const COUNTERS_OFFSET: usize = 9 * 8;
-
-/// Bytes of a row of [`FORMAT_BEFORE`]: the first six fields, the first five counters, and an u16 that was always 0.
-const ROW_SIZE_BEFORE: usize = 6 * 8 + 5 * 8 + 2;
 
 /// A message's key in `late` and `corrupt`; in `messages` and `holes` that of a run's first message; in `passed` and `returned` that of a
 /// reader and a message; in `moves` that of a reader and a transfer's number.
@@ -244,17 +241,6 @@ impl Row {
         let left = row.counters.left().filter(|left| *left <= row.counters.puts)?;
         let is_possible = if row.is_grouped { row.of.0 == 0 && row.freed <= left } else { row.freed == 0 };
         (is_possible && value[ROW_SIZE - 1] <= 1).then_some(row)
-    }
-
-    /// As [`Row::decode`], of a value of [`FORMAT_BEFORE`].
-    pub(super) fn decode_before(name: &[u8], value: &[u8]) -> Option<Row> {
-        let value: &[u8; ROW_SIZE_BEFORE] = value.try_into().ok()?;
-        let (fields, rest) = value.split_at(6 * 8);
-        let (counters, always_0) = rest.split_at(5 * 8);
-        let mut now = [0; ROW_SIZE];
-        now[..fields.len()].copy_from_slice(fields);
-        now[COUNTERS_OFFSET..][..counters.len()].copy_from_slice(counters);
-        (always_0 == [0, 0]).then(|| Row::decode(name, &now))?
     }
 }
 
@@ -455,21 +441,6 @@ mod tests {
         assert_eq!(with(144, 0), None, "only what is grouped has freed messages");
         assert_eq!(with(48, 1), None, "no group has groups");
         assert_eq!(with(64, 7), None, "more were freed than left");
-    }
-
-    #[test]
-    fn a_row_of_the_format_before_has_the_new_fields_as_0() {
-        let mut bytes = [0; 90];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip([5, 6, 7, 8, 9, 10, 9, 3, 1, 2, 1]) {
-            chunk.copy_from_slice(&u64::to_le_bytes(word));
-        }
-        let expected = Row { low: MessageId(0), freed: 0, is_grouped: false, ..row() };
-        assert_eq!(Row::decode_before(b"q", &bytes), Some(expected));
-        assert_eq!(Row::decode_before(b"q", &bytes[..89]), None);
-        bytes[88] = 1;
-        assert_eq!(Row::decode_before(b"q", &bytes), None);
-        (bytes[88], bytes[56]) = (0, 7);
-        assert_eq!(Row::decode_before(b"q", &bytes), None, "more were taken than came");
     }
 
     #[test]

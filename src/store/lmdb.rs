@@ -12,12 +12,13 @@
 //! Step 10 of a message's path, and the way back for messages that were too many for memory.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use foldhash::fast::RandomState;
-use heed::types::Bytes;
+use heed::types::{Bytes, DecodeIgnore};
 use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
 use super::directory::{create_durably, sync_entries};
@@ -29,9 +30,13 @@ use crate::ids::{MessageId, QueueId, Salt};
 mod apply;
 mod load;
 mod moves;
+mod pages;
 mod readers;
 mod removal;
+mod sealed;
 mod writing;
+
+use sealed::Sealed;
 
 type Database = heed::Database<'static, Bytes, Bytes>;
 
@@ -40,6 +45,10 @@ const MAP_SIZE_DEFAULT: u64 = 1 << 40;
 
 /// Below this a map is no longer worth starting with.
 const MAP_SIZE_MIN: u64 = 16 << 30;
+
+/// The named databases, in the order of [`Databases`].
+const NAMES: [&str; 11] =
+    ["meta", "queues", "messages", "holes", "late", "corrupt", "passed", "returned", "moves", "accepted", "settings"];
 
 /// Named databases the file may hold: eleven now, with room for later formats' without another limit to change.
 const DATABASES_MAX: u32 = 16;
@@ -87,8 +96,9 @@ pub struct Lmdb {
 
 #[derive(Clone, Copy)]
 struct Databases {
-    meta: Database,
-    queues: Database,
+    /// Its row of the format alone has no checksum.
+    meta: Sealed,
+    queues: Sealed,
     /// Runs of messages.
     messages: Database,
     /// What was removed from runs that are still there.
@@ -97,15 +107,15 @@ struct Databases {
     late: Database,
     corrupt: Database,
     /// What readers of queues with groups have passed while older messages were not.
-    passed: Database,
+    passed: Sealed,
     /// How often messages were delivered that came back.
-    returned: Database,
+    returned: Sealed,
     /// Messages on their way to queues of other shards.
-    moves: Database,
+    moves: Sealed,
     /// How far each way between queues has come.
-    accepted: Database,
+    accepted: Sealed,
     /// By name of the queue.
-    settings: Database,
+    settings: Sealed,
 }
 
 impl Lmdb {
@@ -118,6 +128,7 @@ impl Lmdb {
     pub fn open(directory: &Path, config: &LmdbConfig) -> Result<Lmdb, Error> {
         let path = directory.join("store");
         create_durably(&path)?;
+        check_pages(&path)?;
         let env = open_env(&path, config.map_size)?;
         let databases = open_databases(&env, &path)?;
         // LMDB syncs the file it may just have created, not the entry that names it.
@@ -136,14 +147,58 @@ impl Lmdb {
         };
         store.read_meta()?;
         store.read_queues()?;
+        store.check_rows()?;
         Ok(store)
+    }
+
+    /// Refuses rows that are not found where they are looked for, because their key has changed: nobody would miss them. The others are
+    /// compared with their checksums when they are read.
+    fn check_rows(&self) -> Result<(), Error> {
+        const OPERATION: &str = "reading the database's rows";
+        let txn = self.env.read_txn().map_err(failure(OPERATION))?;
+        let Databases { messages, holes, late, passed, returned, moves, accepted, settings, .. } = self.databases;
+        for rows in [passed, returned, moves, accepted, settings] {
+            rows.iter(&txn)
+                .map_err(failure(OPERATION))?
+                .try_for_each(|row| row.map(|_| ()))
+                .map_err(failure(OPERATION))?;
+        }
+        let keys_only = |rows: Database| rows.remap_data_type::<DecodeIgnore>();
+        for (rows, name) in [(messages, "messages"), (late, "late"), (holes, "holes")] {
+            for row in keys_only(rows).iter(&txn).map_err(failure(OPERATION))? {
+                let (key, ()) = row.map_err(failure(OPERATION))?;
+                let damaged = |of: &str| {
+                    Error::Damaged(format!("the row {} of {name} is of a {of} that is not there", key.escape_ascii()))
+                };
+                let queue = key.first_chunk().map(|queue| QueueId(u64::from_be_bytes(*queue))).unwrap_or_default();
+                let Some(message) = message_of_key(queue, key) else { return Err(damaged("message")) };
+                // Of what is being removed the runs may be gone before their holes.
+                let is_doomed = match self.rows.get(&queue) {
+                    Some(row) => message < row.purged_below,
+                    None if self.dropped.contains(&queue) => true,
+                    None => return Err(damaged("queue")),
+                };
+                if name == "holes"
+                    && !is_doomed
+                    && keys_only(messages).get(&txn, key).map_err(failure(OPERATION))?.is_none()
+                {
+                    return Err(damaged("run"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read_meta(&mut self) -> Result<(), Error> {
         const OPERATION: &str = "reading the database's meta data";
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
-        for entry in self.databases.meta.iter(&txn).map_err(failure(OPERATION))? {
-            let (key, value) = entry.map_err(failure(OPERATION))?;
+        let meta = self.databases.meta;
+        for entry in meta.rows().iter(&txn).map_err(failure(OPERATION))? {
+            let row = entry.map_err(failure(OPERATION))?;
+            if row.0 == layout::FORMAT_KEY {
+                continue;
+            }
+            let (key, value) = meta.open(row).map_err(failure(OPERATION))?;
             if let Some(queue) = layout::queue_of_drop_key(key) {
                 self.dropped.insert(queue);
             } else if let Some(shard) = layout::shard_of_journal_key(key) {
@@ -216,7 +271,8 @@ impl Lmdb {
         let Databases { messages, holes, late, corrupt, passed, returned, moves, .. } = self.databases;
         for &queue in &self.dropped {
             let all = [message_key(queue, MessageId(0)), message_key(queue, MessageId(u64::MAX))];
-            for database in [messages, holes, late, corrupt, passed, returned, moves] {
+            let readers = [passed, returned, moves].map(Sealed::rows);
+            for database in [messages, holes, late, corrupt].into_iter().chain(readers) {
                 if !self.remove_rows(txn, database, all, &mut budget)? {
                     return Ok(tidied);
                 }
@@ -457,6 +513,31 @@ impl Budget {
     }
 }
 
+/// Refuses a file whose pages contradict each other, before LMDB follows them.
+fn check_pages(path: &Path) -> Result<(), Error> {
+    let path = path.join("data.mdb");
+    let result = match File::open(&path) {
+        Ok(file) => pages::check(&file),
+        // It is to be made, or LMDB meets the same, which [`unopened`] says in the operator's terms.
+        Err(_) => return Ok(()),
+    };
+    let checked = result.map_err(|error| match error {
+        Error::Damaged(text) => Error::Damaged(format!("{}: {text}", path.display())),
+        error => error,
+    })?;
+    let names = checked.map(|checked| checked.names).unwrap_or_default();
+    // Without this one it is somebody else's.
+    let is_ours = names.iter().any(|name| name == b"meta");
+    match names.iter().find(|name| !NAMES.iter().any(|known| known.as_bytes() == **name)) {
+        Some(name) if is_ours => Err(Error::Damaged(format!(
+            "{}: it has a database {}, which no ringq made",
+            path.display(),
+            name.escape_ascii()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Maps the file, with as much address space as the system grants.
 fn open_env(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, Error> {
     for size in map_sizes(map_size) {
@@ -512,58 +593,37 @@ fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error
                     Err(error) => return Ok(CommitOrAbort::Abort(error)),
                 }
             }
-            let mut create = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
-            let databases = [
-                create("meta")?,
-                create("queues")?,
-                create("messages")?,
-                create("holes")?,
-                create("late")?,
-                create("corrupt")?,
-                create("passed")?,
-                create("returned")?,
-                create("moves")?,
-                create("accepted")?,
-                create("settings")?,
-            ];
-            let [meta, queues, ..] = &databases;
-            if format == layout::FORMAT_BEFORE
-                && let Err(error) = upgrade(txn, queues)?
-            {
-                return Ok(CommitOrAbort::Abort(error));
+            let created = NAMES.iter().map(|name| opener.create_database::<Bytes, Bytes>(txn, Some(name)));
+            let Ok(databases) = <[_; NAMES.len()]>::try_from(created.collect::<Result<Vec<_>, _>>()?) else {
+                unreachable!("there is one for each name")
+            };
+            if format == layout::FORMAT_BEFORE {
+                let [meta, queues, _, _, _, _, passed, returned, moves, accepted, settings] = &databases;
+                for rows in [meta, queues, passed, returned, moves, accepted, settings] {
+                    sealed::seal_all(txn, rows)?;
+                }
             }
             if is_empty || format != layout::FORMAT {
-                meta.put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
+                databases[0].put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
             }
             Ok(CommitOrAbort::Commit(databases))
         })
         .map_err(failure(OPERATION))?;
     let [meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings] =
         Result::from(opened)?;
-    Ok(Databases { meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings })
-}
-
-/// Makes rows of the format before into those of this one.
-fn upgrade(txn: &mut RwTxn<'_>, queues: &heed::Database<'_, Bytes, Bytes>) -> Result<Result<(), Error>, heed::Error> {
-    let mut rows = Vec::new();
-    for entry in queues.iter(txn)? {
-        let (name, value) = entry?;
-        match Row::decode_before(name, value) {
-            Some(row) => rows.push(row),
-            None => {
-                let text = format!(
-                    "queue {}: its row of format {} cannot be read",
-                    name.escape_ascii(),
-                    layout::FORMAT_BEFORE
-                );
-                return Ok(Err(Error::Damaged(text)));
-            }
-        }
-    }
-    for row in rows {
-        queues.put(txn, &row.name, &row.encode())?;
-    }
-    Ok(Ok(()))
+    Ok(Databases {
+        meta: Sealed::new(meta, "meta"),
+        queues: Sealed::new(queues, "queues"),
+        messages,
+        holes,
+        late,
+        corrupt,
+        passed: Sealed::new(passed, "passed"),
+        returned: Sealed::new(returned, "returned"),
+        moves: Sealed::new(moves, "moves"),
+        accepted: Sealed::new(accepted, "accepted"),
+        settings: Sealed::new(settings, "settings"),
+    })
 }
 
 /// The format of the file, if it can be used.

@@ -1,8 +1,7 @@
 //! One bit after the other turned over in what a server left on the disk, and a server started on each.
 //!
-//! Invariant: whatever bit it is, no reader gets anything that was not stored, nor in another order, and nothing hangs. In the journal each
-//! bit is refused or harmless. LMDB's pages and the rows of queues have no checksums (docs/STORAGE.md, *What is assumed of the medium*), so
-//! of these some bits are neither; they are counted.
+//! Invariant: whatever bit it is, no reader gets anything that was not stored, nor in another order, nothing is missing without a word, and
+//! nothing hangs. In the journal each bit is refused or harmless; in the database it may also cost a message, of which is told.
 
 use crate::harness::Server;
 use std::collections::BTreeMap;

@@ -49,12 +49,9 @@ fn a_bit_turned_over_in_the_journal_is_found_or_harmless() {
 }
 
 #[test]
-fn a_bit_turned_over_in_the_database_makes_no_other_message() {
+fn a_bit_turned_over_in_the_database_is_found_or_harmless() {
     let outcomes = turn_bits(true, "store/data.mdb");
-    assert!(outcomes.keys().all(|outcome| *outcome < Outcome::Wrong), "{outcomes:?}: which bytes is said above");
-    // What has no checksum is little. In a few bits it may be none, or one.
-    let unseen: usize = [Outcome::Displaced, Outcome::Crashed].iter().filter_map(|outcome| outcomes.get(outcome)).sum();
-    assert!(unseen <= 1 + outcomes.values().sum::<usize>() / 50, "{outcomes:?}: which bytes is said above");
+    assert!(outcomes.keys().all(|outcome| *outcome <= Outcome::Told), "{outcomes:?}: which bytes is said above");
 }
 
 /// Whether this is `make faults` and not `cargo test`.

@@ -53,7 +53,8 @@ impl Lmdb {
         let txn = self.env.write_txn().map_err(failure(OPERATION))?;
         let has_rows = |database: Database| Ok(!database.is_empty(&txn).map_err(failure(OPERATION))?);
         let (has_holes, has_late) = (has_rows(holes)?, has_rows(late)?);
-        let (has_passed, has_returned, has_moves) = (has_rows(passed)?, has_rows(returned)?, has_rows(moves)?);
+        let (has_passed, has_returned) = (has_rows(passed.rows())?, has_rows(returned.rows())?);
+        let has_moves = has_rows(moves.rows())?;
         let touched = HashMap::default();
         let (ids_end, last_key) = (self.ids_end, None);
         let mut apply = Apply {

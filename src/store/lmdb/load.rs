@@ -8,6 +8,7 @@ use std::ops::Bound;
 use super::super::layout::{self, message_key, message_of_key};
 use super::super::run::{self, Run};
 use super::super::{Error, Load, Loaded};
+use super::sealed::Sealed;
 use super::{Database, Databases, Lmdb, failure};
 use crate::ids::{MessageId, QueueId};
 use crate::mutation::Mutation;
@@ -151,25 +152,26 @@ impl Lmdb {
         let Databases { messages, holes, late, passed, returned, .. } = self.databases;
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
         let is_empty = |database: Database| database.is_empty(&txn).map_err(failure(OPERATION));
-        let rows_of = |queue: QueueId, database: Database, from: MessageId| {
+        let rows_of = |queue: QueueId, database: Database, sealed: Option<Sealed>, from: MessageId| {
             let (from, to) = (message_key(queue, from), message_key(queue, below));
             let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
             let rows = database.range(&txn, &range).map_err(failure(OPERATION))?;
             Ok::<_, Error>(rows.map(move |entry| {
-                let (key, value) = entry.map_err(failure(OPERATION))?;
+                let row = entry.map_err(failure(OPERATION))?;
+                let (key, value) = sealed.map_or(Ok(row), |sealed| sealed.open(row)).map_err(failure(OPERATION))?;
                 let id = message_of_key(queue, key);
                 Ok((id.ok_or_else(|| Error::Damaged(format!("queue {queue}: a key has another size")))?, value))
             }))
         };
-        let rows_from = |database: Database, from: MessageId| rows_of(queue, database, from);
+        let rows_from = |database: Database, from: MessageId| rows_of(queue, database, None, from);
         let mut answer = Answer {
             queue,
             after,
             size: 0,
             size_max,
             loaded,
-            passed: Marks::new(rows_of(reader, passed, next)?)?,
-            returned: Marks::new(rows_of(reader, returned, next)?)?,
+            passed: Marks::new(rows_of(reader, passed.rows(), Some(passed), next)?)?,
+            returned: Marks::new(rows_of(reader, returned.rows(), Some(returned), next)?)?,
         };
         let late = if is_empty(late)? { None } else { Some(rows_from(late, next)?) };
         let mut late = Late::new(late.into_iter().flatten())?;

@@ -181,7 +181,8 @@ impl Lmdb {
     pub(super) fn try_settle_moves(&mut self) -> Result<(), Error> {
         let txn = self.env.read_txn().map_err(failure(OPERATION))?;
         let is_known = |row: &Accepted| self.rows.contains_key(&row.source);
-        if self.databases.moves.is_empty(&txn).map_err(failure(OPERATION))? && self.accepted(&txn)?.iter().all(is_known)
+        if self.databases.moves.rows().is_empty(&txn).map_err(failure(OPERATION))?
+            && self.accepted(&txn)?.iter().all(is_known)
         {
             return Ok(());
         }

@@ -8,7 +8,8 @@ use std::ops::Bound;
 use super::super::Error;
 use super::super::layout::{self, Role, message_key, message_of_key};
 use super::apply::{Apply, OPERATION, Place, count, touch};
-use super::{Database, Databases, failure};
+use super::sealed::Sealed;
+use super::{Databases, failure};
 use crate::ids::{MessageId, QueueId};
 use crate::mutation::Mutation;
 
@@ -159,7 +160,7 @@ impl Apply<'_> {
         if !self.has_passed {
             return Ok(None);
         }
-        let found = self.store.databases.passed.get_greater_than_or_equal_to(&self.txn, &message_key(reader, from))?;
+        let found = self.store.databases.passed.first_from(&self.txn, &message_key(reader, from))?;
         Ok(found.and_then(|(key, _)| message_of_key(reader, key)))
     }
 
@@ -223,8 +224,11 @@ impl Apply<'_> {
         Ok(())
     }
 
-    fn delete_below(&mut self, database: Database, reader: QueueId, below: MessageId) -> Result<(), heed::Error> {
+    fn delete_below(&mut self, database: Sealed, reader: QueueId, below: MessageId) -> Result<(), heed::Error> {
         let (from, below) = (message_key(reader, MessageId(0)), message_key(reader, below));
-        database.delete_range(&mut self.txn, &(Bound::Included(&from[..]), Bound::Excluded(&below[..]))).map(|_| ())
+        database
+            .rows()
+            .delete_range(&mut self.txn, &(Bound::Included(&from[..]), Bound::Excluded(&below[..])))
+            .map(|_| ())
     }
 }

@@ -1,5 +1,6 @@
 //! What only LMDB can get wrong; the rest is in the conformance suite.
 
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::super::ballast::Ballast;
@@ -120,7 +121,7 @@ fn three_runs(store: &mut Lmdb) -> [u64; 2] {
 fn write_meta(directory: &Path, key: &[u8], value: &[u8]) {
     let store = open(directory).unwrap();
     let mut txn = store.env.write_txn().unwrap();
-    store.databases.meta.put(&mut txn, key, value).unwrap();
+    store.databases.meta.rows().put(&mut txn, key, value).unwrap();
     txn.commit().unwrap();
 }
 
@@ -328,7 +329,7 @@ fn tidying_works_in_slices_and_goes_on_after_a_restart() {
     assert!(!store.tidy().unwrap());
     assert_eq!(len(&store, store.databases.messages), 0);
     // Only the format and a journal are left: no mark of the deleted queue.
-    assert_eq!(len(&store, store.databases.meta), 2);
+    assert_eq!(len(&store, store.databases.meta.rows()), 2);
 }
 
 #[test]
@@ -359,89 +360,95 @@ fn files_copied_after_a_commit_open_to_what_was_committed() {
 
 #[test]
 fn another_format_is_refused_by_name_and_left_alone() {
-    for other in [1, 7u32] {
+    for other in [2, 7u32] {
         let temp = tempfile::tempdir().unwrap();
         write_meta(temp.path(), layout::FORMAT_KEY, &other.to_le_bytes());
         for _ in 0..2 {
             let message = refusal(temp.path());
-            assert!(message.contains(&format!("format {other},")) && message.contains("format 3:"), "{message}");
+            assert!(message.contains(&format!("format {other},")) && message.contains("format 4:"), "{message}");
         }
     }
 }
 
-/// Makes a database as the release before left it: rows of its format, and none of the databases that came since.
-fn write_format_2(directory: &Path, rows: &[(&[u8], Vec<u8>)], from: &Lmdb) {
+/// Makes a database as the release before left it: without checksums of rows.
+fn write_format_3(directory: &Path, from: &Lmdb) {
     let path = directory.join("store");
     create_durably(&path).unwrap();
     let env = open_env(&path, MAP_SIZE_DEFAULT).unwrap();
     let source = from.env.read_txn().unwrap();
-    let Databases { meta, messages, holes, late, corrupt, .. } = from.databases;
-    let copied = [("meta", meta), ("messages", messages), ("holes", holes), ("late", late), ("corrupt", corrupt)];
+    let Databases { meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings } =
+        from.databases;
+    let sealed = [meta, queues, passed, returned, moves, accepted, settings].map(Sealed::rows);
+    let [meta, queues, passed, returned, moves, accepted, settings] = sealed;
+    let all = [meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings];
     let txn = env.write_txn().unwrap();
     let created = env.create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
-        for (name, database) in copied {
+        for (name, (at, rows)) in NAMES.iter().zip(all.iter().enumerate()) {
             let copy = opener.create_database::<Bytes, Bytes>(txn, Some(name))?;
-            for entry in database.iter(&source)? {
-                let (key, value) = entry?;
-                copy.put(txn, key, value)?;
+            let is_sealed = !(2..=5).contains(&at);
+            for row in rows.iter(&source)? {
+                let (key, value) = row?;
+                let seal_size = if is_sealed { sealed::SEAL_SIZE } else { 0 };
+                let value = &value[..value.len() - seal_size];
+                copy.put(txn, key, if key == layout::FORMAT_KEY { &[3, 0, 0, 0] } else { value })?;
             }
-            if name == "meta" {
-                copy.put(txn, layout::FORMAT_KEY, &2u32.to_le_bytes())?;
-            }
-        }
-        let queues = opener.create_database::<Bytes, Bytes>(txn, Some("queues"))?;
-        for (name, value) in rows {
-            queues.put(txn, name, value)?;
         }
         Ok(CommitOrAbort::<(), ()>::Commit(()))
     });
     Result::from(created.unwrap()).unwrap();
 }
 
-/// The row of format 2: six fields, five counters, and a length that was always 0.
-fn row_of_format_2(row: &Row) -> Vec<u8> {
-    let now = row.encode();
-    [&now[..48], &now[72..112], &[0, 0]].concat()
-}
-
 #[test]
 fn a_database_of_the_format_before_is_brought_over_with_all_it_has() {
     let (temp, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut store = open(temp.path()).unwrap();
-    three_runs(&mut store);
-    apply(&mut store, &[put(1600, b"y"), Mutation::Ids { end: 5000 }]);
-    apply(
-        &mut store,
-        &[put(1550, b"late"), take(7), take(1), Mutation::Corrupt { queue: QUEUE, message: MessageId(9) }],
-    );
-    let other = Mutation::Create { queue: QueueId(2), created_ms: 2, name: b"other" };
-    apply(&mut store, &[other, Mutation::Unsent { queue: QUEUE }]);
-    let rows: Vec<_> = store.rows.values().map(|row| (&row.name[..], row_of_format_2(row))).collect();
-    write_format_2(old.path(), &rows, &store);
+    fill_with_every_kind(&mut store);
+    write_format_3(old.path(), &store);
     for _ in 0..2 {
         let mut upgraded = open(old.path()).unwrap();
         assert_eq!(upgraded.recover().unwrap(), store.recover().unwrap());
+        assert_eq!(upgraded.dropped, store.dropped);
         assert!(load_all(&mut upgraded) == load_all(&mut store));
     }
     let mut upgraded = open(old.path()).unwrap();
-    let group = Mutation::Group { queue: QueueId(3), of: QUEUE, created_ms: 1, offered: 1500, name: b"q/group=g" };
-    apply(&mut upgraded, &[expiring(1700, b"z"), group]);
-    assert_eq!(upgraded.recover().unwrap().queues[0].counters.present(), 1500);
+    apply(&mut upgraded, &[expiring(1700, b"z")]);
+    upgraded.settle_moves().unwrap();
+    assert_eq!(upgraded.rows[&QUEUE].counters.puts, store.rows[&QUEUE].counters.puts + 1);
 }
 
-#[test]
-fn a_row_of_the_format_before_that_cannot_be_read_leaves_the_database_as_it_is() {
-    let (temp, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut store = open(temp.path()).unwrap();
-    apply(&mut store, &[create(), put(1, b"x")]);
-    let good = row_of_format_2(&store.rows[&QUEUE]);
-    write_format_2(old.path(), &[(b"a", good.clone()), (b"q", good[1..].to_vec())], &store);
-    for _ in 0..2 {
-        match open(old.path()).err() {
-            Some(Error::Damaged(message)) => assert!(message.contains("queue q: its row of format 2"), "{message}"),
-            other => panic!("expected damage, got {other:?}"),
-        }
+/// Rows of every kind, in every database.
+fn fill_with_every_kind(store: &mut Lmdb) {
+    three_runs(store);
+    let other = |queue, name| Mutation::Create { queue: QueueId(queue), created_ms: 2, name };
+    let settings = Mutation::Configure { name: b"q", settings: b"max_age=5" };
+    apply(
+        store,
+        &[
+            put(1600, b"y"),
+            Mutation::Ids { end: 5000 },
+            other(2, b"other"),
+            other(3, b"gone"),
+            settings,
+            Mutation::Unsent { queue: QUEUE },
+        ],
+    );
+    let corrupt = Mutation::Corrupt { queue: QUEUE, message: MessageId(9) };
+    apply(store, &[put(1550, b"late"), take(7), take(1), corrupt, Mutation::Delete { queue: QueueId(3) }]);
+    let group = QueueId(4);
+    let offered = store.rows[&QUEUE].counters.present();
+    let begin = Mutation::Group { queue: group, of: QUEUE, created_ms: 1, offered, name: b"q/group=g" };
+    let pass = Mutation::Pass { queue: group, message: MessageId(12), low: MessageId(2), why: Why::Got };
+    let back = Mutation::Return { queue: group, message: MessageId(13), deliveries: 3 };
+    let (number, why, target) = (1, Why::Expired, &b"t"[..]);
+    let away = Mutation::Move { queue: group, message: MessageId(14), number, why, target };
+    apply(store, &[begin, pass, back, away, Mutation::Accept { source: QUEUE, number: 8, target: b"other" }]);
+    let txn = store.env.read_txn().unwrap();
+    let Databases { meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings } =
+        store.databases;
+    for sealed in [meta, queues, passed, returned, moves, accepted, settings] {
+        assert!(!sealed.rows().is_empty(&txn).unwrap());
     }
+    assert!([messages, holes, late, corrupt].iter().all(|rows| !rows.is_empty(&txn).unwrap()));
 }
 
 #[test]
@@ -465,7 +472,7 @@ fn readers_leave_no_rows_behind() {
     );
     let lens = |store: &Lmdb| {
         let Databases { passed, returned, moves, .. } = store.databases;
-        [passed, returned, moves].map(|database| len(store, database))
+        [passed, returned, moves].map(|database| len(store, database.rows()))
     };
     assert_eq!(lens(&store), [11, 11, 1]);
     apply(&mut store, &[pass(QUEUE, 5, 1), Mutation::Free { queue: QUEUE, message: MessageId(5) }]);
@@ -614,9 +621,69 @@ fn a_journal_row_that_cannot_be_read_is_damage() {
     let temp = tempfile::tempdir().unwrap();
     write_meta(temp.path(), &layout::journal_key(ShardId(3)), b"short");
     match open(temp.path()).err() {
-        Some(Error::Damaged(message)) => assert!(message.contains("shard 3"), "{message}"),
+        Some(Error::Damaged(message)) => assert!(message.contains("row journal:\\x00\\x03 of meta"), "{message}"),
         other => panic!("expected damage, got {other:?}"),
     }
+}
+
+#[test]
+fn no_flipped_byte_of_the_file_changes_what_the_store_says() {
+    let (temp, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = open(temp.path()).unwrap();
+    fill_with_every_kind(&mut store);
+    // A row that seems to be one of a deleted queue would be removed with those.
+    while store.tidy().unwrap() {}
+    let said = |mut store: Lmdb| {
+        let recovered = store.recover()?;
+        Ok::<_, Error>((recovered, [QUEUE, QueueId(4)].map(|reader| load(&mut store, reader))))
+    };
+    drop(store);
+    let original = std::fs::read(temp.path().join("store/data.mdb")).unwrap();
+    std::fs::create_dir(copy.path().join("store")).unwrap();
+    let path = copy.path().join("store/data.mdb");
+    std::fs::write(&path, &original).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let (expected, expected_loads) = said(open(copy.path()).unwrap()).unwrap();
+    let (mut refused, mut harmless, mut told) = (0, 0, 0);
+    for (offset, byte) in original.iter().enumerate() {
+        // Of runs, which are most of it, and of what is not used, a part is enough.
+        let (page, at) = (&original[offset / 4096 * 4096..][..4096], offset % 4096);
+        let is_tree = page[..8] == (offset as u64 / 4096).to_le_bytes() && [1, 2, 8].contains(&page[10]);
+        let is_empty = page[at / 64 * 64..][..64].iter().all(|byte| *byte == 0);
+        if (!is_tree && at > 64 || is_empty) && offset % 61 > 0 {
+            continue;
+        }
+        file.write_at(&[byte ^ 1 << (offset % 8)], offset as u64).unwrap();
+        let found = open(copy.path()).and_then(said);
+        file.write_at(&[*byte], offset as u64).unwrap();
+        let Ok((recovered, loads)) = found else {
+            refused += 1;
+            continue;
+        };
+        assert_eq!(recovered, expected, "byte {offset}");
+        let mut is_told = false;
+        for (load, expected) in loads.iter().zip(&expected_loads) {
+            let expected = expected.as_ref().unwrap();
+            let Ok(load) = load else {
+                is_told = true;
+                continue;
+            };
+            let (found, expected_ids) = (ids(load), ids(expected));
+            assert!(found.iter().all(|id| expected_ids.contains(id)), "byte {offset}: what was gone is back");
+            // A run that cannot be read ends the answer, and the next load says why.
+            let lost = expected_ids.len() - found.len();
+            let is_short = load.reached < expected.reached;
+            assert!(is_short || lost == load.corrupt.len() - expected.corrupt.len(), "byte {offset}: one is missing");
+            is_told |= load != expected;
+        }
+        if is_told { told += 1 } else { harmless += 1 }
+    }
+    assert!(refused > 1000 && harmless > 1000 && told > 100, "{refused} {harmless} {told}");
+}
+
+fn load(store: &mut Lmdb, reader: QueueId) -> Result<Loaded, Error> {
+    let (after, below) = (MessageId(0), MessageId(u64::MAX));
+    store.load(&Load { shard: ShardId(0), queue: reader, of: QUEUE, after, below, size_max: usize::MAX })
 }
 
 /// A file system of a few MiB at a directory, for as long as this lives.

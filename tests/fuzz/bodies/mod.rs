@@ -11,6 +11,7 @@ pub mod lmdb;
 pub mod mutation;
 pub mod operations;
 pub mod options;
+pub mod pages;
 pub mod settings;
 pub mod spool;
 pub mod store;
@@ -21,7 +22,7 @@ pub mod udp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, as `make fuzz-list` has them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("config", config::run),
     ("framing", framing::run),
     ("journal", journal::run),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 13] = [
     ("mutation", mutation::run),
     ("operations", operations::run),
     ("options", options::run),
+    ("pages", pages::run),
     ("settings", settings::run),
     ("spool", spool::run),
     ("store", store::run),

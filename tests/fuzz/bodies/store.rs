@@ -6,17 +6,8 @@
 use ringq::ids::{QueueId, ShardId};
 use ringq::store::codec::{Kind, drop_key, journal_key, rewritten};
 
-const KINDS: [Kind; 9] = [
-    Kind::Record,
-    Kind::Run,
-    Kind::Holes,
-    Kind::Queue,
-    Kind::QueueBefore,
-    Kind::Move,
-    Kind::Accepted,
-    Kind::Journal,
-    Kind::Drop,
-];
+const KINDS: [Kind; 8] =
+    [Kind::Record, Kind::Run, Kind::Holes, Kind::Queue, Kind::Move, Kind::Accepted, Kind::Journal, Kind::Drop];
 
 /// Bytes of a key made of two ids.
 const IDS_SIZE: usize = 16;
@@ -30,7 +21,7 @@ pub fn run(bytes: &[u8]) {
     let kind = KINDS[usize::from(choice & 15) % KINDS.len()];
     let key_size = match kind {
         Kind::Journal | Kind::Drop => 8,
-        Kind::Queue | Kind::QueueBefore => 1,
+        Kind::Queue => 1,
         _ => IDS_SIZE,
     };
     let Some((key, value)) = rest.split_at_checked(key_size) else { return };
@@ -47,7 +38,6 @@ pub fn run(bytes: &[u8]) {
     match kind {
         // It has no value, or another one now, which is read as such.
         Kind::Drop => {}
-        Kind::QueueBefore => assert_eq!(rewritten(Kind::Queue, &key, &value_again), Some((key, value_again))),
         _ => assert!(value_again == value, "{kind:?}: {} became {}", value.escape_ascii(), value_again.escape_ascii()),
     }
 }
