@@ -2,7 +2,9 @@
 //! that was counted is forgotten, what left one queue arrived in the other, and settings and limits hold.
 
 use crate::account::key;
-use crate::cast::{ADMITTED, DEAD, HELD, LATE, Part, Reader, SHARED_DEAD, is_emptied, part, queues, readers, settings};
+use crate::cast::{
+    ADMITTED, DEAD, HELD, HELD_SHARED, LATE, Part, Reader, SHARED_DEAD, is_emptied, part, queues, readers, settings,
+};
 use crate::facts::figures;
 use crate::harness::{Client, Server, eventually};
 use crate::traffic::queue_name;
@@ -90,7 +92,9 @@ fn check_shared(books: &Books) {
     for ((queue, reader), figures) in books {
         let held = figures["ready"];
         match part(*queue) {
-            Part::SharedDropping => assert!(held <= HELD + OVERFLOW_LEN_MAX, "{reader:?} of queue {queue} has {held}"),
+            Part::SharedDropping => {
+                assert!(held <= HELD_SHARED + OVERFLOW_LEN_MAX, "{reader:?} of queue {queue} has {held}")
+            }
             Part::SharedFlushed if !is_emptied(*queue, *reader) => {
                 assert_eq!(figures["deleted"], 0, "{reader:?} of queue {queue} was not emptied");
             }

@@ -28,7 +28,7 @@ pub enum Part {
     Hasty,
     /// It is emptied now and then.
     Flushed,
-    /// It has groups, and drops its oldest message for all its readers when it has [`HELD`].
+    /// It has groups, and drops its oldest message for all its readers when it has [`HELD_SHARED`].
     SharedDropping,
     /// It has groups, of which [`EMPTIED`] is emptied now and then.
     SharedFlushed,
@@ -75,6 +75,8 @@ pub const SHARED_DEAD: u32 = 20;
 pub const ADMITTED: u64 = 400;
 /// How many messages a queue holds that has a bound.
 pub const HELD: u64 = 60;
+/// As many where groups share it, who have more of them open.
+pub const HELD_SHARED: u64 = 120;
 /// How often a message may come back.
 pub const DELIVERIES: u64 = 2;
 
@@ -136,7 +138,7 @@ pub fn settings(queue: u32) -> Option<String> {
         Part::Mortal => format!("exptime=honour expire_to={}", queue_name(LATE)),
         Part::Work => format!("max_deliveries={DELIVERIES} dead_letter={}", queue_name(DEAD)),
         Part::Hasty => format!("max_deliveries={DELIVERIES} dead_letter={} visibility_timeout=1", queue_name(DEAD)),
-        Part::SharedDropping => format!("max_messages={HELD} when_full=drop_oldest"),
+        Part::SharedDropping => format!("max_messages={HELD_SHARED} when_full=drop_oldest"),
         Part::SharedWork => format!("max_deliveries={DELIVERIES} dead_letter={}", queue_name(SHARED_DEAD)),
         Part::Fleeting => "group_timeout=1".to_owned(),
         Part::Plain | Part::Groups | Part::Flushed | Part::SharedFlushed | Part::Target => return None,

@@ -228,6 +228,9 @@ impl Work {
     fn new(seat: &mut Seat, queue: u32, reader: Reader) -> Work {
         let is_kestrel = seat.dialect == Dialect::Kestrel;
         let ttr = if is_kestrel { "" } else { seat.one_of(&["", "", "/ttr=1", "/ttr=600"]) };
+        // What stays open when its connection goes cannot be dropped, until the queue has nothing else and refuses.
+        let ttr =
+            if matches!(part(queue), Part::Dropping | Part::SharedDropping) && ttr == "/ttr=600" { "" } else { ttr };
         let wait = seat.one_of(&["", "", "/t=5", "/t=20"]);
         let ends = ttr == "/ttr=1" || ttr.is_empty() && part(queue) == Part::Hasty;
         Work {
