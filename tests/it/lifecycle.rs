@@ -69,7 +69,7 @@ fn of_servers_that_start_at_once_on_the_same_data_one_serves() {
             assert!(refused.output.contains("in use by"), "{}", refused.output);
         }
         assert_eq!(servers.len(), 1, "one of them serves");
-        let mut client = servers[0].as_ref().map(Server::connect).ok().expect("it serves");
+        let mut client = servers[0].as_ref().map(Server::connect).expect("it serves");
         client.send(b"get q q\r\n");
         if round > 0 {
             client.expect(format!("VALUE q 0 1\r\n{}\r\n", round - 1).as_bytes());

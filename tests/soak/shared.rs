@@ -4,14 +4,13 @@
 //! Invariant: a message comes to such a place at most once from each reader that had it, and what a group of that kind is served is what its queue
 //! has, in its order, to one client at a time.
 
+use crate::books::Figures;
 use crate::cast::{FLEETING, Part, Reader, SHARED_DEAD, part, queues, readers};
+use crate::harness::{Server, eventually};
 use crate::history::{End, History, Read};
 use crate::traffic::MessageId;
 use crate::{Known, check_counts, figures_of};
 use std::collections::{BTreeMap, BTreeSet};
-
-use crate::books::Figures;
-use crate::harness::{Server, eventually};
 use std::time::Duration;
 
 /// How long the server may take to end groups whose time is over.
