@@ -355,6 +355,7 @@ impl Engine {
                 self.count_bytes(index);
             }
         }
+        self.learn_bytes(index);
         true
     }
 

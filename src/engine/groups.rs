@@ -185,6 +185,7 @@ impl Engine {
             shelf.queue.counters.apply(put);
         }
         shelves[of as usize].as_mut().expect("just seen").fan.as_mut().expect("just seen").groups = groups;
+        self.learn_bytes(of);
     }
 
     /// Whoever waits for messages of a queue, for any of its readers, is served.
@@ -217,20 +218,21 @@ impl Engine {
             fan.bytes = fan.bytes.saturating_sub(size);
             self.record(&Mutation::Free { queue, message });
             self.stats.curr_items -= 1;
-        } else if fan.knows_bytes {
-            return;
+            self.count_bytes(of);
         }
         self.learn_bytes(of);
-        self.count_bytes(of);
     }
 
-    /// Says how large is what a queue with groups has stored, if all readers have come to know what they have.
-    fn learn_bytes(&mut self, of: u32) {
-        let fan = self.shelf(of).fan.as_ref().expect("it has groups");
-        if !fan.knows_bytes && readers(&self.shelves, of).all(Queue::knows_bytes) {
+    /// Says how large is what the queue of a reader has stored, if it has groups and all readers have come to know what they have: one that
+    /// gets on may have passed what had no size.
+    pub(super) fn learn_bytes(&mut self, index: u32) {
+        let of = self.shelf(index).of.unwrap_or(index);
+        let is_new = self.shelf(of).fan.as_ref().is_some_and(|fan| !fan.knows_bytes);
+        if is_new && readers(&self.shelves, of).all(Queue::knows_bytes) {
             let (_, bytes) = count_stored(&self.shelves, of);
             let fan = self.shelf(of).fan.as_mut().expect("just seen");
             (fan.bytes, fan.knows_bytes) = (bytes, true);
+            self.count_bytes(of);
         }
     }
 

@@ -124,6 +124,7 @@ impl Engine {
         }
         let size = self.memory.message(entry.place).body.len();
         let message = self.shelf(index).queue.begin_move(size);
+        self.learn_bytes(index);
         self.moves.pending.push_back(Pending { queue, message, why });
         true
     }

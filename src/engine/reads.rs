@@ -358,6 +358,7 @@ impl Engine {
         self.stats.open_reads += 1;
         self.latency.record(Metric::Queued, self.now.wall_ms.saturating_sub(put_ms) * 1000, 1);
         self.trace_message(index, entry.message, Fate::Opened);
+        self.learn_bytes(index);
         self.load_ahead(index);
         Given::Opened(Opened { queue, message: entry.message, read, is_detached })
     }
