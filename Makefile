@@ -105,8 +105,8 @@ endef
 powercut: ## Cut the power under servers on ext4 and xfs, as root, half an hour; CUTS=200 of each kind, FS=xfs, SEED=1; RECORD= CUT= repeats one
 	$(call run-tests,RINGQ_CUTS=$(or $(CUTS),200) RINGQ_FS=$(FS) RINGQ_SEED=$(or $(SEED),1) RINGQ_RECORD=$(RECORD) RINGQ_CUT=$(CUT),powercut -- --nocapture --test-threads=1 $(if $(RECORD),--ignored one_cut_again))
 
-faults: ## Failing devices, full disks, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
-	$(call run-tests,RINGQ_STRIDE=$(or $(STRIDE),7),faults -- --nocapture --include-ignored)
+faults: ## Failing devices, full disks, little memory, a clock that steps, bits turned over in files; most as root, half an hour; STRIDE=1 for every byte
+	$(call run-tests,RINGQ_STRIDE=$(or $(STRIDE),7),faults -- --nocapture)
 
 soak: ## Kill a server again and again under all clients at once and judge what they saw; ROUNDS=300, SECONDS=3 of load each, SEED=0
 	RINGQ_SOAK_ROUNDS=$(or $(ROUNDS),300) RINGQ_SOAK_SECONDS=$(or $(SECONDS),3) RINGQ_SEED=$(or $(SEED),0) \

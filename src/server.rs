@@ -306,9 +306,14 @@ fn replay_journals(store: &mut Lmdb, ballast: &mut Ballast, home: &Path) -> Resu
         };
         let mut source = FileSource::open(home, row.shard, journal::SEGMENTS)?;
         let outcome = journal::replay(&mut source, row.shard, &row.salt, row.position, &mut keep)?;
-        store::checkpoint::replay(store, ballast, &batches, REPLAY_SLICE_SIZE)
-            .map_err(in_store(home))
-            .with_context(|| format!("cannot bring the journal of shard {} into the database", row.shard))?;
+        store::checkpoint::replay(store, ballast, &batches, REPLAY_SLICE_SIZE).map_err(|error| {
+            let remedy = match error.is_storage_full() {
+                true => " (nothing is lost: free space in the file system of the data directory, -H, and start again)",
+                false => "",
+            };
+            let failed = format!("cannot bring the journal of shard {} into the database{remedy}", row.shard);
+            in_store(home)(error).context(failed)
+        })?;
         if outcome.records > 0 {
             tracing::info!("journal of shard {}: {} records were replayed", row.shard, outcome.records);
         }

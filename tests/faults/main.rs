@@ -4,20 +4,33 @@
 
 #[path = "../powercut/alone.rs"]
 mod alone;
+#[path = "../hostile/bound.rs"]
+mod bound;
 mod clock;
+mod control_group;
 mod damage;
 #[path = "../powercut/device.rs"]
 #[allow(dead_code, reason = "shared with the power cuts")]
 mod device;
 mod device_errors;
+#[path = "../it/facts.rs"]
+#[allow(dead_code, reason = "shared with the other integration tests, which use all of it")]
+mod facts;
 mod failing;
 mod full;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, reason = "shared with the other integration tests, which use all of it")]
 mod harness;
+#[path = "../it/history.rs"]
+#[allow(dead_code, reason = "shared with the other integration tests, which use all of it")]
+mod history;
+mod memory;
 mod queue;
 #[path = "../it/skips.rs"]
 mod skips;
+#[path = "../it/traffic.rs"]
+#[allow(dead_code, reason = "shared with the other integration tests, which use all of it")]
+mod traffic;
 
 use damage::{Original, Outcome};
 use std::collections::BTreeMap;

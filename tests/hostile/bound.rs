@@ -3,7 +3,6 @@
 //!
 //! Invariant: it knows nothing of what a server does use. A limit of src/limits.rs that changes, changes it.
 
-use crate::harness::Server;
 use ringq::limits::{
     BATCH_SIZE, BODY_SIZE_DEFAULT, DETACHED_READS_DEFAULT, FORWARDED_SIZE_MAX, INPUT_SIZE_MAX, KEPT_BATCH_SIZE,
     KEPT_SPARE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, MEMORY_MB_DEFAULT, OUTPUT_SIZE_MAX, POOL_SIZE_MAX,
@@ -40,11 +39,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of a server that a test has started.
-    pub fn of(server: &Server) -> Settings {
+    /// Those of a server that is started with these.
+    pub fn of(args: &[impl AsRef<str>]) -> Settings {
         let option = |name: &str, default: u64| {
-            let at = server.args().iter().position(|arg| arg == name);
-            at.map_or(default, |at| server.args()[at + 1].parse().expect("a number"))
+            let at = args.iter().position(|arg| arg.as_ref() == name);
+            at.map_or(default, |at| args[at + 1].as_ref().parse().expect("a number"))
         };
         let udp = option("-U", 0) > 0;
         Settings {

@@ -50,7 +50,7 @@ fn check_only_asking_connection(server: &Server) {
 /// It uses no more memory than its options allow while its clients have this of what they may have.
 #[track_caller]
 fn check_memory(server: &Server, crowd: Crowd, what: &str) {
-    let (used, allowed) = (anonymous_memory(server), bound(&Settings::of(server), &crowd));
+    let (used, allowed) = (anonymous_memory(server), bound(&Settings::of(server.args()), &crowd));
     println!("{} of {} MiB after {what}", used >> 20, allowed >> 20);
     assert!(used <= allowed, "{used} bytes of memory in use after {what}, {allowed} are allowed for {crowd:?}");
 }

@@ -56,6 +56,8 @@ pub struct Handed {
     pub names: &'static str,
     /// The soft limit of open files, which the server raises only when it is too low for `-c`.
     pub files_max: Option<u64>,
+    /// The directory of the control group that it runs in, if it is another one than the test's.
+    pub control_group: Option<PathBuf>,
 }
 
 /// A server that ended instead of becoming ready.
@@ -102,6 +104,11 @@ impl Server {
         let scratch = scratch_dir();
         let data = scratch.path().join("data");
         Server::launch(scratch, data, args, handed)
+    }
+
+    /// As `try_start_with`, in a data directory of the caller's that outlives the server.
+    pub fn try_start_in_with(data: &Path, handed: Handed, args: &[&str]) -> Result<Server, StartRefused> {
+        Server::launch(scratch_dir(), data.to_owned(), args, handed)
     }
 
     /// The port of the first address that the server named.
@@ -252,6 +259,10 @@ impl Server {
         command.stdin(Stdio::null()).stdout(output()).stderr(output());
         if let Some(count) = self.handed.files_max {
             script += &format!("ulimit -S -n {count}; ");
+        }
+        if let Some(group) = &self.handed.control_group {
+            // The shell itself.
+            script += &format!("echo 0 >'{}/cgroup.procs' && ", group.display());
         }
         let sockets = &self.handed.sockets;
         for (number, socket) in sockets.iter().enumerate() {

@@ -91,6 +91,8 @@ pub enum Moves {
     Expired(u32),
     /// When they have come back so often.
     Delivered(u32, u64),
+    /// When they have come back so often, to where others' messages are, too, so that it is not this reader's matter any more.
+    Away(u64),
 }
 
 /// What all clients of a reader of some queues saw. Queues are drained at the end, with every reply received.
@@ -279,7 +281,7 @@ impl History {
     fn family(&self, queue: u32) -> u32 {
         match self.moves.get(&queue) {
             Some(Moves::Expired(to) | Moves::Delivered(to, _)) => *to,
-            None => queue,
+            Some(Moves::Away(_)) | None => queue,
         }
     }
 
@@ -373,7 +375,7 @@ impl History {
         }
         let mut unseen: BTreeMap<u32, u64> = BTreeMap::new();
         for (id, (seen, given_back, moved)) in opened {
-            let Some(Moves::Delivered(_, times)) = self.moves.get(&id.queue) else { continue };
+            let Some(Moves::Delivered(_, times) | Moves::Away(times)) = self.moves.get(&id.queue) else { continue };
             let done_here = received.contains(&id) && !moved;
             if given_back + u64::from(done_here) > *times {
                 let reads: Vec<&Read> = self.reads(drained).filter(|read| read.id == id).collect();
@@ -665,6 +667,10 @@ fn deliveries_that_do_not_fit_are_found() {
     broken(moving(None, DEAD_AT_2, vec![back(200), back(210), done(0)]), "given back 2 times");
     broken(moving(None, DEAD_AT_2, vec![back(200), back(210), back(220), done(1)]), "given back 3 times");
     broken(moving(None, DEAD_AT_2, vec![back(200), done(1)]), "1 deliveries count that nobody saw");
+    let away = || Moves::Away(2);
+    moving(None, away(), vec![back(200), done(0)]).expect("it came back once");
+    broken(moving(None, away(), vec![back(200), back(210), done(0)]), "given back 2 times");
+    broken(moving(None, away(), vec![back(200), back(210), done(1)]), "came from queue 1");
     let mut history = History::default();
     history.put(Put { id: message(0), sent: 0, settled: 0, outcome: Outcome::Stored, lifetime: None });
     history.allow_move(0, DEAD_AT_2);

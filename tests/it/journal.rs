@@ -334,7 +334,7 @@ fn journals(data: &Path) -> Vec<String> {
 }
 
 /// Every file of the journal and the database with its bytes; its locks are no data.
-fn contents(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn contents(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut directories = vec![data.to_owned()];
     while let Some(directory) = directories.pop() {

@@ -2,6 +2,7 @@
 
 use crate::facts::{puts_and_gets, stat};
 use crate::harness::{Server, eventually};
+use crate::journal::contents;
 use crate::traffic::Link;
 use rustix::process::Signal;
 use std::io::Write;
@@ -30,14 +31,53 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn a_second_server_on_the_same_data_is_refused() {
-    let server = Server::start(&[]);
-    let refused = Server::try_start_in(server.data(), &[]).err().expect("the data is in use");
-    assert_eq!(refused.status.code(), Some(1), "{}", refused.output);
-    for part in ["in use by process", &server.pid().to_string(), &server.data().display().to_string(), "-H"] {
-        assert!(refused.output.contains(part), "no {part} in {}", refused.output);
+    let mut server = Server::start(&["-t", "2"]);
+    let mut client = server.connect();
+    client.send(b"set q 0 0 1\r\n1\r\nset q 0 0 1\r\n2\r\nset q 0 0 1\r\n3\r\nset r 0 0 1\r\n4\r\n");
+    client.expect(b"STORED\r\nSTORED\r\nSTORED\r\nSTORED\r\n");
+    // Others would bring another number of journals of another size.
+    for args in [&["-t", "2"][..], &["-t", "1"], &["-t", "4", "-N", "-E", "3072"]] {
+        let refused = Server::try_start_in(server.data(), args).err().expect("the data is in use");
+        assert_eq!(refused.status.code(), Some(1), "{}", refused.output);
+        for part in ["in use by process", &server.pid().to_string(), &server.data().display().to_string(), "-H"] {
+            assert!(refused.output.contains(part), "no {part} in {}", refused.output);
+        }
     }
-    // The first one was not harmed.
-    assert!(server.connect().command(b"version\r\n", b"\r\n").starts_with(b"VERSION "));
+    // The first one was not harmed, nor was what it has on the disk.
+    client.send(b"get q\r\nset q 0 0 1\r\n5\r\n");
+    client.expect(b"VALUE q 0 1\r\n1\r\nEND\r\nSTORED\r\n");
+    server.kill9();
+    server.restart();
+    let mut client = server.connect();
+    client.send(b"get q q q q r r\r\n");
+    client.expect(b"VALUE q 0 1\r\n2\r\nVALUE q 0 1\r\n3\r\nVALUE q 0 1\r\n5\r\nVALUE r 0 1\r\n4\r\nEND\r\n");
+}
+
+#[test]
+fn of_servers_that_start_at_once_on_the_same_data_one_serves() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let data = scratch.path().join("data");
+    for round in 0..4 {
+        let start = || Server::try_start_in(&data, &["-t", "1"]);
+        let started: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..3).map(|_| scope.spawn(start)).collect();
+            starts.into_iter().map(|start| start.join().expect("a start")).collect()
+        });
+        let (servers, refused): (Vec<_>, Vec<_>) = started.into_iter().partition(Result::is_ok);
+        for refused in refused.into_iter().filter_map(Result::err) {
+            assert_eq!(refused.status.code(), Some(1), "{}", refused.output);
+            assert!(refused.output.contains("in use by"), "{}", refused.output);
+        }
+        assert_eq!(servers.len(), 1, "one of them serves");
+        let mut client = servers[0].as_ref().map(Server::connect).expect("it serves");
+        client.send(b"get q q\r\n");
+        if round > 0 {
+            client.expect(format!("VALUE q 0 1\r\n{}\r\n", round - 1).as_bytes());
+        }
+        client.expect(b"END\r\n");
+        client.send(format!("set q 0 0 1\r\n{round}\r\n").as_bytes());
+        client.expect(b"STORED\r\n");
+    }
 }
 
 #[test]
@@ -129,12 +169,17 @@ fn data_of_another_format_is_refused_and_left_alone() {
     let mut client = server.connect();
     client.send(b"set q 0 0 1\r\nx\r\n");
     client.expect(b"STORED\r\n");
-    assert!(server.stop().success());
+    // The message is in the journal, which a start would bring into the database and begin anew.
+    server.kill9();
 
     let ours = replace_format(server.data(), &99u32.to_le_bytes());
-    let refused = Server::try_start_in(server.data(), &[]).err().expect("an unknown format");
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(refused.output.contains("format 99") && refused.output.contains("-H"), "{}", refused.output);
+    let before = contents(server.data());
+    for args in [&[][..], &["-t", "3", "-E", "3072"]] {
+        let refused = Server::try_start_in(server.data(), args).err().expect("an unknown format");
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.output.contains("format 99") && refused.output.contains("-H"), "{}", refused.output);
+        assert!(contents(server.data()) == before, "a file was changed, made or removed");
+    }
 
     replace_format(server.data(), b"short");
     let refused = Server::try_start_in(server.data(), &[]).err().expect("no format at all");

@@ -3,7 +3,7 @@
 use crate::clients::skip;
 use crate::facts::{anonymous_memory, puts_and_gets, stat};
 use crate::harness::{Server, candidate_port, eventually, is_taken, read_lossy, shown};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -141,6 +141,34 @@ fn value(queue: &str, body: &[u8]) -> Vec<u8> {
 
 fn got(queue: &str, body: &[u8]) -> Vec<u8> {
     [value(queue, body), b"END\r\n".to_vec()].concat()
+}
+
+#[test]
+fn without_files_datagrams_are_dropped_and_everything_else_goes_on() {
+    let udp = UdpServer::start(&["-t", "1"]);
+    let mut client = udp.server.connect();
+    client.send(b"set q 0 0 1\r\n1\r\n");
+    client.expect(b"STORED\r\n");
+    let mut dropped = || {
+        let stats = String::from_utf8(client.command(b"stats\r\n", b"END\r\n")).expect("stats are text");
+        let line = stats.lines().find_map(|line| line.strip_prefix("STAT udp_dropped ")).expect("a number");
+        line.parse::<u64>().expect("a number")
+    };
+    let pid = Pid::from_raw(i32::try_from(udp.server.pid()).expect("a process id")).expect("not 0");
+    let before = getrlimit(Resource::Nofile);
+    // No file that is open now is closed by it, and none can be opened.
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(3), ..before }).expect("lower the limit");
+    let mut peer = udp.peer();
+    for number in 1..=5 {
+        peer.send(b"get q\r\n");
+        eventually("it is dropped", TIMEOUT, || dropped() == number);
+    }
+    client.send(b"get q/peek\r\nset q 0 0 1\r\n2\r\ndb_checkpoint\r\n");
+    client.expect(b"VALUE q/peek 0 1\r\n1\r\nEND\r\nSTORED\r\nOK\r\n");
+    prlimit(Some(pid), Resource::Nofile, before).expect("raise the limit");
+    assert_eq!(peer.ask(b"get q\r\n"), b"VALUE q 0 1\r\n1\r\nEND\r\n");
+    let output = udp.server.output();
+    assert_eq!(output.matches("datagrams are dropped: Too many open files").count(), 1, "{output}");
 }
 
 #[test]

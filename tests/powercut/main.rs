@@ -159,6 +159,9 @@ fn cuts(kind: &str, options: &[&str], promise: Promise) -> Outcome {
         .collect();
     cuts.sort_unstable();
     let mut flushed = Flushed::new(&saved.operations, DISK_SIZE);
+    let under_way = flushed.under_way();
+    println!("{kind} {options:?}: {under_way} writes were under way when a flush came, which does not cover them");
+    assert!(promise == Promise::Prefix || under_way > 0, "the loop device hands over one request at a time");
     let (mut outcome, mut unsound) = (Outcome::default(), 0);
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("powercut-{kind}-{promise:?}-{seed}.record"));
     for cut in cuts {

@@ -1,7 +1,7 @@
 //! A record that is kept in a file, so that one cut of it can be made again.
 //!
 //! Invariant: what is read back makes the same images and the same judgements. The file is a line of JSON, then the operations: a byte
-//! that says which, of writes the offset and the size, of those that are not zeros their bytes.
+//! that says which, of answers the place of their write, of writes the offset and the size, of those that are not zeros their bytes.
 
 use crate::judge::{History, Promise};
 use crate::recorder::Operation;
@@ -13,6 +13,7 @@ use std::path::Path;
 const FLUSH: u8 = 0;
 const BYTES: u8 = 1;
 const ZEROS: u8 = 2;
+const ANSWER: u8 = 3;
 
 /// A load that has ended, and all that it did to the disk.
 #[derive(Serialize, Deserialize)]
@@ -44,6 +45,10 @@ impl Saved {
         for operation in &self.operations {
             match operation {
                 Operation::Flush => file.write_all(&[FLUSH])?,
+                Operation::Answer(place) => {
+                    file.write_all(&[ANSWER])?;
+                    file.write_all(&(*place as u64).to_le_bytes())?;
+                }
                 Operation::Write(offset, bytes) => {
                     let is_zero = bytes.iter().all(|byte| *byte == 0);
                     file.write_all(&[if is_zero { ZEROS } else { BYTES }])?;
@@ -75,6 +80,10 @@ impl Saved {
                 let mut bytes = [0; 8];
                 file.read_exact(&mut bytes).map(|()| u64::from_le_bytes(bytes))
             };
+            if which[0] == ANSWER {
+                saved.operations.push(Operation::Answer(number()? as usize));
+                continue;
+            }
             let (offset, size) = (number()?, number()?);
             let mut bytes = vec![0; size as usize];
             if which[0] == BYTES {

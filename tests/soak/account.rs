@@ -133,6 +133,8 @@ pub fn key(dialect: Dialect, queue: u32, reader: Reader) -> String {
         (Reader::Plain, _) => name,
         (Reader::Group(group), Dialect::Kestrel) => format!("{name}+{}", crate::cast::GROUPS[group]),
         (Reader::Group(group), _) => format!("{name}/group={}", crate::cast::GROUPS[group]),
+        (Reader::Fleeting(group), Dialect::Kestrel) => format!("{name}+fleeting-{group}"),
+        (Reader::Fleeting(group), _) => format!("{name}/group=fleeting-{group}"),
     }
 }
 

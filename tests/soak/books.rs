@@ -2,7 +2,9 @@
 //! that was counted is forgotten, what left one queue arrived in the other, and settings and limits hold.
 
 use crate::account::key;
-use crate::cast::{ADMITTED, DEAD, HELD, LATE, Part, Reader, part, queues, readers, settings};
+use crate::cast::{
+    ADMITTED, DEAD, HELD, HELD_SHARED, LATE, Part, Reader, SHARED_DEAD, is_emptied, part, queues, readers, settings,
+};
 use crate::facts::figures;
 use crate::harness::{Client, Server, eventually};
 use crate::traffic::queue_name;
@@ -64,6 +66,7 @@ pub fn books(server: &Server, before: &Books) -> Books {
         }
     }
     check_limits(&books);
+    check_shared(&books);
     check_settings(server);
     check_moves(server);
     books
@@ -79,6 +82,22 @@ fn check_limits(books: &Books) {
             // Its oldest have to be read before they are dropped.
             Part::Dropping => assert!(held <= HELD + OVERFLOW_LEN_MAX, "queue {queue} holds {held}"),
             Part::GroupsOnly => assert_eq!(figures["skipped"], puts, "queue {queue}: plain readers have nothing"),
+            _ => {}
+        }
+    }
+}
+
+/// What is done to one reader, and what a queue does to all of them.
+fn check_shared(books: &Books) {
+    for ((queue, reader), figures) in books {
+        let held = figures["ready"];
+        match part(*queue) {
+            Part::SharedDropping => {
+                assert!(held <= HELD_SHARED + OVERFLOW_LEN_MAX, "{reader:?} of queue {queue} has {held}")
+            }
+            Part::SharedFlushed if !is_emptied(*queue, *reader) => {
+                assert_eq!(figures["deleted"], 0, "{reader:?} of queue {queue} was not emptied");
+            }
             _ => {}
         }
     }
@@ -108,12 +127,19 @@ fn shown_settings(client: &mut Client, queue: u32) -> BTreeMap<String, String> {
 /// What left its queue for another comes there, once.
 fn check_moves(server: &Server) {
     let of = |parts: &[Part]| queues().filter(|queue| parts.contains(&part(*queue))).collect::<Vec<_>>();
-    let ways = [(LATE, "expired", of(&[Part::Mortal])), (DEAD, "dead_lettered", of(&[Part::Work, Part::Hasty]))];
-    for (target, why, sources) in ways {
+    let ways = [
+        (LATE, "expired", of(&[Part::Mortal])),
+        (DEAD, "dead_lettered", of(&[Part::Work, Part::Hasty])),
+        (SHARED_DEAD, "dead_lettered", of(&[Part::SharedWork])),
+    ];
+    for (target, why, queues) in ways {
+        let readers = |queue: &u32| kept_readers(*queue).map(|reader| (*queue, reader)).collect::<Vec<_>>();
+        let sources: Vec<(u32, Reader)> = queues.iter().flat_map(readers).collect();
         let (mut left, mut arrived) = (0, 0);
         // Some may come to their end meanwhile, and some are on their way.
         eventually("what left for another queue is there", MOVE_TIMEOUT, || {
-            let figures: Vec<Figures> = sources.iter().map(|queue| figures_of(server, *queue, Reader::Plain)).collect();
+            let figures: Vec<Figures> =
+                sources.iter().map(|(queue, reader)| figures_of(server, *queue, *reader)).collect();
             let under_way: u64 = figures.iter().map(|figures| figures["moving"]).sum();
             left = figures.iter().map(|figures| figures[why]).sum();
             arrived = figures_of(server, target, Reader::Plain)["puts"];

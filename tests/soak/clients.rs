@@ -3,7 +3,9 @@
 //! Invariant: an answer that the protocol does not have there panics.
 
 use crate::account::{Account, Clock, Seat, put_of};
-use crate::cast::{Part, Reader, TAKING, part, queues, readers, refuses, settings};
+use crate::cast::{
+    ASKED, EMPTIED, FLEETING, Part, Reader, TAKING, is_emptied, part, queues, readers, refuses, settings,
+};
 use crate::history::{End, Moment, Outcome};
 use crate::traffic::{Answer, MessageId, Rng, queue_name};
 use ringq::proto::Dialect;
@@ -105,18 +107,26 @@ pub fn read(mut seat: Seat) -> Account {
 fn read_until_gone(seat: &mut Seat) -> io::Result<()> {
     loop {
         let queue = seat.rng.below(queues().count() as u64) as u32;
-        let reader = seat.one_of(readers(queue));
+        let reader = match part(queue) {
+            Part::Fleeting if seat.rng.below(2) == 0 => fleeting(seat.clock.now()),
+            _ => seat.one_of(readers(queue)),
+        };
         match seat.rng.below(16) {
             0 => seat.reconnect()?,
             1 => look(seat, queue, reader)?,
             2..5 if seat.dialect != Dialect::Kestrel => take_several(seat)?,
             // Readers that confirm lose nothing to an answer that does not come.
-            2..9 if reader == Reader::Plain || reader == TAKING => take(seat, queue, reader)?,
+            2..9 if matches!(reader, Reader::Plain | TAKING | Reader::Fleeting(_)) => take(seat, queue, reader)?,
             9 if seat.dialect == Dialect::Kestrel && reader != TAKING => monitor(seat, queue, reader)?,
             _ if reader != TAKING => work(seat, queue, reader)?,
             _ => take(seat, queue, reader)?,
         }
     }
+}
+
+/// The one whose turn it is.
+fn fleeting(now: Moment) -> Reader {
+    Reader::Fleeting(FLEETING[(now / ASKED) as usize % FLEETING.len()])
 }
 
 fn look(seat: &mut Seat, queue: u32, reader: Reader) -> io::Result<()> {
@@ -218,6 +228,9 @@ impl Work {
     fn new(seat: &mut Seat, queue: u32, reader: Reader) -> Work {
         let is_kestrel = seat.dialect == Dialect::Kestrel;
         let ttr = if is_kestrel { "" } else { seat.one_of(&["", "", "/ttr=1", "/ttr=600"]) };
+        // What stays open when its connection goes cannot be dropped, until the queue has nothing else and refuses.
+        let ttr =
+            if matches!(part(queue), Part::Dropping | Part::SharedDropping) && ttr == "/ttr=600" { "" } else { ttr };
         let wait = seat.one_of(&["", "", "/t=5", "/t=20"]);
         let ends = ttr == "/ttr=1" || ttr.is_empty() && part(queue) == Part::Hasty;
         Work {
@@ -274,7 +287,7 @@ impl Work {
     fn ended(&self, seat: &mut Seat, read: &Open, line: &[u8], end: fn(Moment) -> End) {
         let now = seat.clock.now();
         // What is flushed is nobody's any more, which its client is not told.
-        let is_flushed = part(self.queue) == Part::Flushed;
+        let is_flushed = is_emptied(self.queue, self.reader);
         match line {
             b"END" if read.stale => assert!(is_flushed, "an ended read ended again"),
             b"END" => seat.noted(read.at).end = end(now),
@@ -353,7 +366,7 @@ impl Work {
                 seat.noted(read.at).end = End::Done(now);
             }
             b"NOT_FOUND" => {
-                assert_eq!(part(self.queue), Part::Flushed, "an open read was not found");
+                assert!(is_emptied(self.queue, self.reader), "an open read was not found");
                 seat.noted(self.open[at].at).end = End::Returned;
                 self.open[at].stale = true;
             }
@@ -368,7 +381,7 @@ impl Work {
         Work::let_go(seat, &self.open[at], End::Returned);
         seat.link.send(format!("touch {}/id={id} 0\r\n", self.key).as_bytes())?;
         let line = seat.line()?;
-        let is_gone = line == b"NOT_FOUND" && part(self.queue) == Part::Flushed;
+        let is_gone = line == b"NOT_FOUND" && is_emptied(self.queue, self.reader);
         assert!(line == b"TOUCHED" || is_gone, "{}", line.escape_ascii());
         self.open[at].stale = true;
         Ok(())
@@ -447,6 +460,7 @@ fn operate_until_gone(seat: &mut Seat) -> io::Result<()> {
             3 => ("stats latency\r\n".to_owned(), "END"),
             4 => ("db_checkpoint\r\n".to_owned(), "OK"),
             5 if part(queue) == Part::Flushed => (format!("flush {name}\r\n"), "END"),
+            5 if part(queue) == Part::SharedFlushed => (format!("flush {}\r\n", seat.key(queue, EMPTIED)), "END"),
             6 if settings(queue).is_some() => (format!("config {name} {}\r\n", settings(queue).expect("some")), "OK"),
             _ => (format!("config {name}\r\n"), "END"),
         };

@@ -19,6 +19,7 @@ mod harness;
 #[allow(dead_code)]
 #[path = "../it/history.rs"]
 mod history;
+mod shared;
 #[allow(dead_code)]
 #[path = "../it/traffic.rs"]
 mod traffic;
@@ -29,7 +30,10 @@ use crate::history::{End, History, Moment, Outcome, Read};
 use crate::traffic::{Answer, Link, MessageId, Rng, queue_name};
 use account::{Account, Clock, Seat, key, put_of};
 use books::{Books, books, figures_of};
-use cast::{ADMITTED, Part, READERS, Reader, hands_over, moves, part, queues, readers, refuses, settings};
+use cast::{
+    ADMITTED, FLEETING, Part, READERS, Reader, SHARED_DEAD, hands_over, is_emptied, moves, part, queues, readers,
+    refuses, settings,
+};
 use ringq::proto::Dialect;
 use rustix::process::Signal;
 use std::net::{IpAddr, SocketAddr};
@@ -144,6 +148,13 @@ struct Totals {
     unanswered: u64,
     moved: u64,
     drained: u64,
+    /// Messages that were dropped for room, that were emptied away, and that were delivered too often, once for each group and plain reader of
+    /// a queue with groups.
+    shared_dropped: u64,
+    shared_emptied: u64,
+    shared_dead: u64,
+    /// Groups that nobody asked.
+    groups_ended: u64,
 }
 
 #[test]
@@ -187,6 +198,7 @@ fn round(seed: u64, seconds: u64, totals: &mut Totals) {
         before = books(server, &before);
         let load = Load::start(server, udp, clock, number as u32 * LIFE_LEN, &mut rng);
         thread::sleep(Duration::from_millis(life.load_ms));
+        totals.groups_ended += stat(server, "groups_ended");
         let alive = clock.now();
         match life.death {
             Death::Kill => {
@@ -310,6 +322,14 @@ impl Load {
 /// Takes everything out, and judges what clients saw and what the server counted.
 fn judge(server: &Server, mut known: Known, totals: &mut Totals) {
     known.accounts.push(fill_gates(server, known.clock));
+    let mut fleeting: Vec<(Reader, Vec<Read>)> = Vec::new();
+    for queue in queues().filter(|queue| part(*queue) == Part::Fleeting) {
+        // The others end with what they have.
+        for reader in FLEETING[..2].iter().map(|number| Reader::Fleeting(*number)) {
+            fleeting.push((reader, drain(server, known.clock, queue, reader, &Books::new())));
+        }
+    }
+    shared::verify_fleeting(&known, &fleeting);
     let counted: Books = pairs().map(|pair| (pair, figures_of(server, pair.0, pair.1))).collect();
     // What must leave a queue leaves it when it is at its head, so then those are empty from which messages go to others.
     let (targets, sources): (Vec<_>, Vec<_>) = pairs().partition(|(queue, _)| part(*queue) == Part::Target);
@@ -321,21 +341,34 @@ fn judge(server: &Server, mut known: Known, totals: &mut Totals) {
     for (queue, reader) in targets {
         drained.push((reader, drain(server, known.clock, queue, reader, &Books::new())));
     }
+    shared::await_ends(server);
     let counted_last: Books = pairs().map(|pair| (pair, figures_of(server, pair.0, pair.1))).collect();
     for ((queue, reader), figures) in &counted_last {
         let left = (figures["ready"], figures["bytes"], figures["open"], figures["moving"]);
         assert_eq!(left, (0, 0, 0, 0), "queue {queue}, {reader:?} is empty");
     }
     assert_eq!((stat(server, "curr_items"), stat(server, "bytes")), (0, 0), "all readers have passed all");
+    let shared_dead = (SHARED_DEAD, Reader::Plain);
+    let of_all = drained.iter().flat_map(|(_, reads)| reads.iter().copied());
+    let of_all: Vec<Read> = of_all.filter(|read| read.from == SHARED_DEAD).collect();
+    shared::verify_shared_dead(&known, &of_all, &counted[&shared_dead], &counted_last[&shared_dead]);
     for reader in READERS {
         let history = history_of(&known, reader, &counted_last);
-        let drained: Vec<Read> =
-            drained.iter().filter(|(of, _)| *of == reader).flat_map(|(_, reads)| reads.iter().copied()).collect();
+        let drained = drained.iter().filter(|(of, _)| *of == reader).flat_map(|(_, reads)| reads.iter().copied());
+        let drained: Vec<Read> = drained.filter(|read| read.from != SHARED_DEAD).collect();
         history.verify_reads(&drained).unwrap_or_else(|broken| panic!("{reader:?}: {broken}"));
-        for queue in queues().filter(|queue| readers(*queue).contains(&reader)) {
+        let read_here = |queue: &u32| *queue != SHARED_DEAD && readers(*queue).contains(&reader);
+        for queue in queues().filter(read_here) {
             check_counts(&history, queue, reader, &counted[&(queue, reader)]);
         }
     }
+    let sum = |of: Part, name: &str| {
+        let of_part = counted_last.iter().filter(|((queue, _), _)| part(*queue) == of);
+        of_part.map(|(_, figures)| figures[name]).sum::<u64>()
+    };
+    totals.shared_dropped += sum(Part::SharedDropping, "discarded");
+    totals.shared_emptied += sum(Part::SharedFlushed, "deleted");
+    totals.shared_dead += sum(Part::SharedWork, "dead_lettered");
     let puts = || known.accounts.iter().flat_map(|account| &account.puts);
     totals.puts += puts().count() as u64;
     let count = |outcome| puts().filter(|put| put.outcome == outcome).count() as u64;
@@ -411,7 +444,10 @@ fn drain(server: &Server, clock: Clock, queue: u32, reader: Reader, counted: &Bo
             }
         }
     }
-    let may_leave = matches!(part(queue), Part::Mortal | Part::Groups | Part::GroupsOnly | Part::Work | Part::Hasty);
+    let may_leave = matches!(
+        part(queue),
+        Part::Mortal | Part::Groups | Part::GroupsOnly | Part::Work | Part::Hasty | Part::SharedWork
+    );
     if let Some(figures) = counted.get(&(queue, reader)).filter(|_| !may_leave) {
         assert_eq!(figures["ready"], reads.len() as u64, "{key}: what is ready can be taken");
     }
@@ -433,12 +469,15 @@ fn history_of(known: &Known, reader: Reader, counted: &Books) -> History {
         if let Some(figures) = counted.get(&(queue, reader)) {
             // What expired and went to another queue is not gone.
             let expired = if moves(queue).is_some() { 0 } else { figures["expired"] };
-            history.excuse(queue, figures["discarded"] + figures["deleted"], expired);
+            // Where all readers' messages go it is not this one's any more.
+            let away = if part(queue) == Part::SharedWork { figures["dead_lettered"] } else { 0 };
+            history.excuse(queue, figures["discarded"] + figures["deleted"] + away, expired);
         }
     }
     for account in &known.accounts {
         account.puts.iter().filter(|put| readers(put.id.queue).contains(&reader)).for_each(|put| history.put(*put));
-        history.read(account.reads.iter().filter(|(of, _)| *of == reader).map(|(_, read)| *read).collect());
+        let reads = account.reads.iter().filter(|(of, read)| *of == reader && read.from != SHARED_DEAD);
+        history.read(reads.map(|(_, read)| *read).collect());
         let of_reader = |((of, queue), count): (&(Reader, u32), &u64)| (*of == reader).then_some((*queue, *count));
         account.lost.iter().filter_map(of_reader).for_each(|(queue, count)| history.lose(queue, count));
         account.unheard.iter().filter_map(of_reader).for_each(|(queue, count)| history.mishear(queue, count));
@@ -449,7 +488,7 @@ fn history_of(known: &Known, reader: Reader, counted: &Books) -> History {
 /// What the server counted before the drain against what clients know.
 fn check_counts(history: &History, queue: u32, reader: Reader, figures: &books::Figures) {
     // What was emptied under its readers was confirmed by some that had it no more.
-    if part(queue) == Part::Flushed {
+    if is_emptied(queue, reader) {
         return;
     }
     let tally = history.tally(queue);
