@@ -254,7 +254,8 @@ pub struct Malformed {
 }
 
 impl Put<'_> {
-    /// The checksum that travels with a message from its put to its delivery: of ids, time, flags, body, and when it expires if it does.
+    /// The checksum that travels with a message from its put to its delivery: of ids, time, flags, when it expires, and the body. A message
+    /// that never expires has that 0 in it, although it is not stored: otherwise the time could be taken for the body's beginning.
     pub fn checksum(&self) -> u32 {
         let mut head = [0u8; 36];
         head[0..8].copy_from_slice(&self.queue.0.to_le_bytes());
@@ -262,8 +263,7 @@ impl Put<'_> {
         head[16..24].copy_from_slice(&self.put_ms.to_le_bytes());
         head[24..28].copy_from_slice(&self.flags.to_le_bytes());
         head[28..36].copy_from_slice(&self.expires_ms.to_le_bytes());
-        let size = if self.expires_ms == 0 { 28 } else { 36 };
-        crc32c::crc32c_append(crc32c::crc32c(&head[..size]), self.body)
+        crc32c::crc32c_append(crc32c::crc32c(&head), self.body)
     }
 
     /// The same put with the checksum that fits it.

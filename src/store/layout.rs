@@ -11,9 +11,6 @@ use crate::queue::Counters;
 /// The format this code reads and writes.
 pub(super) const FORMAT: u32 = 4;
 
-/// The format whose rows are made into those of this one when the database is opened.
-pub(super) const FORMAT_BEFORE: u32 = 3;
-
 /// Key in `meta` of the format version, u32.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
 
@@ -518,6 +515,19 @@ mod tests {
         assert_eq!((body_size(&record), encoded_size(&record)), (2, put.encoded_size()));
         record[17] = 0;
         assert_eq!(decode_record(QueueId(1), MessageId(2), &record), None, "one that never expires has the other kind");
+    }
+
+    #[test]
+    fn a_record_of_one_kind_is_not_one_of_the_other() {
+        let (queue, message) = (QueueId(1), MessageId(2));
+        let put = Put { queue, message, put_ms: 3, flags: 4, expires_ms: 6, crc32c: 0, body: b"12345678body" };
+        for expires_ms in [0, 6] {
+            let put = Put { expires_ms, ..put }.sealed();
+            let mut record = [record_header(&put).as_ref(), put.body].concat();
+            assert!(decode_record(queue, message, &record).is_some_and(|put| put.is_intact()));
+            record[0] ^= RECORD_PLAIN ^ RECORD_EXPIRING;
+            assert!(!decode_record(queue, message, &record).is_some_and(|put| put.is_intact()));
+        }
     }
 
     #[test]

@@ -576,35 +576,27 @@ fn open_env_sized(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, heed::E
     unsafe { options.open(path) }
 }
 
-/// Opens the named databases, creating those that are missing; brings one of the format before to this one; refuses a file of
-/// another format before anything changes. All of it in one transaction.
+/// Opens the named databases, creating those that are missing; refuses a file of another format before anything changes. All of
+/// it in one transaction.
 fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error> {
     const OPERATION: &str = "opening the database";
     let is_empty = env.unnamed_database_stat().entries == 0;
     let txn = env.write_txn().map_err(failure(OPERATION))?;
     let opened = env
         .create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
-            let mut format = layout::FORMAT;
             if !is_empty {
                 let Some(meta) = opener.open_database::<Bytes, Bytes>(txn, Some("meta"))? else {
                     return Ok(CommitOrAbort::Abort(foreign(path)));
                 };
-                match check_format(meta.get(txn, layout::FORMAT_KEY)?, path) {
-                    Ok(stored) => format = stored,
-                    Err(error) => return Ok(CommitOrAbort::Abort(error)),
+                if let Err(error) = check_format(meta.get(txn, layout::FORMAT_KEY)?, path) {
+                    return Ok(CommitOrAbort::Abort(error));
                 }
             }
             let created = NAMES.iter().map(|name| opener.create_database::<Bytes, Bytes>(txn, Some(name)));
             let Ok(databases) = <[_; NAMES.len()]>::try_from(created.collect::<Result<Vec<_>, _>>()?) else {
                 unreachable!("there is one for each name")
             };
-            if format == layout::FORMAT_BEFORE {
-                let [meta, queues, _, _, _, _, passed, returned, moves, accepted, settings] = &databases;
-                for rows in [meta, queues, passed, returned, moves, accepted, settings] {
-                    sealed::seal_all(txn, rows)?;
-                }
-            }
-            if is_empty || format != layout::FORMAT {
+            if is_empty {
                 databases[0].put(txn, layout::FORMAT_KEY, &layout::FORMAT.to_le_bytes())?;
             }
             Ok(CommitOrAbort::Commit(databases))
@@ -627,12 +619,12 @@ fn open_databases(env: &Env<WithoutTls>, path: &Path) -> Result<Databases, Error
     })
 }
 
-/// The format of the file, if it can be used.
-fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<u32, Error> {
+/// Whether the file's format can be used.
+fn check_format(stored: Option<&[u8]>, path: &Path) -> Result<(), Error> {
     let Some(Ok(bytes)) = stored.map(TryInto::try_into) else { return Err(foreign(path)) };
     let stored = u32::from_le_bytes(bytes);
-    if [layout::FORMAT, layout::FORMAT_BEFORE].contains(&stored) {
-        return Ok(stored);
+    if stored == layout::FORMAT {
+        return Ok(());
     }
     Err(Error::Unusable(format!(
         "the database in {} has format {stored}, this ringq reads and writes format {}: start it with the release that \

@@ -297,13 +297,13 @@ impl Inner {
             Mutation::Put(put) => self.put(put, &mutation, taken),
             Mutation::Take { queue, message } | Mutation::Leave { queue, message, .. } => {
                 self.count(queue, &mutation)?;
-                self.remove(queue, message, taken);
+                self.remove(queue, message, taken)?;
                 Ok(())
             }
             Mutation::Corrupt { queue, message } => {
                 self.count(queue, &mutation)?;
                 match self.role(queue) {
-                    Role::Plain => self.remove(queue, message, taken),
+                    Role::Plain => self.remove(queue, message, taken)?,
                     _ => self.pass(queue, message, MessageId(0), taken),
                 }
                 Ok(())
@@ -398,11 +398,14 @@ impl Inner {
     }
 
     /// Removes a message for all readers, if it is there.
-    fn remove(&mut self, queue: QueueId, message: MessageId, taken: &Taken) {
+    fn remove(&mut self, queue: QueueId, message: MessageId, taken: &Taken) -> Result<(), Error> {
         let was_there = self.set_message((queue, message), None);
         // What another store would not look for must not be there to be found.
-        assert!(!was_there || !taken.contains(message), "message {message} was put before the checkpoint");
+        if was_there && taken.contains(message) {
+            return Err(damaged(queue, &format!("message {message} was put before the checkpoint")));
+        }
         self.set_returned((queue, message), None);
+        Ok(())
     }
 
     fn delete(&mut self, queue: QueueId) -> Result<(), Error> {

@@ -4,14 +4,13 @@
 //!
 //! Invariant: no value leaves here that was not stored under its key.
 
-use heed::types::Bytes;
 use heed::{PutFlags, RoTxn, RwTxn};
 use smallvec::SmallVec;
 
 use super::Database;
 
 /// Bytes of a checksum.
-pub(super) const SEAL_SIZE: usize = 4;
+const SEAL_SIZE: usize = 4;
 
 /// A value that is small, as most are, needs no allocation.
 type Value = SmallVec<[u8; 192]>;
@@ -110,16 +109,6 @@ fn unsealed<'t>(key: &[u8], value: &'t [u8]) -> Option<&'t [u8]> {
     let (value, checksum) = value.split_last_chunk::<SEAL_SIZE>()?;
     let expected = crc32c::crc32c_append(crc32c::crc32c(key), value);
     (u32::from_le_bytes(*checksum) == expected).then_some(value)
-}
-
-/// Gives the rows of the format before their checksums.
-pub(super) fn seal_all(txn: &mut RwTxn<'_>, rows: &heed::Database<'_, Bytes, Bytes>) -> Result<(), heed::Error> {
-    let mut values = Vec::new();
-    for row in rows.iter(txn)? {
-        let (key, value) = row?;
-        values.push((key.to_vec(), sealed(key, value)));
-    }
-    values.iter().try_for_each(|(key, value)| rows.put(txn, key, value))
 }
 
 #[cfg(test)]

@@ -360,7 +360,7 @@ fn files_copied_after_a_commit_open_to_what_was_committed() {
 
 #[test]
 fn another_format_is_refused_by_name_and_left_alone() {
-    for other in [2, 7u32] {
+    for other in [3, 7u32] {
         let temp = tempfile::tempdir().unwrap();
         write_meta(temp.path(), layout::FORMAT_KEY, &other.to_le_bytes());
         for _ in 0..2 {
@@ -368,52 +368,6 @@ fn another_format_is_refused_by_name_and_left_alone() {
             assert!(message.contains(&format!("format {other},")) && message.contains("format 4:"), "{message}");
         }
     }
-}
-
-/// Makes a database as the release before left it: without checksums of rows.
-fn write_format_3(directory: &Path, from: &Lmdb) {
-    let path = directory.join("store");
-    create_durably(&path).unwrap();
-    let env = open_env(&path, MAP_SIZE_DEFAULT).unwrap();
-    let source = from.env.read_txn().unwrap();
-    let Databases { meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings } =
-        from.databases;
-    let sealed = [meta, queues, passed, returned, moves, accepted, settings].map(Sealed::rows);
-    let [meta, queues, passed, returned, moves, accepted, settings] = sealed;
-    let all = [meta, queues, messages, holes, late, corrupt, passed, returned, moves, accepted, settings];
-    let txn = env.write_txn().unwrap();
-    let created = env.create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
-        for (name, (at, rows)) in NAMES.iter().zip(all.iter().enumerate()) {
-            let copy = opener.create_database::<Bytes, Bytes>(txn, Some(name))?;
-            let is_sealed = !(2..=5).contains(&at);
-            for row in rows.iter(&source)? {
-                let (key, value) = row?;
-                let seal_size = if is_sealed { sealed::SEAL_SIZE } else { 0 };
-                let value = &value[..value.len() - seal_size];
-                copy.put(txn, key, if key == layout::FORMAT_KEY { &[3, 0, 0, 0] } else { value })?;
-            }
-        }
-        Ok(CommitOrAbort::<(), ()>::Commit(()))
-    });
-    Result::from(created.unwrap()).unwrap();
-}
-
-#[test]
-fn a_database_of_the_format_before_is_brought_over_with_all_it_has() {
-    let (temp, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut store = open(temp.path()).unwrap();
-    fill_with_every_kind(&mut store);
-    write_format_3(old.path(), &store);
-    for _ in 0..2 {
-        let mut upgraded = open(old.path()).unwrap();
-        assert_eq!(upgraded.recover().unwrap(), store.recover().unwrap());
-        assert_eq!(upgraded.dropped, store.dropped);
-        assert!(load_all(&mut upgraded) == load_all(&mut store));
-    }
-    let mut upgraded = open(old.path()).unwrap();
-    apply(&mut upgraded, &[expiring(1700, b"z")]);
-    upgraded.settle_moves().unwrap();
-    assert_eq!(upgraded.rows[&QUEUE].counters.puts, store.rows[&QUEUE].counters.puts + 1);
 }
 
 /// Rows of every kind, in every database.

@@ -73,7 +73,7 @@ impl Inner {
 
     pub(super) fn free(&mut self, queue: QueueId, message: MessageId, taken: &Taken) -> Result<(), Error> {
         self.count_freed(queue, 1)?;
-        self.remove(queue, message, taken);
+        self.remove(queue, message, taken)?;
         self.forget_message(queue, message);
         Ok(())
     }

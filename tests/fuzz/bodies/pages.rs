@@ -40,7 +40,9 @@ pub fn run(bytes: &[u8]) {
         let Ok(loaded) = store.load(&load) else { continue };
         for mutation in Decoder::new(&loaded.messages) {
             match mutation.expect("what was loaded can be read") {
-                Mutation::Put(read) => assert!(read == put(read.queue, read.message), "{} was never put", read.message),
+                Mutation::Put(read) => {
+                    assert_eq!(read, put(read.queue, read.message), "{} was never put", read.message)
+                }
                 other => panic!("a load brought {other:?}"),
             }
         }
