@@ -46,6 +46,9 @@ pub struct Trial {
     pub has_failed_loads: bool,
 }
 
+/// Numbers by name.
+type Stats = BTreeMap<String, u64>;
+
 impl Trial {
     pub fn new(setup: &Setup) -> Result<Trial, Broken> {
         let mut world = World::new(Options {
@@ -256,9 +259,10 @@ impl Trial {
         checks::every_request_is_answered(&unanswered)?;
         let probe = self.world.connect();
         let waiters = self.clients.waiters();
+        let (seen, all) = self.look_at_all(probe)?;
         let mut open = 0;
-        for reader in self.model.readers() {
-            let (stats, unread) = self.stats_of(probe, &reader)?;
+        for (reader, stats) in seen {
+            let unread = self.model.unread(&reader);
             let of = |name: &str| stats.get(name).copied().unwrap_or(0);
             let sum = PLACES.iter().map(|place| of(place)).sum();
             let present = of("ready") + of("open") + of("moving");
@@ -270,24 +274,32 @@ impl Trial {
                 checks::nobody_waits_while_ready(&reader, waiters.get(&reader).copied().unwrap_or(0), of("ready"))?;
             }
         }
-        let all = self.stats(probe, "stats\r\n");
         checks::counters_balance("the server", &[("open_reads", all["open_reads"])], &[("open_reads", open)])?;
         self.world.reset(probe);
         self.check_takers()
     }
 
-    /// What a reader is said to have, and what it has. Who asks wants the oldest message, which may be loaded for that, and have to leave.
-    fn stats_of(&mut self, probe: usize, reader: &str) -> Result<(BTreeMap<String, u64>, u64), Broken> {
+    /// What each reader is said to have, and the server, at one time. Who asks wants the oldest message, which may be loaded for that, and
+    /// have to leave, for another queue too, where somebody waits for it: then all are asked again.
+    fn look_at_all(&mut self, probe: usize) -> Result<(Vec<(String, Stats)>, Stats), Broken> {
         loop {
-            let stats = self.stats(probe, &format!("stats queue {reader}\r\n"));
-            if self.world.sealed.as_ref().is_some_and(|sealed| sealed.is_empty()) {
-                return Ok((stats, self.model.unread(reader)));
+            let before = self.stats(probe, "stats\r\n");
+            let mut seen = Vec::new();
+            let mut has_moved = false;
+            for reader in self.model.readers() {
+                let stats = self.stats(probe, &format!("stats queue {reader}\r\n"));
+                has_moved |= self.world.sealed.as_ref().is_some_and(|sealed| !sealed.is_empty());
+                seen.push((reader, stats));
             }
             self.come_to_rest()?;
+            let all = self.stats(probe, "stats\r\n");
+            if !has_moved && all["open_reads"] == before["open_reads"] {
+                return Ok((seen, all));
+            }
         }
     }
 
-    fn stats(&mut self, probe: usize, request: &str) -> BTreeMap<String, u64> {
+    fn stats(&mut self, probe: usize, request: &str) -> Stats {
         let held = std::mem::replace(&mut self.world.holds_sends, false);
         let answer = self.world.ask(probe, request);
         self.world.holds_sends = held;
@@ -340,9 +352,10 @@ impl Trial {
                 self.step(&Action::Rest)?;
             }
             let probe = self.world.connect();
-            let ready = self.stats_of(probe, &queue)?.0.get("ready").copied();
+            let (seen, _) = self.look_at_all(probe)?;
             self.world.reset(probe);
-            checks::every_message_comes_out(&queue, ready.unwrap_or(0))?;
+            let ready = seen.iter().find(|(reader, _)| *reader == queue).and_then(|(_, stats)| stats.get("ready"));
+            checks::every_message_comes_out(&queue, ready.copied().unwrap_or(0))?;
         }
         self.step(&Action::Rest)
     }
