@@ -1,6 +1,6 @@
 //! Requests for queues of other shards, and their answers.
 //!
-//! What a turn has for another shard goes as one piece of mail. A request carries a token under which its sender remembers what
+//! What a turn has for another shard goes in at most one piece of mail of each kind. A request carries a token under which its sender remembers what
 //! the answer is for; every token is answered exactly once. Requests from one shard to another are executed in order;
 //! answers may come in any order, each only when what it reports is durable.
 //!
@@ -15,7 +15,7 @@ use super::execute::{GetResult, Given, PutResult};
 use super::reads::{Ending, ending_reply};
 use super::wire::{Bytes, Request, decode, decode_answer, encode, encode_answer};
 use super::{Awaiting, Engine, Origin, Waiter};
-use crate::ids::{ConnId, Seq, ShardId};
+use crate::ids::{ConnId, MessageId, Seq, ShardId};
 use crate::latency::Metric;
 use crate::limits::{FORWARDED_SIZE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, REQUESTS_PER_TURN};
 use crate::proto::options::GetOptions;
@@ -33,6 +33,20 @@ pub enum Mail {
     Requests(Vec<u8>),
     /// Answers, back to back.
     Answers(Vec<u8>),
+    /// Reads of connections there that were confirmed by their ids. They wait behind nothing, for once the answer to that is out, nobody may
+    /// find one any more.
+    Confirmed(Vec<Confirmed>),
+}
+
+/// A read that was confirmed from elsewhere than its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Confirmed {
+    /// Whose it was.
+    pub conn: ConnId,
+    /// The message, which is gone.
+    pub message: MessageId,
+    /// Which reading of it.
+    pub read: u64,
 }
 
 /// Traffic with one other shard.
@@ -40,6 +54,8 @@ pub enum Mail {
 pub(super) struct Lane {
     /// Requests of this turn.
     outbox: Vec<u8>,
+    /// Reads of the other shard's connections that were confirmed in this turn.
+    pub confirmed: Vec<Confirmed>,
     /// Bytes of requests not yet answered.
     under_way: usize,
     /// Requests of the other shard still to be executed, with how far the first piece is done.
@@ -225,6 +241,10 @@ impl Engine {
         }
         self.tell_returns();
         self.send_moves();
+        // First to all shards: of what is answered to one of them another may have to know.
+        for (shard, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| !lane.confirmed.is_empty()) {
+            deliver(ShardId(shard as u16), Mail::Confirmed(std::mem::take(&mut lane.confirmed)));
+        }
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             let shard = ShardId(shard as u16);
             if !lane.outbox.is_empty() {
@@ -250,6 +270,9 @@ impl Engine {
             Mail::Answers(bytes) => {
                 self.take_answers(from, &bytes);
                 self.lanes[usize::from(from.0)].recycle(bytes);
+            }
+            Mail::Confirmed(reads) => {
+                reads.iter().for_each(|it| self.forget_read(it.conn, it.message, it.read));
             }
         }
     }
@@ -357,10 +380,6 @@ impl Engine {
             }
             Request::Return { opened } => {
                 self.take_back(opened);
-                return false;
-            }
-            Request::Forget { conn, message, read } => {
-                self.forget_read(conn, message, read);
                 return false;
             }
             Request::Delete { name } => {

@@ -16,6 +16,7 @@
 
 use super::datagram::Form;
 use super::execute::Given;
+use super::forward::Confirmed;
 use super::wire::Request;
 use super::{Engine, Fate, Origin};
 use crate::ids::{ConnId, MessageId, QueueId, Seq, ShardId};
@@ -449,7 +450,7 @@ impl Engine {
         if shard == self.config.shard {
             self.forget_read(conn, message, read);
         } else {
-            self.tell(shard, &Request::Forget { conn, message, read });
+            self.lanes[usize::from(shard.0)].confirmed.push(Confirmed { conn, message, read });
         }
         (reply::DELETED, self.current())
     }

@@ -55,12 +55,6 @@ pub(super) enum Request<'a> {
     Return {
         opened: Opened,
     },
-    /// A read of this connection was confirmed.
-    Forget {
-        conn: ConnId,
-        message: MessageId,
-        read: u64,
-    },
     Delete {
         name: &'a [u8],
     },
@@ -209,11 +203,6 @@ pub(super) fn encode(request: &Request<'_>, out: &mut Vec<u8>) {
             out.push(23);
             encode_opened(opened, out);
         }
-        Request::Forget { conn, message, read } => {
-            out.push(24);
-            [conn.index, conn.generation].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-            [message.0, read].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-        }
         Request::Transfer { source, number, begins_again, flags, target, body } => {
             name_to(out, if begins_again { 36 } else { 35 }, target);
             [source.0, number].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
@@ -280,7 +269,6 @@ pub(super) fn decode<'a>(reader: &mut Bytes<'a>) -> Request<'a> {
         21 => Request::Confirm { name: reader.name(), message: MessageId(reader.u64()) },
         22 => Request::Touch { name: reader.name(), message: MessageId(reader.u64()), seconds: reader.u32() },
         23 => Request::Return { opened: reader.opened() },
-        24 => Request::Forget { conn: reader.conn(), message: MessageId(reader.u64()), read: reader.u64() },
         kind @ (35 | 36) => {
             let target = reader.name();
             let (source, number) = (QueueId(reader.u64()), reader.u64());
@@ -455,7 +443,6 @@ mod tests {
             Request::Confirm { name: b"q", message: MessageId(8) },
             Request::Touch { name: b"q", message: MessageId(8), seconds: 9 },
             Request::Return { opened },
-            Request::Forget { conn, message: MessageId(8), read: 10 },
             Request::Transfer {
                 source: QueueId(1),
                 number: 2,

@@ -324,6 +324,26 @@ fn a_detached_read_survives_a_hang_up() {
 }
 
 #[test]
+fn whoever_hears_that_a_read_was_confirmed_finds_it_nowhere() {
+    let mut world = World::new(Options { shards: 3, ..Options::default() });
+    let [other, owner, reader] = [0, 1, 2].map(|_| world.connect());
+    let queue = queue_of(&world, 1);
+    assert_eq!(world.ask(owner, &put(&queue, "1")), "STORED\r\n");
+    let id = open_with_id(&mut world, reader, &format!("{queue}/open"));
+    world.is_unsynced = true;
+    world.send(other, format!("delete {queue}/id={id}\r\n").as_bytes());
+    world.turn(0);
+    while world.deliver() {}
+    world.turn(1);
+    // The answer comes to one shard, and that the read is gone to the other: in which order is seen here.
+    while world.heard(other).is_empty() {
+        assert!(world.deliver());
+        world.turn(0);
+    }
+    assert_eq!(world.ask(reader, &format!("get {queue}/close\r\n")), "END\r\n");
+}
+
+#[test]
 fn confirmed_by_its_id_elsewhere_a_read_is_gone_from_its_reader() {
     for shard in [0, 1] {
         let (mut world, reader, other, queue) = reader_of(shard, &["1", "2", "3"]);

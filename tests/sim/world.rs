@@ -110,6 +110,8 @@ pub struct World {
     pub stopped: bool,
     /// What the server sends comes only when the test says so; otherwise at once.
     pub holds_sends: bool,
+    /// What is sealed is answered in the same turn, as with `-N`.
+    pub is_unsynced: bool,
     /// Every batch since it was taken last, if the test wants to know.
     pub sealed: Option<Vec<Sealed>>,
     /// The last batch that the start found in the journals or the store, by shard of the life before.
@@ -146,6 +148,7 @@ impl World {
             turns: 0,
             stopped: false,
             holds_sends: false,
+            is_unsynced: false,
             sealed: None,
             survived: Vec::new(),
             notices: None,
@@ -510,6 +513,9 @@ impl World {
                 sealed.push(Sealed { shard, seq, mutations: mutations.clone() });
             }
             self.lanes[shard].take(ShardId(shard as u16), seq, mutations);
+            if self.is_unsynced {
+                engine.on_durable(seq);
+            }
             progress = true;
         }
         engine.on_journal_short(self.lanes[shard].writer.is_reserved_for_removals(0));
