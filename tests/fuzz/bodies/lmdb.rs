@@ -9,6 +9,7 @@ use ringq::mutation::{Mutation, Put, Why};
 use ringq::store::lmdb::{Lmdb, LmdbConfig};
 use ringq::store::memory::MemoryStore;
 use ringq::store::{Batch, Error, Load, Loaded, Store, Taken};
+use std::collections::HashSet;
 
 static BODY: [u8; 300] = [b'x'; 300];
 
@@ -26,12 +27,12 @@ pub fn run(bytes: &[u8]) {
     for store in [&mut lmdb as &mut dyn Store, &mut memory] {
         store.begin_journals(&[Salt([7; 16])]).expect("an empty store");
     }
-    let mut next = 1;
+    let (mut next, mut put) = (1, HashSet::new());
     for _ in 0..JOBS_MAX {
         if choices.is_empty() {
             break;
         }
-        let Ok(batches) = job(&mut choices, &mut next) else { break };
+        let Ok(batches) = job(&mut choices, &mut next, &mut put) else { break };
         let Ok(taken) = Taken::of(&batches) else { break };
         let results = [lmdb.apply(&batches, &taken), memory.apply(&batches, &taken)];
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
@@ -54,12 +55,15 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-fn job(choices: &mut Unstructured<'_>, next: &mut u64) -> Result<Vec<Batch>> {
+/// The messages that were put: ids are never given twice.
+type Seen = HashSet<(QueueId, MessageId)>;
+
+fn job(choices: &mut Unstructured<'_>, next: &mut u64, put: &mut Seen) -> Result<Vec<Batch>> {
     let mut batches = Vec::new();
     for _ in 0..choices.int_in_range(1..=3u8)? {
         let mut mutations = Vec::new();
         for _ in 0..choices.int_in_range(1..=12u8)? {
-            mutation(choices, &mut mutations)?;
+            mutation(choices, put, &mut mutations)?;
         }
         let end = Position { seq: Seq(*next + 1), segment: 0, offset: 4096 };
         batches.push(Batch { shard: ShardId(0), seq: Seq(*next), mutations, end });
@@ -69,7 +73,7 @@ fn job(choices: &mut Unstructured<'_>, next: &mut u64) -> Result<Vec<Batch>> {
 }
 
 /// Ids are few, so that mutations meet.
-fn mutation(choices: &mut Unstructured<'_>, out: &mut Vec<u8>) -> Result<()> {
+fn mutation(choices: &mut Unstructured<'_>, put: &mut Seen, out: &mut Vec<u8>) -> Result<()> {
     let queue = QueueId(choices.int_in_range(1..=3)?);
     let group = QueueId(choices.int_in_range(11..=12)?);
     let reader = if choices.ratio(1, 2)? { queue } else { group };
@@ -81,6 +85,9 @@ fn mutation(choices: &mut Unstructured<'_>, out: &mut Vec<u8>) -> Result<()> {
         0..=8 => {
             let body = &BODY[..choices.int_in_range(0..=BODY.len())?];
             let expires_ms = number / 4;
+            if !put.insert((queue, message)) {
+                return Ok(());
+            }
             Mutation::Put(Put { queue, message, put_ms: 3, flags: 4, expires_ms, crc32c: 0, body }.sealed())
         }
         9 => Mutation::Take { queue, message },
