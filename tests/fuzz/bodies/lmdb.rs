@@ -55,7 +55,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The messages that were put: ids are never given twice.
+/// The messages that were put, or that were spoken of before: none is put twice, after it was taken, or below what was purged.
 type Seen = HashSet<(QueueId, MessageId)>;
 
 fn job(choices: &mut Unstructured<'_>, next: &mut u64, put: &mut Seen) -> Result<Vec<Batch>> {
@@ -114,6 +114,14 @@ fn mutation(choices: &mut Unstructured<'_>, put: &mut Seen, out: &mut Vec<u8>) -
             _ => Mutation::Accept { source: reader, number, target },
         },
     };
+    let of = if reader == group { QueueId(1) } else { queue };
+    match mutation {
+        Mutation::Purge { .. } => put.extend((1..message.0).map(|id| (of, MessageId(id)))),
+        Mutation::Take { .. } | Mutation::Leave { .. } | Mutation::Free { .. } => drop(put.insert((queue, message))),
+        Mutation::Corrupt { .. } | Mutation::Pass { .. } | Mutation::Return { .. } => drop(put.insert((of, message))),
+        Mutation::Move { .. } => drop(put.insert((of, message))),
+        _ => {}
+    }
     mutation.encode(out);
     Ok(())
 }
