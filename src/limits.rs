@@ -172,6 +172,9 @@ pub const OPEN_READS_DEFAULT: u32 = 1024;
 /// Default `--max-detached-reads`: some 16 MiB of memory for all of them.
 pub const DETACHED_READS_DEFAULT: u32 = 65_536;
 
+/// Default `--max-unconfirmed`: 256 MiB of memory for all of them, far more than workers have in hands and fail at.
+pub const UNCONFIRMED_DEFAULT: u32 = 1 << 20;
+
 /// Default `--max-groups`: every put costs a step for each.
 pub const GROUPS_DEFAULT: u32 = 64;
 

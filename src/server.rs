@@ -390,6 +390,7 @@ pub fn engine_tunables(config: &Config, facts: &Facts) -> engine::Tunables {
         idle_ms_max: config.idle_ms_max,
         open_reads_max: config.open_reads_max,
         detached_reads_max: config.detached_reads_max.div_ceil(usize::from(config.shards)),
+        unconfirmed_max: config.unconfirmed_max.div_ceil(usize::from(config.shards)),
         groups_max: config.groups_max,
         queue_defaults: config.queue_defaults.clone(),
         flush_all: config.flush_all,
@@ -505,6 +506,7 @@ pub fn settings(config: &Config, facts: &Facts) -> Vec<u8> {
     stat("max_wait", &(config.wait_ms_max / 1000));
     stat("max_open_reads", &config.open_reads_max);
     stat("max_detached_reads", &config.detached_reads_max);
+    stat("max_unconfirmed", &config.unconfirmed_max);
     stat("max_groups", &config.groups_max);
     stat("reader_separator", &config.reader_separator.map_or("none".to_string(), |byte| char::from(byte).to_string()));
     stat("idle_timeout", &(config.idle_ms_max / 1000));

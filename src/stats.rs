@@ -46,6 +46,8 @@ pub struct ShardStats {
     pub open_reads: u64,
     /// Of these, those that do not end with their connection.
     pub detached_reads: u64,
+    /// Messages that are open, or were and are back in their queue.
+    pub unconfirmed: u64,
     pub returned_reads: u64,
     /// Puts that a limit of their queue refused.
     pub refused_puts: u64,
@@ -104,7 +106,7 @@ pub struct Datagrams {
 }
 
 impl ShardStats {
-    const LEN: usize = 36;
+    const LEN: usize = 37;
     /// Bytes of [`ShardStats::encode`].
     pub const SIZE: usize = Self::LEN * 8;
 
@@ -142,6 +144,7 @@ impl ShardStats {
             &mut self.checkpoints,
             &mut self.open_reads,
             &mut self.detached_reads,
+            &mut self.unconfirmed,
             &mut self.returned_reads,
             &mut self.refused_puts,
             &mut self.groups,
@@ -247,6 +250,7 @@ pub fn general(out: &mut Vec<u8>, host: &Host, all: &ShardStats, capacity: &Capa
     stat(out, "waiters", all.waiters);
     stat(out, "open_reads", all.open_reads);
     stat(out, "detached_reads", all.detached_reads);
+    stat(out, "unconfirmed", all.unconfirmed);
     stat(out, "returned_reads", all.returned_reads);
     stat(out, "refused_puts", all.refused_puts);
     stat(out, "corrupt_items", all.corrupt);

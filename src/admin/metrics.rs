@@ -228,6 +228,8 @@ fn traffic(text: &mut Text, seen: &Seen, all: &ShardStats) {
         ("ringq_waiters", "Gets that wait for a message.", all.waiters),
         ("ringq_detached_reads", "Open reads that do not end with their connection.", all.detached_reads),
         ("ringq_detached_reads_max", "Such reads there may be.", seen.running.config.detached_reads_max as u64),
+        ("ringq_unconfirmed", "Messages that are open, or were and are back in their queue.", all.unconfirmed),
+        ("ringq_unconfirmed_max", "Such messages there may be.", seen.running.config.unconfirmed_max as u64),
         ("ringq_memory_used_bytes", "Memory for messages.", all.memory_used),
         ("ringq_memory_limit_bytes", "-m.", seen.running.config.memory as u64),
     ] {

@@ -13,6 +13,7 @@ impl Config {
         self.wait_ms_max = new.wait_ms_max;
         self.open_reads_max = new.open_reads_max;
         self.detached_reads_max = new.detached_reads_max;
+        self.unconfirmed_max = new.unconfirmed_max;
         self.groups_max = new.groups_max;
         self.queue_defaults = new.queue_defaults.clone();
         self.queues_max = new.queues_max;
@@ -66,6 +67,7 @@ impl Config {
             wait_ms_max: _,
             open_reads_max: _,
             detached_reads_max: _,
+            unconfirmed_max: _,
             groups_max: _,
             queue_defaults: _,
             flush_all: _,

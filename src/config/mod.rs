@@ -106,6 +106,8 @@ pub struct Config {
     pub open_reads_max: usize,
     /// `--max-detached-reads`.
     pub detached_reads_max: usize,
+    /// `--max-unconfirmed`.
+    pub unconfirmed_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
     /// `--reader-separator`.
@@ -285,6 +287,7 @@ impl Config {
             wait_ms_max: u64::from(options.max_wait) * 1000,
             open_reads_max: options.max_open_reads as usize,
             detached_reads_max: options.max_detached_reads as usize,
+            unconfirmed_max: options.max_unconfirmed as usize,
             groups_max: options.max_groups as usize,
             reader_separator: options.reader_separator,
             queue_defaults: queue_defaults.into(),

@@ -152,6 +152,11 @@ pub(super) struct Options {
           value_parser = number::<u32>(0, 100_000_000), help_heading = SERVICE)]
     pub max_detached_reads: u32,
 
+    /// Most messages that may be open, or were and are back in their queue, in all; of others no more are opened. Each shard has its part.
+    #[arg(long, value_name = "N", default_value_t = limits::UNCONFIRMED_DEFAULT, env = "RINGQ_MAX_UNCONFIRMED",
+          value_parser = number::<u32>(1, 100_000_000), help_heading = SERVICE)]
+    pub max_unconfirmed: u32,
+
     /// Most groups of one queue; a get of another one is answered NOT_FOUND.
     #[arg(long, value_name = "N", default_value_t = limits::GROUPS_DEFAULT, env = "RINGQ_MAX_GROUPS",
           value_parser = number::<u32>(0, 10_000), help_heading = SERVICE)]

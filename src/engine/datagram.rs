@@ -118,9 +118,9 @@ impl Engine {
         Form { cas, peek: false, open: None, size_max: u32::try_from(room).unwrap_or(Form::ANY_SIZE), dialect }
     }
 
-    /// What to say if a message may not be given to a get of this form, asked for with a key of `key_size` bytes.
-    pub(super) fn refusal(&self, entry: Entry, key_size: usize, form: Form) -> Option<&'static [u8]> {
-        if !self.may_detach(form) {
+    /// What to say if the head of a queue, which is `entry`, may not be given to a get of this form, asked for with a key of `key_size` bytes.
+    pub(super) fn refusal(&self, index: u32, entry: Entry, key_size: usize, form: Form) -> Option<&'static [u8]> {
+        if !self.may_open_head(index, form) {
             return Some(reply::TOO_MANY_OPEN_READS);
         }
         let has_room = !form.is_bounded()

@@ -165,7 +165,7 @@ impl Engine {
             Head::Empty => GetResult::Miss,
             // Gets that wait for a load come first.
             Head::Ready(entry) if shelf.waiters.is_empty() => {
-                match self.refusal(entry, name.len() + options.len(), form) {
+                match self.refusal(index, entry, name.len() + options.len(), form) {
                     Some(reply) => GetResult::Refused(reply),
                     None => GetResult::Hit(self.give(index, entry, options, form, out)),
                 }
@@ -218,6 +218,7 @@ impl Engine {
 
     /// A message of so many bytes that is neither ready nor open any more has left its queue for good.
     pub(super) fn depart(&mut self, index: u32, message: MessageId, size: u64, why: Why) {
+        self.count_unconfirmed(index);
         let now_ms = self.now.mono_ms;
         let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
         if shelf.is_shared() {
@@ -243,6 +244,14 @@ impl Engine {
         let bytes = shelf.stored_bytes();
         self.stats.item_bytes = self.stats.item_bytes - shelf.counted_bytes + bytes;
         shelf.counted_bytes = bytes;
+    }
+
+    /// What this queue has open or returned has changed: [`crate::stats::ShardStats::unconfirmed`] follows.
+    pub(super) fn count_unconfirmed(&mut self, index: u32) {
+        let shelf = self.shelves[index as usize].as_mut().expect("the caller found it");
+        let count = shelf.queue.unconfirmed_len();
+        self.stats.unconfirmed = self.stats.unconfirmed - shelf.counted_unconfirmed + count;
+        shelf.counted_unconfirmed = count;
     }
 
     /// Asks for more of the queue's middle if its head runs low.
@@ -355,6 +364,7 @@ impl Engine {
                 self.count_bytes(index);
             }
         }
+        self.count_unconfirmed(index);
         self.learn_bytes(index);
         true
     }
@@ -388,7 +398,7 @@ impl Engine {
 
     /// The answer for a get that has waited for the head, which is `entry`, with a key of `key_size` bytes.
     pub(super) fn give_or_refuse(&mut self, index: u32, entry: Entry, key_size: usize, waiter: &Waiter) -> Answer {
-        if let Some(reply) = self.refusal(entry, key_size, waiter.form) {
+        if let Some(reply) = self.refusal(index, entry, key_size, waiter.form) {
             return Answer { failure: Some(reply), ..waiter.nothing(self.newest()) };
         }
         let mut bytes = Vec::new();
@@ -399,7 +409,12 @@ impl Engine {
     /// The next get that waits and whose client is still there.
     fn next_waiter(&mut self, index: u32) -> Option<Waiter> {
         loop {
-            let waiter = self.shelf(index).waiters.pop_front()?;
+            let waiters = &mut self.shelf(index).waiters;
+            let waiter = waiters.pop_front()?;
+            if waiters.is_empty() {
+                // A line that was long once costs nothing afterwards.
+                *waiters = VecDeque::new();
+            }
             match waiter.origin {
                 Origin::Local { conn, .. } if self.session(conn).is_none() => {}
                 _ => return Some(waiter),

@@ -7,7 +7,7 @@
 //! Invariant: a stored message is ready, open or returned for at least one reader; which those are follows from where each reader
 //! stands ([`crate::queue::Queue::has_passed`]), so nothing is kept for a message.
 
-use super::{Engine, Shelf};
+use super::{Engine, Shelf, Tunables};
 use crate::ids::{MessageId, QueueId};
 use crate::mutation::{Mutation, Why};
 use crate::proto::options::queue_of;
@@ -51,7 +51,12 @@ impl Engine {
         let of = self.find(queue);
         let groups = of.and_then(|of| self.shelf(of).fan.as_ref()).map_or(0, |fan| fan.groups.len());
         let queues = self.by_id.len() + 1 + usize::from(of.is_none());
-        if groups >= self.config.tunables.groups_max || queues > self.config.tunables.queues_max {
+        let Tunables { groups_max, queues_max, unconfirmed_max, .. } = self.config.tunables;
+        // What others have open or returned would be returned for this one.
+        let apart =
+            of.map_or(0, |of| readers(&self.shelves, of).map(|it| it.unconfirmed_len() + it.moving_len()).sum());
+        let has_room = apart == 0 || self.stats.unconfirmed + apart <= unconfirmed_max as u64;
+        if groups >= groups_max || queues > queues_max || !has_room {
             return None;
         }
         let of = of.unwrap_or_else(|| self.create(queue));
@@ -78,6 +83,7 @@ impl Engine {
         queue.counters.apply(&mutation);
         self.record(&mutation);
         let index = self.shelve_group(of, queue);
+        self.count_unconfirmed(index);
         // A queue for its groups only has kept everything for the first of them, wherever that would begin.
         let was_kept = is_first && self.shelf(of).is_for_groups();
         if start == Start::Newest && !was_kept {
@@ -251,6 +257,7 @@ impl Engine {
         shelf.queue.counters.apply(&mutation);
         let waiters = std::mem::take(&mut shelf.waiters);
         let name = shelf.queue.name.clone();
+        self.count_unconfirmed(index);
         self.record(&mutation);
         self.dismiss_waiters(&name, waiters);
         count

@@ -98,6 +98,8 @@ pub struct Tunables {
     pub open_reads_max: usize,
     /// This shard's part of `--max-detached-reads`.
     pub detached_reads_max: usize,
+    /// This shard's part of `--max-unconfirmed`.
+    pub unconfirmed_max: usize,
     /// `--max-groups`.
     pub groups_max: usize,
     /// What holds for queues of which nothing was said.
@@ -255,6 +257,8 @@ struct Shelf {
     refused: u64,
     /// What it has in [`ShardStats::item_bytes`]; a group has nothing there.
     counted_bytes: u64,
+    /// What it has in [`ShardStats::unconfirmed`].
+    counted_unconfirmed: u64,
     /// Some message that is in memory can expire. It may be `true` for longer.
     may_expire: bool,
     /// Sweeps look at it.

@@ -124,6 +124,7 @@ impl Engine {
         }
         let size = self.memory.message(entry.place).body.len();
         let message = self.shelf(index).queue.begin_move(size);
+        self.count_unconfirmed(index);
         self.learn_bytes(index);
         self.moves.pending.push_back(Pending { queue, message, why });
         true
@@ -163,6 +164,7 @@ impl Engine {
         let Some(place) = apart.place else {
             // It has left memory meanwhile: it is loaded like any that came back, and set aside again.
             self.shelf(index).queue.cancel_move(message);
+            self.count_unconfirmed(index);
             self.note_expiring(index);
             self.load_ahead(index);
             // By then it may not have to go any more.

@@ -197,6 +197,7 @@ impl Engine {
         queue.put_back(Entry { message: handed.message, place: it.place }, put.body.len());
         self.stats.curr_items += 1;
         self.count_bytes(index);
+        self.count_unconfirmed(index);
         if self.shelf(index).may_expire {
             self.note_expiring(index);
         }

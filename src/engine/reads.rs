@@ -367,15 +367,20 @@ impl Engine {
         self.stats.detached_reads += u64::from(is_detached);
         self.latency.record(Metric::Queued, self.now.wall_ms.saturating_sub(put_ms) * 1000, 1);
         self.trace_message(index, entry.message, Fate::Opened);
+        self.count_unconfirmed(index);
         self.learn_bytes(index);
         self.load_ahead(index);
         Given::Opened(Opened { queue, message: entry.message, read, is_detached })
     }
 
-    /// Whether a get of this form may have a message, as far as the bound on reads goes that outlive their connections.
-    pub(super) fn may_detach(&self, form: Form) -> bool {
-        let reads_max = self.config.tunables.detached_reads_max as u64;
-        !form.open.is_some_and(Reader::is_detached) || self.stats.detached_reads < reads_max
+    /// Whether a get of this form may have the head of a queue, as far as the bounds go that all connections share: on reads that outlive
+    /// theirs, and on what is open or has come back. A message that has come back is counted already, and so is never held back by the latter.
+    pub(super) fn may_open_head(&self, index: u32, form: Form) -> bool {
+        let Some(reader) = form.open else { return true };
+        let tunables = &self.config.tunables;
+        let may_detach = !reader.is_detached() || self.stats.detached_reads < tunables.detached_reads_max as u64;
+        let queue = &self.shelves[index as usize].as_ref().expect("the caller found it").queue;
+        may_detach && (self.stats.unconfirmed < tunables.unconfirmed_max as u64 || queue.has_returned_head())
     }
 
     /// Ends an open read as its reader wants it, if it is still open.
@@ -510,7 +515,7 @@ impl Engine {
 
     /// Checks open reads against what is due. For tests.
     pub(super) fn assert_reads_consistent(&self) {
-        let (mut due, mut open, mut detached) = (0, 0, 0);
+        let (mut due, mut open, mut detached, mut unconfirmed) = (0, 0, 0, 0);
         for shelf in self.shelves.iter().flatten() {
             for (message, open) in shelf.queue.opens() {
                 let is_due = self.due.by_time.contains(&(open.deadline_ms, shelf.queue.id, message));
@@ -520,10 +525,12 @@ impl Engine {
                 detached += u64::from(open.is_detached);
             }
             open += shelf.queue.open_len();
+            unconfirmed += shelf.queue.unconfirmed_len();
         }
         assert_eq!(due, self.due.by_time.len(), "what is due is open");
         assert_eq!(open, self.stats.open_reads, "open reads are counted");
         assert_eq!(detached, self.stats.detached_reads, "and those that are not tied to a connection");
+        assert_eq!(unconfirmed, self.stats.unconfirmed, "what is open or has come back is counted");
     }
 }
 

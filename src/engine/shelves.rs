@@ -38,6 +38,7 @@ impl Engine {
             ends_ms: 0,
             refused: 0,
             counted_bytes: 0,
+            counted_unconfirmed: 0,
             may_expire: false,
             is_listed: false,
         };
@@ -73,6 +74,7 @@ impl Engine {
         self.by_id.remove(&shelf.queue.id);
         self.free_shelves.push(index);
         self.stats.queues -= 1;
+        self.stats.unconfirmed -= shelf.counted_unconfirmed;
         shelf
     }
 }

@@ -86,6 +86,21 @@ enum Loading {
 /// Returned messages that one load is asked for at most.
 const RETURNED_LOAD_LEN_MAX: usize = 1024;
 
+/// Tables up to this capacity are kept as they are.
+const KEPT_CAPACITY: usize = 1024;
+
+/// The capacity that a table of a queue is to have instead, if it is much too large: one that was full once does not keep for good what
+/// other queues need, and one that is filled again and again is seldom copied.
+fn smaller_capacity(len: usize, capacity: usize) -> Option<usize> {
+    (capacity > KEPT_CAPACITY && len < capacity / 4).then_some(KEPT_CAPACITY.max(2 * len))
+}
+
+fn fit(entries: &mut VecDeque<Entry>) {
+    if let Some(capacity) = smaller_capacity(entries.len(), entries.capacity()) {
+        entries.shrink_to(capacity);
+    }
+}
+
 /// A queue's life.
 pub struct Queue {
     /// Its id.
@@ -171,6 +186,16 @@ impl Queue {
     /// Messages that were read and are neither confirmed nor given back.
     pub fn open_len(&self) -> u64 {
         self.open.len() as u64
+    }
+
+    /// Messages that are open or have come back: what costs memory apart from the ranges until it has left the queue.
+    pub fn unconfirmed_len(&self) -> u64 {
+        self.open_len() + self.returned.len() as u64
+    }
+
+    /// Whether the head is a message that has come back.
+    pub fn has_returned_head(&self) -> bool {
+        self.first_returned().is_some()
     }
 
     /// Messages that are on their way to another queue.
@@ -260,7 +285,9 @@ impl Queue {
             self.returned.remove(&message);
             return Entry { message, place: returned.place.expect("the caller saw a ready head") };
         }
-        self.head.pop_front().expect("the caller saw a ready head")
+        let entry = self.head.pop_front().expect("the caller saw a ready head");
+        fit(&mut self.head);
+        entry
     }
 
     // --- open reads ---
@@ -325,8 +352,11 @@ impl Queue {
     }
 
     fn forget(&mut self, message: MessageId) {
-        if !self.deliveries.is_empty() {
-            self.deliveries.remove(&message);
+        if !self.deliveries.is_empty()
+            && self.deliveries.remove(&message).is_some()
+            && let Some(capacity) = smaller_capacity(self.deliveries.len(), self.deliveries.capacity())
+        {
+            self.deliveries.shrink_to(capacity);
         }
     }
 
@@ -485,7 +515,7 @@ impl Queue {
                 self.head_end = last.message;
             }
             self.head.append(&mut self.tail);
-            self.tail.shrink_to(1024);
+            self.tail.shrink_to(KEPT_CAPACITY);
         }
         Some(corrupt)
     }
@@ -493,35 +523,43 @@ impl Queue {
     /// Moves what the store has (ids below `stored_below`) out of memory: of the head everything from `from` on, and the
     /// stored part of the tail. Calls `each` for what left memory.
     pub fn spill(&mut self, from: MessageId, stored_below: MessageId, mut each: impl FnMut(Entry)) {
-        if self.middle == 0 {
-            let stored = self.head.partition_point(|e| e.message < stored_below);
-            self.tail = self.head.split_off(stored);
-        }
-        while self.tail.front().is_some_and(|e| e.message < stored_below) && self.middle > 0 {
-            each(self.tail.pop_front().expect("just seen"));
-            self.middle += 1;
-        }
-        while let Some(entry) = self.head.back().copied().filter(|e| e.message >= from) {
-            self.head.pop_back();
-            self.middle += 1;
-            self.head_end = MessageId(entry.message.0 - 1);
+        let Queue { head, tail, middle, head_end, deliveries, .. } = self;
+        // How often these were delivered came from the store with them, and comes again.
+        let mut leave = |entry: Entry| {
+            deliveries.remove(&entry.message);
             each(entry);
+        };
+        if *middle == 0 {
+            *tail = head.split_off(head.partition_point(|e| e.message < stored_below));
         }
-        if self.middle == 0 {
-            self.head.append(&mut self.tail);
+        while tail.front().is_some_and(|e| e.message < stored_below) && *middle > 0 {
+            leave(tail.pop_front().expect("just seen"));
+            *middle += 1;
         }
+        while let Some(entry) = head.back().copied().filter(|e| e.message >= from) {
+            head.pop_back();
+            *middle += 1;
+            *head_end = MessageId(entry.message.0 - 1);
+            leave(entry);
+        }
+        if *middle == 0 {
+            head.append(tail);
+        }
+        fit(head);
+        fit(tail);
     }
 
     /// Drops every message, open and moving ones too, calling `each` for those in memory. `newest` is the newest id there is. Returns how
     /// many there were, and how many of them were open.
     pub fn clear(&mut self, newest: MessageId, mut each: impl FnMut(Place)) -> (u64, u64) {
         let counts = (self.len() + self.open_len() + self.moving_len(), self.open_len());
-        let ranges = self.head.drain(..).chain(self.tail.drain(..)).map(|entry| entry.place);
+        let ranges =
+            [&mut self.head, &mut self.tail].map(std::mem::take).into_iter().flatten().map(|entry| entry.place);
         let returned = std::mem::take(&mut self.returned).into_values().filter_map(|it| it.place);
         let open = std::mem::take(&mut self.open).into_values().filter_map(|open| open.place);
         let moving = std::mem::take(&mut self.moving).into_values().filter_map(|it| it.place);
         ranges.chain(returned).chain(open).chain(moving).for_each(&mut each);
-        self.deliveries.clear();
+        self.deliveries = HashMap::new();
         self.passed_ahead.clear();
         self.knows_bytes = true;
         self.middle = 0;

@@ -87,6 +87,59 @@ fn the_stored_part_of_the_tail_joins_an_existing_middle() {
 }
 
 #[test]
+fn how_often_a_message_was_delivered_is_forgotten_with_it() {
+    let mut queue = queue(3);
+    // As loads say it of messages that had come back before a start.
+    (1..=3).for_each(|n| queue.learn_deliveries(MessageId(n), 4));
+    queue.spill(MessageId(2), MessageId(4), |_| {});
+    check(&queue);
+    assert_eq!([1, 2, 3].map(|n| queue.deliveries(MessageId(n))), [4, 0, 0]);
+    assert_eq!(queue.begin_load(MessageId(4)), (MessageId(1), MessageId(4)));
+    assert!(load(&mut queue, &[2, 3], 3).is_some());
+    queue.learn_deliveries(MessageId(2), 4);
+    assert_eq!([1, 2, 3].map(|n| queue.deliveries(MessageId(n))), [4, 4, 0]);
+}
+
+#[test]
+fn tables_that_were_full_once_become_small() {
+    const LEN: u64 = 1 << 14;
+    let mut queue = queue(0);
+    let fill = |queue: &mut Queue, from: u64| (from..from + LEN).for_each(|n| queue.push(entry(n), n as usize));
+    let capacities = |queue: &Queue| [queue.head.capacity(), queue.tail.capacity(), queue.deliveries.capacity()];
+    let are_small = |queue: &Queue| capacities(queue).iter().all(|capacity| *capacity <= 2 * KEPT_CAPACITY);
+    fill(&mut queue, 1);
+    (1..=LEN).for_each(|n| queue.learn_deliveries(MessageId(n), 1));
+    (1..=LEN).for_each(|n| assert_eq!(queue.pop(n as usize).message.0, n));
+    assert!(are_small(&queue), "{:?} after all were taken", capacities(&queue));
+    fill(&mut queue, LEN + 1);
+    queue.spill(MessageId(LEN + 2), MessageId(2 * LEN + 1), |_| {});
+    assert!(are_small(&queue), "{:?} after all but one left memory", capacities(&queue));
+    let mut queue = self::queue(0);
+    fill(&mut queue, 1);
+    (1..=LEN).for_each(|n| queue.learn_deliveries(MessageId(n), 1));
+    queue.clear(MessageId(LEN), |_| {});
+    assert!(are_small(&queue), "{:?} after all were dropped", capacities(&queue));
+}
+
+#[test]
+fn what_is_open_or_has_come_back_is_unconfirmed() {
+    let mut queue = queue(4);
+    assert_eq!((queue.unconfirmed_len(), queue.has_returned_head()), (0, false));
+    assert_eq!([open(&mut queue), open(&mut queue)], [1, 2]);
+    queue.give_back(MessageId(1));
+    assert_eq!((queue.unconfirmed_len(), queue.has_returned_head()), (2, true));
+    // Opening it once more is nothing new.
+    open(&mut queue);
+    assert_eq!((queue.unconfirmed_len(), queue.has_returned_head()), (2, false));
+    queue.give_back(MessageId(1));
+    assert_eq!(take(&mut queue), 1);
+    queue.confirm(MessageId(2));
+    queue.counters.gets += 1;
+    check(&queue);
+    assert_eq!(queue.unconfirmed_len(), 0);
+}
+
+#[test]
 fn spilling_nothing_changes_nothing() {
     let mut queue = queue(3);
     queue.spill(MessageId(4), MessageId(2), |_| panic!());

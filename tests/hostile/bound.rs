@@ -6,7 +6,7 @@
 use ringq::limits::{
     BATCH_SIZE, BODY_SIZE_DEFAULT, DETACHED_READS_DEFAULT, FORWARDED_SIZE_MAX, INPUT_SIZE_MAX, KEPT_BATCH_SIZE,
     KEPT_SPARE_MAX, LANE_SPARE_MAX, LANE_SPARE_SIZE_MAX, MEMORY_MB_DEFAULT, OUTPUT_SIZE_MAX, POOL_SIZE_MAX,
-    SEGMENT_SIZE, UDP_REQUESTS_MAX,
+    SEGMENT_SIZE, UDP_REQUESTS_MAX, UNCONFIRMED_DEFAULT,
 };
 
 /// The program, its stacks and what the database keeps in mind; the log's lines; pages that one transaction of the database changes.
@@ -36,6 +36,7 @@ pub struct Settings {
     journal_depth: u64,
     udp_reply_max: u64,
     detached_reads_max: u64,
+    unconfirmed_max: u64,
 }
 
 impl Settings {
@@ -53,6 +54,7 @@ impl Settings {
             journal_depth: option("--journal-depth", 4),
             udp_reply_max: if udp { option("--udp-reply-max", 16_384) } else { 0 },
             detached_reads_max: option("--max-detached-reads", u64::from(DETACHED_READS_DEFAULT)),
+            unconfirmed_max: option("--max-unconfirmed", u64::from(UNCONFIRMED_DEFAULT)),
         }
     }
 }
@@ -76,7 +78,7 @@ pub struct Crowd {
     pub queues: u64,
     /// Names with settings.
     pub settings: u64,
-    /// Messages that are open or have come back.
+    /// Messages that are open or have come back, or that clients wanted to open.
     pub open: u64,
     /// Messages that are open with a time of their own, or that clients wanted to open so.
     pub detached: u64,
@@ -86,7 +88,8 @@ pub struct Crowd {
 
 /// The most that a server may use, bytes.
 pub fn bound(settings: &Settings, crowd: &Crowd) -> u64 {
-    let Settings { memory, body_max, shards, journal_depth, udp_reply_max, detached_reads_max } = *settings;
+    let Settings { memory, body_max, shards, journal_depth, udp_reply_max, detached_reads_max, unconfirmed_max } =
+        *settings;
     let bytes = |size: usize| size as u64;
     let record = bytes(BATCH_SIZE) + body_max.max(bytes(BATCH_SIZE));
     let lane = bytes(FORWARDED_SIZE_MAX) + body_max + bytes(LANE_SPARE_MAX * LANE_SPARE_SIZE_MAX);
@@ -100,7 +103,7 @@ pub fn bound(settings: &Settings, crowd: &Crowd) -> u64 {
     let busy = bytes(2 * OUTPUT_SIZE_MAX) + 2 * reply;
     let input = (crowd.sending + crowd.busy) * bytes(2 * INPUT_SIZE_MAX) + crowd.flooding * 2 * RECEIVED;
     let connections = crowd.connections * IDLE + crowd.waiting * WAIT + input + crowd.busy * busy;
-    let open = crowd.open + crowd.detached.min(detached_reads_max);
+    let open = (crowd.open + crowd.detached.min(detached_reads_max)).min(unconfirmed_max);
     let tables = (crowd.queues + shards * crowd.settings) * QUEUE + open * OPEN;
     let udp = if udp_reply_max > 0 { bytes(UDP_REQUESTS_MAX) * ((64 << 10) + 2 * udp_reply_max) } else { 0 };
     let sum = PROCESS + of_shards + messages + entries + connections + tables + udp;

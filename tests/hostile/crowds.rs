@@ -464,6 +464,68 @@ fn reads_that_outlive_their_connections_are_bounded() {
 }
 
 #[test]
+fn messages_that_come_back_in_ever_more_queues_are_bounded() {
+    const MAX: u64 = 50_000;
+    const QUEUES: usize = 60;
+    const LEN: usize = 2000;
+    let server = Server::start(&["-m", "8", "-t", "1", "-N", "--max-unconfirmed", "50000", "--max-open-reads", "2000"]);
+    let mut opened = 0;
+    for queue in 0..QUEUES {
+        put_many(&server, &format!("queue-{queue}"), LEN);
+        let mut reader = Link::connect(server.addr()).expect("connect");
+        reader.send(format!("get queue-{queue}/open\r\n").repeat(LEN).as_bytes()).expect("send");
+        for _ in 0..LEN {
+            match reader.answer().expect("a reply") {
+                Answer::Value { .. } => {
+                    assert!(reader.value().expect("a reply").is_none(), "END");
+                    opened += 1;
+                }
+                Answer::Line(line) => assert_eq!(line, b"SERVER_ERROR too many open reads"),
+            }
+        }
+    }
+    assert_eq!(opened, MAX);
+    check_only_asking_connection(&server);
+    eventually("all have come back", NOTICE_TIMEOUT, || stat(&server, "open_reads") == 0);
+    assert_eq!(stat(&server, "unconfirmed"), MAX);
+    let crowd = Crowd { open: (QUEUES * LEN) as u64, queues: QUEUES as u64, ..Crowd::default() };
+    check_memory(&server, crowd, "50,000 messages that came back");
+    // What came back can be opened, and others when it has gone.
+    let mut reader = server.connect();
+    reader.send(b"get queue-59/open\r\nget queue-0/open\r\nget queue-0/close\r\nget queue-59/open\r\n");
+    reader.expect(b"SERVER_ERROR too many open reads\r\nVALUE queue-0/open 0 1\r\nx\r\nEND\r\nEND\r\n");
+    reader.expect(b"VALUE queue-59/open 0 1\r\nx\r\nEND\r\n");
+    reader.send(b"get queue-59/close\r\n");
+    reader.expect(b"END\r\n");
+    (0..QUEUES).for_each(|queue| {
+        reader.send(format!("flush queue-{queue}\r\n").as_bytes());
+        reader.expect(b"END\r\n");
+    });
+    assert_eq!(stat(&server, "unconfirmed"), 0);
+    check_service(&server);
+}
+
+#[test]
+fn queues_that_were_full_once_leave_no_memory_behind() {
+    const QUEUES: usize = 120;
+    const LEN: usize = 80_000;
+    let server = Server::start(&["-m", "8", "-t", "1", "-N"]);
+    let gets = |queue: usize| format!("get queue-{queue}\r\n").repeat(1000);
+    for queue in 0..QUEUES {
+        put_many(&server, &format!("queue-{queue}"), LEN);
+        let mut client = server.connect();
+        let values = format!("VALUE queue-{queue} 0 1\r\nx\r\nEND\r\n").repeat(1000);
+        for _ in 0..LEN / 1000 {
+            client.send(gets(queue).as_bytes());
+            client.expect(values.as_bytes());
+        }
+    }
+    let crowd = Crowd { connections: 1, queues: QUEUES as u64, ..Crowd::default() };
+    check_memory(&server, crowd, "120 queues of which each was full once");
+    check_service(&server);
+}
+
+#[test]
 fn groups_to_their_bound_share_what_is_put() {
     const GROUPS: usize = 16;
     const MESSAGES: usize = 100_000;

@@ -44,6 +44,7 @@ impl Shard {
                 idle_ms_max: 0,
                 open_reads_max: 8,
                 detached_reads_max: 8,
+                unconfirmed_max: 8,
                 groups_max: 8,
                 queue_defaults: std::sync::Arc::default(),
                 flush_all: false,

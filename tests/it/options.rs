@@ -77,6 +77,7 @@ const VALUED: &[Valued] = &[
     valued('-', "max-wait", &["0", "86400"], &["-1", "86401"], "numbers from 0 to 86400"),
     valued('-', "max-open-reads", &["1", "1024"], &["0", "1000001"], "numbers from 1 to 1000000"),
     valued('-', "max-detached-reads", &["0", "65536"], &["-1", "100000001"], "numbers from 0 to 100000000"),
+    valued('-', "max-unconfirmed", &["1", "1048576"], &["0", "100000001"], "numbers from 1 to 100000000"),
     valued('-', "max-groups", &["0", "64"], &["-1", "10001"], "numbers from 0 to 10000"),
     valued('-', "reader-separator", &["#", "+", ":"], &["", "##", "a", "/", "=", "é"], "one ASCII character"),
     valued('-', "stop-timeout", &["0", "10"], &["-1", "3601"], "numbers from 0 to 3600"),

@@ -57,6 +57,8 @@ pub struct ServerOptions {
     pub open_reads_max: Option<u32>,
     /// `--max-detached-reads`.
     pub detached_reads_max: Option<u32>,
+    /// `--max-unconfirmed`.
+    pub unconfirmed_max: Option<u32>,
     /// `--max-groups`.
     pub groups_max: Option<u32>,
     /// `--reader-separator`.
@@ -158,6 +160,7 @@ impl ServerOptions {
             ("-t", self.threads),
             ("--max-open-reads", self.open_reads_max),
             ("--max-detached-reads", self.detached_reads_max),
+            ("--max-unconfirmed", self.unconfirmed_max),
             ("--max-groups", self.groups_max),
         ] {
             if let Some(value) = value {
@@ -189,6 +192,7 @@ impl ServerOptions {
                 "-t" => options.threads = Some(parse_number(word, words.next())?),
                 "--max-open-reads" => options.open_reads_max = Some(parse_number(word, words.next())?),
                 "--max-detached-reads" => options.detached_reads_max = Some(parse_number(word, words.next())?),
+                "--max-unconfirmed" => options.unconfirmed_max = Some(parse_number(word, words.next())?),
                 "--max-groups" => options.groups_max = Some(parse_number(word, words.next())?),
                 "--reader-separator" => {
                     let separator = words.next().and_then(|value| value.parse().ok());

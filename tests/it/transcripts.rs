@@ -23,6 +23,7 @@ impl WorldPeer {
             body_size_max: options.body_size_max.map_or(defaults.body_size_max, |n| n as usize),
             open_reads_max: options.open_reads_max.map_or(defaults.open_reads_max, |n| n as usize),
             detached_reads_max: options.detached_reads_max.map_or(defaults.detached_reads_max, |n| n as usize),
+            unconfirmed_max: options.unconfirmed_max.map_or(defaults.unconfirmed_max, |n| n as usize),
             groups_max: options.groups_max.map_or(defaults.groups_max, |n| n as usize),
             reader_separator: options.reader_separator.map(|separator| separator as u8),
             flush_all: options.enable_flush_all,

@@ -32,6 +32,8 @@ pub struct Setup {
     pub slow: bool,
     /// Open messages are confirmed by their ids, too.
     pub by_id: bool,
+    /// What all shards together may have open or returned.
+    pub unconfirmed_max: usize,
 }
 
 /// A history before it has happened.
@@ -215,10 +217,14 @@ impl Plan {
             kestrels: [0, 0, 1, 2][rng.below(4)],
             slow: rng.below(3) > 0,
             by_id: has_ids,
+            unconfirmed_max: 1 << 20,
         };
         let groups = rng.below(2) == 0;
         let mut planner = Planner { rng, setup, steps, asks, groups, body_size, settings, puts: 0 };
         let actions = (0..STEPS).flat_map(|_| planner.step()).collect();
+        if planner.below(3) == 0 {
+            planner.setup.unconfirmed_max = 1 + planner.below(12);
+        }
         Plan { setup: planner.setup, actions }
     }
 }
@@ -362,8 +368,10 @@ impl Planner {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Setup { shards, memory_share, segment_blocks, depth, clients, kestrels, slow, by_id } = self;
-        write!(f, "setup {shards} {memory_share} {segment_blocks} {depth} {clients} {kestrels} {slow} {by_id}")
+        let Setup { shards, memory_share, segment_blocks, depth, clients, kestrels, slow, by_id, unconfirmed_max } =
+            self;
+        write!(f, "setup {shards} {memory_share} {segment_blocks} {depth} {clients} {kestrels} {slow} {by_id} ")?;
+        write!(f, "{unconfirmed_max}")
     }
 }
 
@@ -373,7 +381,8 @@ impl FromStr for Setup {
     fn from_str(line: &str) -> Result<Setup, String> {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let parsed = || {
-            let ["setup", shards, memory_share, segment_blocks, depth, clients, kestrels, slow, by_id] = words[..]
+            let ["setup", shards, memory_share, segment_blocks, depth, clients, kestrels, slow, by_id, unconfirmed_max] =
+                words[..]
             else {
                 return None;
             };
@@ -386,6 +395,7 @@ impl FromStr for Setup {
                 kestrels: kestrels.parse().ok()?,
                 slow: slow.parse().ok()?,
                 by_id: by_id.parse().ok()?,
+                unconfirmed_max: unconfirmed_max.parse().ok()?,
             })
         };
         parsed().ok_or_else(|| format!("no setup of a history: {line}"))

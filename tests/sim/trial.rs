@@ -58,6 +58,7 @@ impl Trial {
             segment_size: setup.segment_blocks * BLOCK_SIZE,
             journal_depth: setup.depth,
             open_reads_max: OPEN_READS_MAX,
+            unconfirmed_max: setup.unconfirmed_max,
             flush_all: true,
             ..Options::default()
         });
