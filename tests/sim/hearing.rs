@@ -7,7 +7,7 @@ use crate::clients::Asked;
 use crate::facts::GATE;
 use crate::model::Mark;
 use crate::request::{Key, Number, Request, Told, Value, queue_of, read_reply};
-use crate::trial::Trial;
+use crate::trial::{OPEN_READS_MAX, Trial};
 use ringq::proto::Dialect;
 
 impl Trial {
@@ -119,10 +119,14 @@ impl Trial {
         if !is_ended {
             return Ok(());
         }
-        let number = match too_many {
-            // Then nothing was changed.
+        let open = &mut self.clients.get(client).open;
+        let len = open.values().map(|of| of.len()).sum::<usize>();
+        let closes = open.get(&key.reader).is_some_and(|of| !of.is_empty());
+        // If the connection has too many, nothing was changed. If all together have, the older read was ended before.
+        let is_own_limit = too_many && len - usize::from(closes) >= OPEN_READS_MAX;
+        let number = match is_own_limit {
             true => None,
-            false => self.clients.get(client).open.get_mut(&key.reader).and_then(|open| open.pop_front()),
+            false => open.get_mut(&key.reader).and_then(|open| open.pop_front()),
         };
         let Some(number) = number.filter(|_| key.close && end != "CLIENT_ERROR read expired") else { return Ok(()) };
         // With the queue emptied meanwhile that is said, too.

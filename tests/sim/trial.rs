@@ -24,7 +24,7 @@ const ASKED_MAX: usize = 16;
 const LONG_MS: u64 = 4000;
 
 /// Messages one client opens at most.
-const OPEN_READS_MAX: usize = 8;
+pub const OPEN_READS_MAX: usize = 8;
 
 /// Where a message can be, as `stats queue` counts it.
 const PLACES: [&str; 10] =
