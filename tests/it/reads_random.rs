@@ -48,6 +48,8 @@ struct Queue {
     /// Raised when its life ends, or all that is in it goes.
     life: u64,
     ready: BTreeSet<u64>,
+    /// Of these, what was open and came back in this life of the server.
+    returned: BTreeSet<u64>,
     open: BTreeMap<u64, Open>,
     line: VecDeque<Waiter>,
     puts: u64,
@@ -84,7 +86,11 @@ pub struct Model {
     messages: u64,
     reads: u64,
     body_size: usize,
+    shards: usize,
+    unconfirmed_max: usize,
 }
+
+const TOO_MANY: &str = "SERVER_ERROR too many open reads\r\n";
 
 fn name(queue: usize) -> String {
     format!("q{queue}")
@@ -100,8 +106,10 @@ impl Model {
             memory_share,
             body_size_max: 1 << 16,
             open_reads_max: OPEN_READS_MAX,
+            unconfirmed_max: [1000, 5][rng.below(2)],
             ..Options::default()
         };
+        let unconfirmed_max = options.unconfirmed_max;
         let mut model = Model {
             world: World::new(options),
             // As the world's clock.
@@ -112,6 +120,8 @@ impl Model {
             messages: 0,
             reads: 0,
             body_size,
+            shards: usize::from(shards),
+            unconfirmed_max,
             rng,
         };
         (0..CLIENTS).for_each(|_| model.connect());
@@ -130,9 +140,30 @@ impl Model {
 
     // --- what should happen ---
 
+    /// Whether there is room for an open read of the head of a queue, as far as the shard of the queue has a say.
+    fn may_open(&self, queue: usize, message: u64) -> bool {
+        let shard = self.world.owner(&name(queue));
+        let is_there = |of: &usize| self.world.owner(&name(*of)) == shard;
+        let unconfirmed = |of: usize| self.queues[of].open.len() + self.queues[of].returned.len();
+        let unconfirmed: usize = (0..QUEUES).filter(is_there).map(unconfirmed).sum();
+        unconfirmed < self.unconfirmed_max.div_ceil(self.shards) || self.queues[queue].returned.contains(&message)
+    }
+
+    /// An open read ended, and its message is ready again.
+    fn give_back(&mut self, queue: usize, message: u64) {
+        let of = &mut self.queues[queue];
+        of.open.remove(&message).expect("it was open");
+        of.ready.insert(message);
+        of.returned.insert(message);
+    }
+
     /// Gives the head of a queue to a client.
     fn give(&mut self, queue: usize, client: usize, key: &str, kind: Kind) {
         let message = *self.queues[queue].ready.first().expect("the caller looked");
+        if matches!(kind, Kind::Open { .. }) && !self.may_open(queue, message) {
+            self.clients[client].due += TOO_MANY;
+            return;
+        }
         let body = self.body(message);
         // The id is filled in when it is known.
         self.clients[client].due += &format!("VALUE {key} 0 {} #{message}\r\n{body}\r\nEND\r\n", body.len());
@@ -140,6 +171,7 @@ impl Model {
             return;
         }
         self.queues[queue].ready.remove(&message);
+        self.queues[queue].returned.remove(&message);
         let Kind::Open { ttr_s } = kind else {
             self.queues[queue].gets += 1;
             return;
@@ -182,11 +214,11 @@ impl Model {
         if of.open.get(&entry.message).is_none_or(|open| open.read != entry.read) {
             return false;
         }
-        of.open.remove(&entry.message);
         if confirms {
+            of.open.remove(&entry.message);
             of.gets += 1;
         } else {
-            of.ready.insert(entry.message);
+            self.give_back(queue, entry.message);
             self.serve_line(queue);
         }
         true
@@ -199,6 +231,7 @@ impl Model {
         }
         of.deleted += (of.ready.len() + of.open.len()) as u64;
         of.ready.clear();
+        of.returned.clear();
         of.open.clear();
         of.life += 1;
     }
@@ -227,8 +260,7 @@ impl Model {
             let ended: Vec<u64> =
                 of.open.iter().filter(|(_, open)| is_due(open)).map(|(message, _)| *message).collect();
             for message in ended {
-                self.queues[queue].open.remove(&message);
-                self.queues[queue].ready.insert(message);
+                self.give_back(queue, message);
                 self.serve_line(queue);
             }
         }
@@ -314,7 +346,7 @@ impl Model {
         let open: usize = entries.iter().map(VecDeque::len).sum();
         let room = OPEN_READS_MAX + usize::from(closes && !entries[queue].is_empty());
         if is_open && open >= room {
-            self.clients[client].due += "SERVER_ERROR too many open reads\r\n";
+            self.clients[client].due += TOO_MANY;
         } else if closes && !self.end(queue, client, true) {
             self.clients[client].due += "CLIENT_ERROR read expired\r\n";
         } else {
@@ -393,8 +425,7 @@ impl Model {
             let returned: Vec<u64> =
                 of.open.iter().filter(|(_, open)| mine(open)).map(|(message, _)| *message).collect();
             for message in returned {
-                of.open.remove(&message);
-                of.ready.insert(message);
+                self.give_back(queue, message);
             }
             self.serve_line(queue);
         }
@@ -410,8 +441,10 @@ impl Model {
     fn crash(&mut self) {
         let shards = 1 + self.rng.below(3) as u16;
         self.world.crash(shards);
+        self.shards = usize::from(shards);
         for of in &mut self.queues {
             of.line.clear();
+            of.returned.clear();
             let open = std::mem::take(&mut of.open);
             of.ready.extend(open.into_keys());
             of.uncounted = std::mem::take(&mut of.handed);

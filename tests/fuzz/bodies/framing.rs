@@ -35,6 +35,7 @@ impl Session {
             reader_separator: is(2).then_some(b'#'),
             flush_all: is(3),
             open_reads_max: if is(4) { 2 } else { 1024 },
+            unconfirmed_max: if is(5) { 3 } else { 1024 },
             segment_size: 64 << 10,
             ..Options::default()
         });
