@@ -431,7 +431,8 @@ impl Engine {
     fn fail_waiters(&mut self, index: u32) {
         while let Some(waiter) = self.next_waiter(index) {
             self.forget_waiter(waiter.origin);
-            self.answer(waiter.origin, Answer { failure: Some(reply::STORAGE_UNREADABLE), ..Answer::default() });
+            let answer = Answer { failure: Some(reply::STORAGE_UNREADABLE), ..waiter.nothing(self.newest()) };
+            self.answer(waiter.origin, answer);
         }
     }
 

@@ -12,7 +12,6 @@ use crate::ids::{MessageId, QueueId};
 use crate::mutation::{Mutation, Why};
 use crate::proto::options::queue_of;
 use crate::queue::{Entry, Queue};
-use crate::session::replies::Answer;
 use smallvec::SmallVec;
 
 /// What a queue with groups keeps for them.
@@ -154,7 +153,7 @@ impl Engine {
         // Nobody goes on waiting for a group that has ended, those neither who waited for a load.
         for waiter in waiters {
             self.forget_waiter(waiter.origin);
-            self.answer(waiter.origin, Answer::default());
+            self.answer(waiter.origin, waiter.nothing(self.newest()));
         }
     }
 
@@ -162,7 +161,7 @@ impl Engine {
     fn end_line_of(&mut self, index: u32) {
         while let Some(place) = self.first_in_line(index) {
             let waiter = self.leave_line(place);
-            self.answer(waiter.origin, Answer::default());
+            self.answer(waiter.origin, waiter.nothing(self.newest()));
         }
     }
 

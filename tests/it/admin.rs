@@ -247,7 +247,8 @@ fn actions_are_for_who_has_the_token() {
     let answer = ask(address, "POST", &purge, &headers);
     assert_eq!((answer.status, &*answer.body), (200, "{\"ok\":true}"));
     assert_eq!(queue(address, "q").expect("it stays")["ready"], 0);
-    assert!(server.output().contains(&format!("purge of queue q ({id}) was asked for by 127.0.0.1")), "it is logged");
+    let line = format!("purge of queue q ({id}) was asked for by 127.0.0.1");
+    eventually("it is logged", TIMEOUT, || server.output().contains(&line));
     assert!(!server.output().contains(TOKEN), "the token is not");
     assert_eq!(act(address, "POST", "/api/v1/queues/77777/purge", TOKEN).status, 404);
     assert_eq!(act(address, "DELETE", "/api/v1/queues/x", TOKEN).status, 404);

@@ -144,7 +144,7 @@ fn a_reload_names_what_needs_a_restart() {
     settings.write("memory = 128\nno-sync = true\nmax-queues = 7\n");
     server.signal(Signal::HUP);
     eventually("the new settings show", TIMEOUT, || setting(&server, "max_queues") == "7");
-    assert!(server.output().contains("at a restart: -m, -N"), "{}", server.output());
+    eventually("they are named", TIMEOUT, || server.output().contains("at a restart: -m, -N"));
     assert_eq!((setting(&server, "maxbytes"), setting(&server, "durable")), ("67108864".into(), "yes".into()));
 }
 
