@@ -568,6 +568,24 @@ fn reads_that_outlive_their_connections_are_limited_in_all() {
 }
 
 #[test]
+fn who_waits_for_a_group_that_ends_is_told_so_when_what_it_confirmed_is_durable() {
+    let mut world = World::new(Options::default());
+    let (reader, other) = (world.connect(), world.connect());
+    world.ask(reader, "get q/group=g\r\n");
+    world.ask(other, &put("q", "0"));
+    assert_eq!(world.ask(reader, "get q/group=g/open\r\n"), value("q/group=g/open", "0"));
+    for (client, request) in [(reader, "get q/group=g/close/open/t=60000\r\n"), (other, "delete q/group=g\r\n")] {
+        world.send(client, request.as_bytes());
+        world.turn_all();
+        world.turn_all();
+    }
+    assert!(world.writes_under_way(0) > 0);
+    assert_eq!((world.heard(reader), world.heard(other)), (String::new(), String::new()));
+    world.settle();
+    assert_eq!((world.heard(reader), world.heard(other)), ("END\r\n".into(), "DELETED\r\n".into()));
+}
+
+#[test]
 fn who_waits_for_a_read_too_many_is_told_so_and_the_next_has_the_message() {
     for shard in [0, 1] {
         let mut world = World::new(Options { shards: 2, detached_reads_max: 2, ..Options::default() });
