@@ -1,7 +1,8 @@
 //! Batches of mutations that LMDB and the store in memory both get, such as honest shards write and such as they never would. Each byte is a
 //! choice.
 //!
-//! Promises: no batch makes a store panic; what both have taken, both have, also after LMDB was closed and opened again.
+//! Promises: no batch makes a store panic; what both have taken, both have, also after LMDB was closed and opened again. What a reader has of
+//! messages that were never put, which no shard writes, the stores need not agree on.
 
 use arbitrary::{Result, Unstructured};
 use ringq::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
@@ -27,12 +28,12 @@ pub fn run(bytes: &[u8]) {
     for store in [&mut lmdb as &mut dyn Store, &mut memory] {
         store.begin_journals(&[Salt([7; 16])]).expect("an empty store");
     }
-    let (mut next, mut put) = (1, HashSet::new());
+    let (mut next, mut seen) = (1, Seen::default());
     for _ in 0..JOBS_MAX {
         if choices.is_empty() {
             break;
         }
-        let Ok(batches) = job(&mut choices, &mut next, &mut put) else { break };
+        let Ok(batches) = job(&mut choices, &mut next, &mut seen) else { break };
         let Ok(taken) = Taken::of(&batches) else { break };
         let results = [lmdb.apply(&batches, &taken), memory.apply(&batches, &taken)];
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
@@ -42,10 +43,17 @@ pub fn run(bytes: &[u8]) {
         if results.iter().any(std::result::Result::is_err) {
             return;
         }
+        if seen.never_put {
+            continue;
+        }
         compare(&mut lmdb, &mut memory);
     }
     drop(lmdb);
     let mut lmdb = open();
+    if seen.never_put {
+        lmdb.recover().expect("it was written");
+        return;
+    }
     compare(&mut lmdb, &mut memory);
     let settled = [lmdb.settle_moves(), memory.settle_moves()];
     if settled.iter().all(std::result::Result::is_ok) {
@@ -55,15 +63,22 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The messages that were put, or that were spoken of before: none is put twice, after it was taken, or below what was purged.
-type Seen = HashSet<(QueueId, MessageId)>;
+/// What batches have said of messages.
+#[derive(Default)]
+struct Seen {
+    put: HashSet<(QueueId, MessageId)>,
+    /// These are not put any more: none is put twice, after it was taken, or below what was purged.
+    spoken_of: HashSet<(QueueId, MessageId)>,
+    /// A reader has passed a message that was never put.
+    never_put: bool,
+}
 
-fn job(choices: &mut Unstructured<'_>, next: &mut u64, put: &mut Seen) -> Result<Vec<Batch>> {
+fn job(choices: &mut Unstructured<'_>, next: &mut u64, seen: &mut Seen) -> Result<Vec<Batch>> {
     let mut batches = Vec::new();
     for _ in 0..choices.int_in_range(1..=3u8)? {
         let mut mutations = Vec::new();
         for _ in 0..choices.int_in_range(1..=12u8)? {
-            mutation(choices, put, &mut mutations)?;
+            mutation(choices, seen, &mut mutations)?;
         }
         let end = Position { seq: Seq(*next + 1), segment: 0, offset: 4096 };
         batches.push(Batch { shard: ShardId(0), seq: Seq(*next), mutations, end });
@@ -73,7 +88,7 @@ fn job(choices: &mut Unstructured<'_>, next: &mut u64, put: &mut Seen) -> Result
 }
 
 /// Ids are few, so that mutations meet.
-fn mutation(choices: &mut Unstructured<'_>, put: &mut Seen, out: &mut Vec<u8>) -> Result<()> {
+fn mutation(choices: &mut Unstructured<'_>, seen: &mut Seen, out: &mut Vec<u8>) -> Result<()> {
     let queue = QueueId(choices.int_in_range(1..=3)?);
     let group = QueueId(choices.int_in_range(11..=12)?);
     let reader = if choices.ratio(1, 2)? { queue } else { group };
@@ -85,9 +100,10 @@ fn mutation(choices: &mut Unstructured<'_>, put: &mut Seen, out: &mut Vec<u8>) -
         0..=8 => {
             let body = &BODY[..choices.int_in_range(0..=BODY.len())?];
             let expires_ms = number / 4;
-            if !put.insert((queue, message)) {
+            if !seen.spoken_of.insert((queue, message)) {
                 return Ok(());
             }
+            seen.put.insert((queue, message));
             Mutation::Put(Put { queue, message, put_ms: 3, flags: 4, expires_ms, crc32c: 0, body }.sealed())
         }
         9 => Mutation::Take { queue, message },
@@ -114,14 +130,20 @@ fn mutation(choices: &mut Unstructured<'_>, put: &mut Seen, out: &mut Vec<u8>) -
             _ => Mutation::Accept { source: reader, number, target },
         },
     };
-    let of = if reader == group { QueueId(1) } else { queue };
+    let is_of_reader = !matches!(mutation, Mutation::Take { .. } | Mutation::Leave { .. } | Mutation::Free { .. });
+    let of = if reader == group && is_of_reader { QueueId(1) } else { queue };
     match mutation {
-        Mutation::Purge { .. } => put.extend((1..message.0).map(|id| (of, MessageId(id)))),
-        Mutation::Take { .. } | Mutation::Leave { .. } | Mutation::Free { .. } => drop(put.insert((queue, message))),
-        Mutation::Corrupt { .. } | Mutation::Pass { .. } | Mutation::Return { .. } => drop(put.insert((of, message))),
-        Mutation::Move { .. } => drop(put.insert((of, message))),
+        Mutation::Purge { .. } => seen.spoken_of.extend((1..message.0).map(|id| (of, MessageId(id)))),
+        Mutation::Take { .. }
+        | Mutation::Leave { .. }
+        | Mutation::Free { .. }
+        | Mutation::Corrupt { .. }
+        | Mutation::Pass { .. }
+        | Mutation::Return { .. }
+        | Mutation::Move { .. } => drop(seen.spoken_of.insert((of, message))),
         _ => {}
     }
+    seen.never_put |= matches!(mutation, Mutation::Pass { .. }) && !seen.put.contains(&(of, message));
     mutation.encode(out);
     Ok(())
 }
