@@ -143,7 +143,8 @@ fn mutation(choices: &mut Unstructured<'_>, seen: &mut Seen, out: &mut Vec<u8>) 
         | Mutation::Move { .. } => drop(seen.spoken_of.insert((of, message))),
         _ => {}
     }
-    seen.never_put |= matches!(mutation, Mutation::Pass { .. }) && !seen.put.contains(&(of, message));
+    let passes = matches!(mutation, Mutation::Pass { .. } | Mutation::Corrupt { .. });
+    seen.never_put |= passes && !seen.put.contains(&(of, message));
     mutation.encode(out);
     Ok(())
 }
