@@ -17,6 +17,9 @@ use crate::session::replies::Answer;
 use crate::store::{self, Load, Loaded};
 use std::collections::VecDeque;
 
+/// Room for gets that wait for a load that a queue keeps when none does.
+const WAITERS_KEPT: usize = 4;
+
 /// What became of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PutResult {
@@ -412,8 +415,8 @@ impl Engine {
             let waiters = &mut self.shelf(index).waiters;
             let waiter = waiters.pop_front()?;
             if waiters.is_empty() {
-                // A line that was long once costs nothing afterwards.
-                *waiters = VecDeque::new();
+                // A line that was long once costs next to nothing afterwards.
+                waiters.shrink_to(WAITERS_KEPT);
             }
             match waiter.origin {
                 Origin::Local { conn, .. } if self.session(conn).is_none() => {}

@@ -82,7 +82,6 @@ impl Engine {
         queue.counters.apply(&mutation);
         self.record(&mutation);
         let index = self.shelve_group(of, queue);
-        self.count_unconfirmed(index);
         // A queue for its groups only has kept everything for the first of them, wherever that would begin.
         let was_kept = is_first && self.shelf(of).is_for_groups();
         if start == Start::Newest && !was_kept {

@@ -59,6 +59,7 @@ impl Engine {
         self.names.insert_unique(hash, index, rehash);
         self.by_id.insert(id, index);
         self.stats.queues += 1;
+        self.count_unconfirmed(index);
         if has_messages {
             // After a start, and for a new group: what there is may expire.
             self.enlist(index);

@@ -101,6 +101,16 @@ fn fit(entries: &mut VecDeque<Entry>) {
     }
 }
 
+/// How often a message was delivered is not known any more.
+fn forget(deliveries: &mut HashMap<MessageId, u32>, message: MessageId) {
+    if !deliveries.is_empty()
+        && deliveries.remove(&message).is_some()
+        && let Some(capacity) = smaller_capacity(deliveries.len(), deliveries.capacity())
+    {
+        deliveries.shrink_to(capacity);
+    }
+}
+
 /// A queue's life.
 pub struct Queue {
     /// Its id.
@@ -352,12 +362,7 @@ impl Queue {
     }
 
     fn forget(&mut self, message: MessageId) {
-        if !self.deliveries.is_empty()
-            && self.deliveries.remove(&message).is_some()
-            && let Some(capacity) = smaller_capacity(self.deliveries.len(), self.deliveries.capacity())
-        {
-            self.deliveries.shrink_to(capacity);
-        }
+        forget(&mut self.deliveries, message);
     }
 
     // --- moves to other queues ---
@@ -515,7 +520,7 @@ impl Queue {
                 self.head_end = last.message;
             }
             self.head.append(&mut self.tail);
-            self.tail.shrink_to(KEPT_CAPACITY);
+            fit(&mut self.tail);
         }
         Some(corrupt)
     }
@@ -526,7 +531,7 @@ impl Queue {
         let Queue { head, tail, middle, head_end, deliveries, .. } = self;
         // How often these were delivered came from the store with them, and comes again.
         let mut leave = |entry: Entry| {
-            deliveries.remove(&entry.message);
+            forget(deliveries, entry.message);
             each(entry);
         };
         if *middle == 0 {

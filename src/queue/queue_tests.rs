@@ -112,6 +112,7 @@ fn tables_that_were_full_once_become_small() {
     (1..=LEN).for_each(|n| assert_eq!(queue.pop(n as usize).message.0, n));
     assert!(are_small(&queue), "{:?} after all were taken", capacities(&queue));
     fill(&mut queue, LEN + 1);
+    (LEN + 1..=2 * LEN).for_each(|n| queue.learn_deliveries(MessageId(n), 1));
     queue.spill(MessageId(LEN + 2), MessageId(2 * LEN + 1), |_| {});
     assert!(are_small(&queue), "{:?} after all but one left memory", capacities(&queue));
     let mut queue = self::queue(0);
