@@ -1,28 +1,33 @@
 //! A server behind a TCP address, as a transcript's [`Peer`].
 //!
-//! Invariant: no sleeping to let things settle. Every wait is for bytes, for the end of the stream, or for the deadline
-//! that says the server is not going to answer. What a client sends never blocks on what it has not read: replies are
-//! taken in while a write waits for room, so a server that stops reading until its replies are gone cannot deadlock a test.
+//! Invariant: no sleeping to let things settle. Every wait is for bytes, for the end of the stream, for the kernel to say that
+//! the server sleeps with nothing left to do, or for the deadline that says that none of it is going to happen. What a client
+//! sends never blocks on what it has not read: replies are taken in while a write waits for room, so a server that stops
+//! reading until its replies are gone cannot deadlock a test.
 //!
 //! Not here: starting the server.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::harness::{eventually, read_lossy};
 use crate::transcript::{KESTREL, Peer};
 
 /// How long the server may take to answer or to close before the test is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Client connections to one server, by name.
 pub struct SocketPeer {
     address: SocketAddr,
     /// Where connections go whose names begin with `kestrel:`.
     kestrel: Option<SocketAddr>,
+    /// Whose threads sleep when the server has nothing left to do, if it is not a thread of the test.
+    process: Option<u32>,
     patience: Duration,
     connections: HashMap<String, Connection>,
 }
@@ -36,14 +41,9 @@ struct Connection {
 }
 
 impl SocketPeer {
-    /// A peer whose connections go to `address`; each is opened when first used.
-    pub fn new(address: SocketAddr) -> SocketPeer {
-        SocketPeer::with_kestrel(address, None)
-    }
-
-    /// A peer that has the port of Kestrel's dialect, too.
-    pub fn with_kestrel(address: SocketAddr, kestrel: Option<SocketAddr>) -> SocketPeer {
-        SocketPeer { address, kestrel, patience: PATIENCE, connections: HashMap::new() }
+    /// A peer whose connections go to `address` of the process, or to its port of Kestrel's dialect; each is opened when first used.
+    pub fn of_process(process: u32, address: SocketAddr, kestrel: Option<SocketAddr>) -> SocketPeer {
+        SocketPeer { address, kestrel, process: Some(process), patience: PATIENCE, connections: HashMap::new() }
     }
 
     fn connection(&mut self, name: &str) -> &mut Connection {
@@ -93,6 +93,46 @@ impl Peer for SocketPeer {
     fn advance(&mut self, ms: u64) {
         std::thread::sleep(Duration::from_millis(ms));
     }
+
+    fn settle(&mut self) {
+        let ports: Vec<u16> = [Some(self.address), self.kestrel].into_iter().flatten().map(|it| it.port()).collect();
+        eventually("what was sent has reached the server", self.patience, || !any_is_under_way(&ports));
+        if let Some(process) = self.process {
+            eventually("the server sleeps", self.patience, || {
+                let before = sleeping_threads(process);
+                before.is_some() && before == sleeping_threads(process)
+            });
+        }
+    }
+}
+
+/// Whether anything sent to these ports of this machine, the end of a stream included, is not acknowledged yet: then the thread
+/// that receives it may not even have been woken.
+fn any_is_under_way(ports: &[u16]) -> bool {
+    let table = read_lossy("/proc/net/tcp");
+    table.lines().skip(1).any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (peer, queues) =
+            (words[2].rsplit_once(':').expect("an address"), words[4].split_once(':').expect("two sizes"));
+        u16::from_str_radix(peer.1, 16).is_ok_and(|port| ports.contains(&port)) && queues.0 != "00000000"
+    })
+}
+
+/// The threads of a process and how often each has gone to sleep or was made to wait; none while one of them runs. If it is the
+/// same twice, all slept at once in between, and whoever would have been woken by then was awake.
+fn sleeping_threads(process: u32) -> Option<Vec<(OsString, Vec<String>)>> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("read the threads");
+    let mut threads = Vec::new();
+    for task in tasks {
+        let task = task.expect("a thread");
+        let status = read_lossy(task.path().join("status"));
+        if !status.lines().any(|line| line.starts_with("State:\tS")) {
+            return None;
+        }
+        let switches = status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect();
+        threads.push((task.file_name(), switches));
+    }
+    Some(threads)
 }
 
 impl Connection {
@@ -165,7 +205,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || serve(listener.accept().unwrap().0));
-        SocketPeer::new(address)
+        SocketPeer { address, kestrel: None, process: None, patience: PATIENCE, connections: HashMap::new() }
     }
 
     /// Reads until a whole request has come and answers it, over and over; `quit\r\n` closes.
@@ -256,6 +296,30 @@ mod tests {
         }
         assert!(peer.closed("A"));
         assert_eq!(peer.pending("A"), b"ERROR\r\n");
+    }
+
+    #[test]
+    fn who_settles_has_been_heard() {
+        for chunking in [1, 1000] {
+            let mut peer = server(|mut stream| while stream.read(&mut [0; 100]).is_ok_and(|size| size > 0) {});
+            [b'x'; 1000].chunks(chunking).for_each(|bytes| peer.send("A", bytes));
+            peer.settle();
+            peer.close("A");
+            peer.settle();
+            assert!(!any_is_under_way(&[peer.address.port()]));
+        }
+    }
+
+    #[test]
+    fn a_process_with_something_to_do_does_not_sleep() {
+        let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+        let mut idle = std::process::Command::new("sleep").arg("60").spawn().expect("a sleep");
+        eventually("one sleeps", PATIENCE, || sleeping_threads(idle.id()).is_some());
+        assert_eq!(sleeping_threads(busy.id()), None);
+        for child in [&mut busy, &mut idle] {
+            child.kill().expect("end it");
+            child.wait().expect("it ends");
+        }
     }
 
     /// The server echoes and reads nothing while its own write is stuck, so both directions fill up.

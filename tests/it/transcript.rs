@@ -10,11 +10,13 @@
 //! < END\r\n                     exactly these bytes come next
 //! ~ STAT pid {digits}\r\n       bytes with wildcards come next: {digits} {text} {version} {stats}
 //! ? STAT a 1/0\r\n              neighbouring `?` lines come next, in any order
-//! .                             nothing has come that was not expected
+//! .                             the server has nothing more to do, and nothing has come that was not expected
 //! $                             the server closes the connection and sends nothing before that
 //! ^                             the client closes the connection; `^w`: only its sending half
 //! +500ms                        time passes
 //! ```
+//! What clients do on several connections reaches the server in the order of the steps, and time passes after it.
+//!
 //! Nothing is implied: a line end on the wire is written out. Escapes are `\r \n \t \\ \0 \xNN`; `{ab*3}` is `ababab`;
 //! a literal brace is `\x7b` or `\x7d`. `{digits}` is one digit or more, `{text}` one byte or more without CR and LF,
 //! `{version}` three numbers of which the first is not 0, `{stats}` any number of whole `STAT` lines. What follows a
@@ -149,6 +151,8 @@ pub trait Peer {
     fn half_close(&mut self, conn: &str);
     /// Lets time pass.
     fn advance(&mut self, ms: u64);
+    /// Waits until the server has done all that what was sent, and who closed, gives it to do.
+    fn settle(&mut self);
 }
 
 impl ServerOptions {
@@ -452,7 +456,7 @@ fn parse_byte(text: &str) -> Result<(u8, &str), String> {
 
 /// Plays a transcript. The error names file and line, what was expected and what came.
 pub fn run(transcript: &Transcript, peer: &mut dyn Peer, chunking: Chunking) -> Result<(), String> {
-    let mut run = Run { peer, chunking, connections: BTreeMap::new() };
+    let mut run = Run { peer, chunking, connections: BTreeMap::new(), unsettled: None };
     for step in &transcript.steps {
         run.step(step).map_err(|why| format!("{}:{}: connection {}: {why}", transcript.file, step.line, step.conn))?;
     }
@@ -468,6 +472,8 @@ struct Run<'a> {
     peer: &'a mut dyn Peer,
     chunking: Chunking,
     connections: BTreeMap<String, Connection>,
+    /// Whose client did something that the server may not have seen yet.
+    unsettled: Option<String>,
 }
 
 #[derive(Default)]
@@ -488,6 +494,7 @@ enum ConnectionState {
 impl Run<'_> {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         let name = step.conn.as_str();
+        self.settle_before(step);
         if let Action::Advance(ms) = step.action {
             self.peer.advance(ms);
             return Ok(());
@@ -510,6 +517,24 @@ impl Run<'_> {
             Action::Advance(_) => unreachable!("handled above, it belongs to no connection"),
         }
         Ok(())
+    }
+
+    /// Between connections nothing but this keeps the order of the steps: what is said on one may reach the server after what is
+    /// said later on another.
+    fn settle_before(&mut self, step: &Step) {
+        let acts = match step.action {
+            Action::Send(_) | Action::ClientCloses | Action::ClientHalfCloses => true,
+            Action::Quiet | Action::Advance(_) => false,
+            Action::Expect(_) | Action::ExpectAnyOrder(_) | Action::ServerCloses => return,
+        };
+        let is_of_another = self.unsettled.as_ref().is_some_and(|name| *name != step.conn);
+        if is_of_another || (!acts && self.unsettled.is_some()) {
+            self.peer.settle();
+            self.unsettled = None;
+        }
+        if acts {
+            self.unsettled = Some(step.conn.clone());
+        }
     }
 
     /// Nothing may be left over. A version round trip flushes out whatever the server still had to say; a connection

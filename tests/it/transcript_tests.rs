@@ -7,7 +7,7 @@ struct Scripted {
     /// Request, reply, and whether the server closes after it.
     script: Vec<(&'static str, &'static str, bool)>,
     conns: BTreeMap<String, Conn>,
-    /// What the runner did besides sending and receiving.
+    /// What the runner did besides receiving.
     events: Vec<String>,
     /// The size of each send, in order.
     sends: Vec<usize>,
@@ -34,6 +34,7 @@ impl Scripted {
 
 impl Peer for Scripted {
     fn send(&mut self, conn: &str, bytes: &[u8]) {
+        self.events.push(format!("send {conn}"));
         self.sends.push(bytes.len());
         let script = self.script.clone();
         let conn = self.conn(conn);
@@ -69,6 +70,10 @@ impl Peer for Scripted {
 
     fn advance(&mut self, ms: u64) {
         self.events.push(format!("advance {ms}"));
+    }
+
+    fn settle(&mut self) {
+        self.events.push("settle".to_string());
     }
 }
 
@@ -196,6 +201,7 @@ fn a_half_closed_connection_must_be_closed_by_the_server() {
         fn close(&mut self, _conn: &str) {}
         fn half_close(&mut self, _conn: &str) {}
         fn advance(&mut self, _ms: u64) {}
+        fn settle(&mut self) {}
     }
     let transcript = parse("> x\n^w\n").unwrap();
     let result = run(&transcript, &mut NeverCloses(Scripted::new(&[])), Chunking::Whole);
@@ -205,8 +211,19 @@ fn a_half_closed_connection_must_be_closed_by_the_server() {
 #[test]
 fn time_and_the_clients_closes_reach_the_peer() {
     let mut peer = Scripted::new(&[]);
-    play_on(&mut peer, "> x\n+500ms\n^w\n$\n@ B\n> y\n+ 20ms\n^\n", Chunking::Whole).unwrap();
-    assert_eq!(peer.events, ["advance 500", "half close A", "advance 20", "close B"]);
+    play_on(&mut peer, "+500ms\n^w\n$\n+ 20ms\n@ B\n^\n", Chunking::Whole).unwrap();
+    assert_eq!(peer.events, ["advance 500", "half close A", "settle", "advance 20", "close B"]);
+}
+
+/// Of one connection the server sees everything in its order anyway, and what nobody acts upon may be on its way still.
+#[test]
+fn the_server_is_waited_for_where_the_order_could_be_lost() {
+    let script = "> x\n> x\n< 11\n@ B\n> y\n< 2\n.\n^\n@ A\n> x\n+1ms\n+1ms\n> x\n< 11\n^\n";
+    let mut peer = Scripted::new(&[("x", "1", false), ("y", "2", false)]);
+    play_on(&mut peer, script, Chunking::Whole).unwrap();
+    let settled =
+        ["send A", "send A", "settle", "send B", "settle", "close B", "settle", "send A", "settle", "advance 1"];
+    assert_eq!(peer.events, [&settled[..], &["advance 1", "send A", "close A"]].concat());
 }
 
 #[test]

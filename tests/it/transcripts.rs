@@ -79,6 +79,10 @@ impl Peer for WorldPeer {
         self.world.advance(ms);
         self.world.settle();
     }
+
+    fn settle(&mut self) {
+        self.world.settle();
+    }
 }
 
 /// All transcripts of the project: those in files, and the examples of the protocol's documentation.
@@ -131,7 +135,7 @@ fn against_server(chunking: Chunking) {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let server = Server::start(&args);
         let kestrel = transcript.options.kestrel.then(|| server.kestrel_addr());
-        let mut peer = SocketPeer::with_kestrel(server.addr(), kestrel);
+        let mut peer = SocketPeer::of_process(server.pid(), server.addr(), kestrel);
         failures.extend(run(&transcript, &mut peer, chunking).err());
     }
     check(failures);
