@@ -26,6 +26,7 @@ pub mod limits;
 pub mod listen;
 pub mod log;
 pub mod mailbox;
+pub mod message_set;
 pub mod mutation;
 pub mod page_buffer;
 pub mod proto;

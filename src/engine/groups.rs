@@ -9,10 +9,12 @@
 
 use super::{Engine, Shelf, Tunables};
 use crate::ids::{MessageId, QueueId};
+use crate::message_set::MessageSet;
 use crate::mutation::{Mutation, Why};
 use crate::proto::options::queue_of;
 use crate::queue::{Entry, Queue};
 use smallvec::SmallVec;
+use std::collections::BTreeMap;
 
 /// What a queue with groups keeps for them.
 #[derive(Default)]
@@ -113,9 +115,9 @@ impl Engine {
         let Engine { shelves, memory, stored_below, .. } = self;
         let slowest = readers(shelves, of).min_by_key(|queue| queue.passed_below()).expect("there is the queue itself");
         let below = slowest.passed_below();
-        let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
+        let gone = passed_by_all(shelves, of, slowest.passed_ahead());
         let stored_bytes = shelves[of as usize].as_ref().expect("the caller found it").stored_bytes();
-        to.copy_ranges(slowest, is_stored, stored_bytes, *stored_below, |place| memory.retain(place));
+        to.copy_ranges(slowest, &gone, stored_bytes, *stored_below, |place| memory.retain(place));
         for reader in readers(shelves, of) {
             for (message, place, size) in reader.apart().filter(|(message, ..)| *message < below) {
                 if to.add_returned(message, place, size)
@@ -316,14 +318,20 @@ pub(super) fn readers(shelves: &[Option<Shelf>], of: u32) -> impl Iterator<Item 
 
 /// How many messages this reader has passed before it came there, that another has not passed, and their bytes as far as anybody knows.
 fn stored_ahead(shelves: &[Option<Shelf>], of: u32, reader: &Queue) -> (u64, u64) {
-    let is_stored = |message: MessageId| readers(shelves, of).any(|other| !other.has_passed(message));
-    let size_of = |message: MessageId| {
-        let mut apart = readers(shelves, of).flat_map(Queue::apart);
-        apart.find_map(|(other, _, size)| (other == message).then_some(size))
-    };
-    let ahead = reader.passed_ahead().filter(|(message, _)| is_stored(*message));
-    ahead
-        .fold((0, 0), |(len, bytes), (message, size)| (len + 1, bytes + size.or_else(|| size_of(message)).unwrap_or(0)))
+    let ahead = reader.passed_ahead();
+    if ahead.is_empty() {
+        return (0, 0);
+    }
+    let ahead = ahead.without(&passed_by_all(shelves, of, ahead.clone()));
+    let apart = readers(shelves, of).flat_map(Queue::apart).map(|(message, _, size)| (message, size));
+    let sizes: BTreeMap<MessageId, u64> =
+        apart.chain(reader.damaged_ahead()).filter(|(message, _)| ahead.contains(*message)).collect();
+    (ahead.len(), sizes.values().sum())
+}
+
+/// Those of a queue's messages that all its readers have passed: they are gone.
+fn passed_by_all(shelves: &[Option<Shelf>], of: u32, messages: MessageSet) -> MessageSet {
+    readers(shelves, of).fold(messages, |passed, reader| reader.passed_of(&passed))
 }
 
 /// How many messages some reader of a queue has not passed, and the bytes of their bodies: too few unless all readers know theirs. Looks

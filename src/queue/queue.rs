@@ -23,7 +23,9 @@ mod shared;
 use super::counters::Counters;
 use super::memory::Place;
 use crate::ids::{ConnId, MessageId, QueueId, ShardId};
+use crate::message_set::MessageSet;
 use hashbrown::HashMap;
+use shared::Ahead;
 use std::collections::{BTreeMap, VecDeque};
 
 /// A message that is in memory.
@@ -130,9 +132,8 @@ pub struct Queue {
     bytes: u64,
     /// `bytes` is not too much. It may be for a reader of a queue with groups after a start, until it has no messages.
     knows_bytes: bool,
-    /// Messages that were passed before the start, or before there was this reader, or set aside as damaged, although older ones were not.
-    /// None of them stays when it is loaded. With the bytes of their bodies, where they are known.
-    passed_ahead: BTreeMap<MessageId, Option<u64>>,
+    /// What was passed although older messages were not, if there is any. None of it stays when it is loaded.
+    ahead: Option<Box<Ahead>>,
     /// No message at or below this id is in the middle or the tail.
     head_end: MessageId,
     /// Messages below were dropped all at once.
@@ -164,7 +165,7 @@ impl Queue {
             // Damage can hide from the store how large messages were that left.
             bytes: if counters.present() > 0 { bytes } else { 0 },
             knows_bytes: true,
-            passed_ahead: BTreeMap::new(),
+            ahead: None,
             head_end: MessageId(0),
             cleared_below: MessageId(0),
             loading: None,
@@ -172,7 +173,7 @@ impl Queue {
         }
     }
 
-    /// A reader of a queue with groups as the store knows it: it has passed what is below `low`, and of what is above these. `bytes`:
+    /// A reader of a queue with groups as the store knows it: it has passed what is below `low`, and of what is above `passed_ahead`. `bytes`:
     /// at least those of what it has not passed.
     pub fn reader(
         id: QueueId,
@@ -180,12 +181,12 @@ impl Queue {
         counters: Counters,
         bytes: u64,
         low: MessageId,
-        passed: impl IntoIterator<Item = MessageId>,
+        passed_ahead: MessageSet,
     ) -> Self {
         let head_end = MessageId(low.0.saturating_sub(1));
         let knows_bytes = counters.present() == 0;
-        let passed_ahead = passed.into_iter().map(|message| (message, None)).collect();
-        Queue { head_end, knows_bytes, passed_ahead, ..Self::stored(id, name, counters, bytes) }
+        let ahead = Ahead::of(passed_ahead, BTreeMap::new());
+        Queue { head_end, knows_bytes, ahead, ..Self::stored(id, name, counters, bytes) }
     }
 
     /// Messages that a get can take.
@@ -297,6 +298,9 @@ impl Queue {
         }
         let entry = self.head.pop_front().expect("the caller saw a ready head");
         fit(&mut self.head);
+        if self.ahead.is_some() {
+            self.forget_ahead();
+        }
         entry
     }
 
@@ -495,9 +499,9 @@ impl Queue {
             return None;
         }
         // For a group that it does not know yet the store may still bring what all others had passed before.
-        let is_passed = |message: &MessageId| self.passed_ahead.contains_key(message);
-        let (passed, wanted): (Vec<Entry>, Vec<Entry>) = entries.iter().partition(|entry| is_passed(&entry.message));
-        let corrupt: Vec<_> = corrupt.iter().filter(|(message, _)| !is_passed(message)).copied().collect();
+        let (passed, wanted): (Vec<Entry>, Vec<Entry>) =
+            entries.iter().partition(|entry| self.is_passed_ahead(entry.message));
+        let corrupt: Vec<_> = corrupt.iter().filter(|(message, _)| !self.is_passed_ahead(*message)).copied().collect();
         let len = (wanted.len() + corrupt.len()) as u64;
         if len > self.middle {
             return None;
@@ -510,10 +514,10 @@ impl Queue {
         }
         self.head.extend(&wanted);
         self.head_end = self.head_end.max(reached);
-        self.passed_ahead.extend(corrupt.iter().map(|(message, size)| (*message, Some(*size))));
-        if !self.passed_ahead.is_empty() {
-            self.passed_ahead = self.passed_ahead.split_off(&self.passed_below());
+        if !corrupt.is_empty() {
+            self.ahead.get_or_insert_default().damaged.extend(corrupt.iter().copied());
         }
+        self.forget_ahead();
         self.loaded_len = wanted.len();
         if self.middle == 0 {
             if let Some(last) = self.tail.back() {
@@ -565,7 +569,7 @@ impl Queue {
         let moving = std::mem::take(&mut self.moving).into_values().filter_map(|it| it.place);
         ranges.chain(returned).chain(open).chain(moving).for_each(&mut each);
         self.deliveries = HashMap::new();
-        self.passed_ahead.clear();
+        self.ahead = None;
         self.knows_bytes = true;
         self.middle = 0;
         self.bytes = 0;

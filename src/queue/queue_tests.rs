@@ -263,3 +263,63 @@ fn a_returned_message_that_is_damaged_leaves_the_queue() {
     check(&queue);
     assert_eq!(take(&mut queue), 2);
 }
+
+/// A reader that has passed 3, 4 and 6, and has 2 and 5 before it.
+fn reader() -> Queue {
+    let counters = Counters { puts: 6, gets: 4, ..Counters::default() };
+    let passed = [3, 4, 6].map(MessageId).into_iter().collect();
+    let mut reader = Queue::reader(QueueId(2), b"q/group=g", counters, 20, MessageId(2), passed);
+    check(&reader);
+    assert_eq!(reader.begin_load(MessageId(7)), (MessageId(1), MessageId(7)));
+    load(&mut reader, &[2], 4).expect("it is the store's");
+    check(&reader);
+    reader
+}
+
+fn ids(messages: &MessageSet) -> Vec<u64> {
+    messages.iter().map(|message| message.0).collect()
+}
+
+/// What is kept of it.
+fn ahead(reader: &Queue) -> Vec<u64> {
+    reader.ahead.as_ref().map_or(vec![], |ahead| ids(&ahead.passed))
+}
+
+fn passed(reader: &Queue) -> Vec<u64> {
+    (1..=6).filter(|n| reader.has_passed(MessageId(*n))).collect()
+}
+
+#[test]
+fn what_was_passed_ahead_is_forgotten_when_the_reader_comes_there() {
+    let mut reader = reader();
+    assert_eq!((ahead(&reader), passed(&reader)), (vec![3, 4, 6], vec![1, 3, 4, 6]));
+    open(&mut reader);
+    assert_eq!((ahead(&reader), passed(&reader)), (vec![6], vec![1, 3, 4, 6]));
+    assert!(!reader.knows_bytes());
+    reader.begin_load(MessageId(7));
+    load(&mut reader, &[5], 6).expect("it is the store's");
+    assert_eq!(take(&mut reader), 5);
+    assert_eq!((reader.ahead.is_none(), passed(&reader)), (true, vec![1, 3, 4, 5, 6]));
+    reader.confirm(MessageId(2));
+    reader.counters.gets += 1;
+    check(&reader);
+    assert!(reader.knows_bytes() && passed(&reader).len() == 6);
+}
+
+#[test]
+fn a_new_reader_gets_what_another_passed_ahead_and_is_not_gone() {
+    let mut from = reader();
+    let all: MessageSet = (1..=6).map(MessageId).collect();
+    assert_eq!(ids(&from.passed_of(&all)), passed(&from));
+    open(&mut from);
+    assert_eq!(ids(&from.passed_of(&all)), passed(&from), "what is open is not passed");
+    from.give_back(MessageId(2));
+    let mut to = Queue::new(QueueId(3), b"q/group=h");
+    let gone = [4, 6].map(MessageId).into_iter().collect();
+    let from = reader();
+    to.copy_ranges(&from, &gone, 20, MessageId(7), |_| {});
+    to.counters.puts = to.len();
+    check(&to);
+    assert_eq!((to.len(), passed(&to)), (3, vec![1, 4, 6]));
+    assert_eq!(to.begin_load(MessageId(7)), (MessageId(2), MessageId(7)));
+}

@@ -26,6 +26,7 @@ use super::layout::{self, MessageKey, Role, Row, message_key, message_of_key};
 use super::run::Run;
 use super::{Batch, Error, JournalRow, Load, Loaded, QueueRow, Recovered, Store, Taken};
 use crate::ids::{MessageId, QueueId, Salt};
+use crate::message_set::MessageSet;
 
 mod apply;
 mod load;
@@ -364,7 +365,7 @@ impl Lmdb {
     }
 
     fn queue_row(&self, row: &Row, txn: &RoTxn<'_>) -> Result<QueueRow, heed::Error> {
-        let mut passed = Vec::new();
+        let mut passed = MessageSet::default();
         if row.role() != Role::Plain {
             for entry in self.databases.passed.prefix_iter(txn, &row.queue.0.to_be_bytes())? {
                 passed.extend(message_of_key(row.queue, entry?.0));

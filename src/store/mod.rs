@@ -11,6 +11,7 @@
 use std::io;
 
 use crate::ids::{MessageId, Position, QueueId, Salt, Seq, ShardId};
+use crate::message_set::MessageSet;
 use crate::queue::Counters;
 
 pub mod ballast;
@@ -171,7 +172,7 @@ pub struct QueueRow {
     /// Of a group, and of a queue with groups: all messages below are passed, and of those above `passed`.
     pub low: MessageId,
     /// Of a group, and of a queue with groups: messages from `low` on that it has passed, too.
-    pub passed: Vec<MessageId>,
+    pub passed: MessageSet,
     /// Of a queue with groups: messages that all have passed, and that are gone.
     pub freed: u64,
 }

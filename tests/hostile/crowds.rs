@@ -549,6 +549,41 @@ fn groups_to_their_bound_share_what_is_put() {
     check_service(&server);
 }
 
+/// What a group took while an older message was open is remembered after a start.
+#[test]
+fn what_a_group_passed_ahead_costs_little_after_a_start() {
+    const TAKEN: u64 = 500_000;
+    /// A bit for each, and what starts differ by.
+    const GROWTH_MAX: u64 = TAKEN / 8 + (3 << 20);
+    let value = |key: &str| format!("VALUE {key} 0 1\r\nx\r\nEND\r\n");
+    let ready = |server: &Server, name: &str| figures(server, name)["ready"];
+    let mut server = Server::start(&["-m", "8", "-t", "1", "-N"]);
+    let mut client = server.connect();
+    client.send(b"get q/group=a\r\nget q/group=slow\r\n");
+    client.expect(b"END\r\nEND\r\n");
+    put_many(&server, "q", TAKEN as usize + 2);
+    server.restart();
+    let before = anonymous_memory(&server);
+    let mut client = server.connect();
+    client.send(b"get q/group=a/open\r\n");
+    client.expect(value("q/group=a/open").as_bytes());
+    for _ in 0..TAKEN / 1000 {
+        client.send("get q/group=a\r\n".repeat(1000).as_bytes());
+        client.expect(value("q/group=a").repeat(1000).as_bytes());
+    }
+    server.restart();
+    let grown = anonymous_memory(&server).saturating_sub(before);
+    println!("{} KiB for {TAKEN} messages passed ahead", grown >> 10);
+    assert!(grown <= GROWTH_MAX, "{grown} bytes, {GROWTH_MAX} are allowed");
+    assert_eq!((ready(&server, "q/group=a"), ready(&server, "q/group=slow")), (2, TAKEN + 2));
+    // A group that begins now gets all that is there for another.
+    let mut client = server.connect();
+    client.send("get q/group=new/peek\r\nget q/group=a\r\nget q/group=a\r\nget q/group=a\r\n".as_bytes());
+    client.expect((value("q/group=new/peek") + &value("q/group=a").repeat(2) + "END\r\n").as_bytes());
+    assert_eq!(ready(&server, "q/group=new"), TAKEN + 2);
+    check_service(&server);
+}
+
 #[test]
 fn settings_of_as_many_names_as_there_may_be_are_kept_and_one_more_is_refused() {
     const NAMES: usize = 5000;

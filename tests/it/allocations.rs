@@ -6,9 +6,10 @@
 use allocation_counter::measure;
 use ringq::clock::Now;
 use ringq::engine::{Config, Engine, Tunables};
-use ringq::ids::{ConnId, IdRange, Salt, Seq, ShardId};
+use ringq::ids::{ConnId, IdRange, MessageId, Salt, Seq, ShardId};
 use ringq::journal::{Writer, WriterConfig};
 use ringq::kept::Kept;
+use ringq::message_set::MessageSet;
 use ringq::proto::Dialect;
 use ringq::stats::Capacity;
 
@@ -177,4 +178,17 @@ fn requests_of_another_shard_allocate_nothing() {
     (0..WARM_LEN / 8).for_each(|_| both(&mut here, &mut there));
     there.checkpoint();
     assert_eq!(measure(|| (0..COUNTED_LEN / 16).for_each(|_| both(&mut here, &mut there))).count_total, 0);
+}
+
+#[test]
+fn sets_of_messages_are_as_small_as_they_say() {
+    const SPAN: u64 = 3 << 20;
+    for every in [1, 2, 10, 100, 1000, 10_000, 65_536] {
+        let mut set = MessageSet::default();
+        let memory = measure(|| set.extend((0..SPAN).step_by(every).map(MessageId)));
+        let (bytes, len) = (memory.bytes_current as u64, set.len());
+        println!("every {every}: {bytes} bytes for {len}, {:.2} each", bytes as f64 / len as f64);
+        let containers = (SPAN >> 16).min(len);
+        assert!(bytes <= (SPAN / 8).min(4 * len) + 128 * containers, "every {every}: {bytes} bytes for {len}");
+    }
 }

@@ -1,22 +1,56 @@
 //! What a queue knows of messages that it shares with other readers, each a queue of its own: which of them it has passed.
 //!
 //! Ranges hold what is still to come, so whatever is below them is passed, unless it is open, moving or has returned. What was passed out of order
-//! before a start, or set aside as damaged, stands in `passed_ahead` until the ranges begin behind it.
+//! before a start, or set aside as damaged, is [`Ahead`] until the ranges begin behind it.
 //!
 //! Invariant: [`Queue::has_passed`] is true exactly for the stored messages that are neither ready, open nor moving here.
 
 use super::super::memory::Place;
 use super::{Apart, Queue};
 use crate::ids::MessageId;
+use crate::message_set::MessageSet;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::Vacant;
+
+/// What a reader has passed although it has not come there yet.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// Before the start, or before there was this reader.
+    pub passed: MessageSet,
+    /// What was set aside as damaged, with the bytes of the bodies.
+    pub damaged: BTreeMap<MessageId, u64>,
+}
+
+impl Ahead {
+    /// Nothing for nothing: a queue that has none pays a pointer for it.
+    pub fn of(passed: MessageSet, damaged: BTreeMap<MessageId, u64>) -> Option<Box<Ahead>> {
+        Some(Box::new(Ahead { passed, damaged })).filter(|ahead| !ahead.is_empty())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.passed.is_empty() && self.damaged.is_empty()
+    }
+
+    fn contains(&self, message: MessageId) -> bool {
+        self.passed.contains(message) || self.damaged.contains_key(&message)
+    }
+
+    fn remove_below(&mut self, below: MessageId) {
+        if self.passed.first().is_some_and(|first| first < below) {
+            self.passed.remove_below(below);
+        }
+        if self.damaged.first_key_value().is_some_and(|(first, _)| *first < below) {
+            self.damaged = self.damaged.split_off(&below);
+        }
+    }
+}
 
 impl Queue {
     /// Whether this reader has neither ready nor open, nor still before it, a message that is stored.
     pub fn has_passed(&self, message: MessageId) -> bool {
         let is_apart = self.open.contains_key(&message) || self.returned.contains_key(&message);
         let is_apart = is_apart || self.moving.contains_key(&message);
-        !is_apart && (message < self.passed_below() || self.passed_ahead.contains_key(&message))
+        !is_apart && (message < self.passed_below() || self.is_passed_ahead(message))
     }
 
     /// All messages below are passed, but those that are open, moving or have returned.
@@ -46,18 +80,50 @@ impl Queue {
         open.chain(others.map(|(message, it)| (*message, it.place, it.size)))
     }
 
-    /// What this reader has passed although it has not come there yet, and the bytes of the bodies where they are known.
-    pub fn passed_ahead(&self) -> impl Iterator<Item = (MessageId, Option<u64>)> {
-        self.passed_ahead.range(self.passed_below()..).map(|(message, size)| (*message, *size))
+    /// Whether this reader has passed a message otherwise than by coming there.
+    pub(super) fn is_passed_ahead(&self, message: MessageId) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| ahead.contains(message))
     }
 
-    /// Gets the ranges of another reader; this one is new. What that has passed ahead is still for this one if `is_stored` says so; that is in
+    /// What this reader has passed although it has not come there yet.
+    pub fn passed_ahead(&self) -> MessageSet {
+        let Some(ahead) = &self.ahead else { return MessageSet::default() };
+        let mut all = ahead.passed.clone();
+        all.extend(ahead.damaged.keys().copied());
+        all.remove_below(self.passed_below());
+        all
+    }
+
+    /// Those of it that were set aside as damaged, and the bytes of their bodies.
+    pub fn damaged_ahead(&self) -> impl Iterator<Item = (MessageId, u64)> {
+        let damaged = self.ahead.iter().flat_map(|ahead| ahead.damaged.range(self.passed_below()..));
+        damaged.map(|(message, size)| (*message, *size))
+    }
+
+    /// Those of `messages` for which [`Queue::has_passed`] is true.
+    pub fn passed_of(&self, messages: &MessageSet) -> MessageSet {
+        let mut passed = messages.below_or_in(self.passed_below(), &self.passed_ahead());
+        self.apart().for_each(|(message, ..)| passed.remove(message));
+        passed
+    }
+
+    /// What the ranges begin behind needs no place ahead of them.
+    #[cold]
+    pub(super) fn forget_ahead(&mut self) {
+        let below = self.passed_below();
+        self.ahead.take_if(|ahead| {
+            ahead.remove_below(below);
+            ahead.is_empty()
+        });
+    }
+
+    /// Gets the ranges of another reader; this one is new. What that has passed ahead is still for this one unless it is `gone`: it is in
     /// the store, so this one's middle begins there, and it is not known how large it is: at most `stored_bytes`. `stored_below` is where the
     /// store ends. Calls `each` for every entry, which is now in two of them.
     pub fn copy_ranges(
         &mut self,
         from: &Queue,
-        is_stored: impl Fn(MessageId) -> bool,
+        gone: &MessageSet,
         stored_bytes: u64,
         stored_below: MessageId,
         mut each: impl FnMut(Place),
@@ -65,9 +131,8 @@ impl Queue {
         self.head.clone_from(&from.head);
         self.tail.clone_from(&from.tail);
         (self.middle, self.head_end) = (from.middle, from.head_end);
-        let (ahead, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            from.passed_ahead().partition(|(message, _)| is_stored(*message));
-        if let Some((&first, _)) = ahead.first_key_value().filter(|(first, _)| **first <= self.head_end) {
+        let ahead = from.passed_ahead().without(gone);
+        if let Some(first) = ahead.first().filter(|first| *first <= self.head_end) {
             if self.middle == 0 {
                 self.tail = self.head.split_off(self.head.partition_point(|e| e.message < stored_below));
             }
@@ -75,8 +140,9 @@ impl Queue {
             self.middle += again.len() as u64;
             self.head_end = MessageId(first.0 - 1);
         }
-        self.middle += ahead.len() as u64;
-        self.passed_ahead = gone;
+        self.middle += ahead.len();
+        let damaged: BTreeMap<_, _> = from.damaged_ahead().filter(|(message, _)| gone.contains(*message)).collect();
+        self.ahead = Ahead::of(gone.without(&damaged.keys().copied().collect()), damaged);
         let apart: u64 = from.apart().map(|(_, _, size)| size).sum();
         self.bytes = if ahead.is_empty() { from.bytes.saturating_sub(apart) } else { stored_bytes };
         self.knows_bytes = from.knows_bytes && ahead.is_empty();
@@ -93,6 +159,7 @@ impl Queue {
 
     /// Whether [`Queue::bytes`] is exact, and what was passed ahead has a size.
     pub fn knows_bytes(&self) -> bool {
-        self.knows_bytes && self.passed_ahead().all(|(_, size)| size.is_some())
+        let last = self.ahead.as_ref().and_then(|ahead| ahead.passed.last());
+        self.knows_bytes && last.is_none_or(|last| last < self.passed_below())
     }
 }

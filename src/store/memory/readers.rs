@@ -43,12 +43,8 @@ impl Inner {
     pub(super) fn pass(&mut self, reader: QueueId, message: MessageId, low: MessageId, taken: &Taken) {
         self.raise_low(reader, low);
         self.set_returned((reader, message), None);
-        let pass = |passed: &mut Vec<MessageId>| match passed.binary_search(&message) {
-            Ok(_) => {}
-            Err(at) => passed.insert(at, message),
-        };
         if !taken.contains(message) && message >= self.queues[&reader].low {
-            self.change(reader, |row| pass(&mut row.passed)).expect("it was counted");
+            self.change(reader, |row| row.passed.insert(message)).expect("it was counted");
         }
     }
 
@@ -56,7 +52,7 @@ impl Inner {
     pub(super) fn raise_low(&mut self, reader: QueueId, low: MessageId) {
         let raise = |row: &mut super::QueueRow| {
             row.low = row.low.max(low);
-            row.passed.retain(|message| *message >= low);
+            row.passed.remove_below(low);
         };
         self.change(reader, raise).expect("it was counted");
     }
@@ -89,7 +85,7 @@ impl Inner {
     fn forget_message(&mut self, queue: QueueId, message: MessageId) {
         for reader in self.readers(queue) {
             self.set_returned((reader, message), None);
-            self.change(reader, |row| row.passed.retain(|other| *other != message)).expect("a listed reader is there");
+            self.change(reader, |row| row.passed.remove(message)).expect("a listed reader is there");
         }
     }
 
