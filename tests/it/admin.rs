@@ -2,6 +2,7 @@
 
 use crate::background::command;
 use crate::clients::{python, skip};
+use crate::facts::{all_context_switches, thread_named};
 use crate::harness::{Server, eventually, read_lossy};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -12,7 +13,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -416,9 +416,7 @@ fn put_large(server: &Server, count: usize) {
 
 /// The thread of this name.
 fn thread(server: &Server, name: &str) -> Option<i32> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("read the threads");
-    let mut paths = tasks.map(|task| task.expect("a thread").path());
-    let path = paths.find(|path| read_lossy(path.join("comm")).trim() == name)?;
+    let path = thread_named(server.pid(), name)?;
     path.file_name().and_then(|id| id.to_str()?.parse().ok())
 }
 
@@ -455,15 +453,7 @@ fn an_idle_server_with_a_listener_does_nothing() {
     for path in ["/", "/metrics", "/api/v1/overview", "/api/v1/queues"] {
         assert_eq!(get(admin_of(&server), path).status, 200);
     }
-    let switches = || -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("read the threads");
-        let count = |path: PathBuf| {
-            let status = read_lossy(path.join("status"));
-            let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
-            lines.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum::<u64>()
-        };
-        tasks.map(|task| count(task.expect("a thread").path())).sum()
-    };
+    let switches = || all_context_switches(server.pid());
     eventually("seconds pass in which no thread runs", TIMEOUT, || {
         let before = switches();
         std::thread::sleep(Duration::from_secs(5));

@@ -2,6 +2,7 @@
 
 use crate::harness::{Server, read_lossy};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// One number of `stats`, asked for on a connection of its own, which counts in it.
 pub fn stat(server: &Server, name: &str) -> u64 {
@@ -57,6 +58,29 @@ pub fn processor_ticks(server: &Server) -> u64 {
     // The name may have spaces; behind it the first field is the third of all.
     let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
     fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}
+
+/// The threads of a process, as the kernel's directories of them.
+pub fn threads(pid: u32) -> Vec<PathBuf> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("read the threads");
+    tasks.map(|task| task.expect("a thread").path()).collect()
+}
+
+/// The thread of a process that has this name.
+pub fn thread_named(pid: u32, name: &str) -> Option<PathBuf> {
+    threads(pid).into_iter().find(|thread| read_lossy(thread.join("comm")).trim_end() == name)
+}
+
+/// How often a thread has gone to sleep or was made to wait.
+pub fn context_switches(thread: &Path) -> u64 {
+    let status = read_lossy(thread.join("status"));
+    let counts = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
+    counts.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum()
+}
+
+/// The same of all threads of a process together.
+pub fn all_context_switches(pid: u32) -> u64 {
+    threads(pid).iter().map(|thread| context_switches(thread)).sum()
 }
 
 /// Puts and gets, as the first line of `stats queue NAME` says them; empty if there is no such queue.

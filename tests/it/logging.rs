@@ -1,6 +1,7 @@
 //! The log of the real process: what it says at which verbosity, in which form, and that nothing done to it (by what clients send, or
 //! by whoever does not read it) harms the service.
 
+use crate::facts::{context_switches, thread_named};
 use crate::harness::{Client, Server, eventually, read_lossy};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -424,15 +425,8 @@ fn an_idle_server_does_nothing_for_its_log() {
     let path = scratch.path().join("log");
     let server = Server::start(&["-vv", "--log-file", path.to_str().expect("a readable path")]);
     ask_and_await(&server, "q", &path);
-    let thread = fs::read_dir(format!("/proc/{}/task", server.pid()))
-        .expect("list threads")
-        .map(|task| task.expect("a thread").path())
-        .find(|task| read_lossy(task.join("comm")).trim_end() == "ringq-log")
-        .expect("the log has a thread");
-    let switches = || {
-        let status = read_lossy(thread.join("status"));
-        status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>()
-    };
+    let thread = thread_named(server.pid(), "ringq-log").expect("the log has a thread");
+    let switches = || context_switches(&thread);
     let mut last = switches();
     let mut same = 0;
     eventually("it sleeps", TIMEOUT, || {

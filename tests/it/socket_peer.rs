@@ -8,13 +8,14 @@
 //! Not here: starting the server.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::facts::{context_switches, threads};
 use crate::harness::{eventually, read_lossy};
 use crate::transcript::{KESTREL, Peer};
 
@@ -112,27 +113,20 @@ fn any_is_under_way(ports: &[u16]) -> bool {
     let table = read_lossy("/proc/net/tcp");
     table.lines().skip(1).any(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (peer, queues) =
-            (words[2].rsplit_once(':').expect("an address"), words[4].split_once(':').expect("two sizes"));
-        u16::from_str_radix(peer.1, 16).is_ok_and(|port| ports.contains(&port)) && queues.0 != "00000000"
+        let (peer, sizes) = (words[2], words[4]);
+        let goes_to = |port: &u16| peer.ends_with(&format!(":{port:04X}"));
+        ports.iter().any(goes_to) && !sizes.starts_with("00000000:")
     })
 }
 
 /// The threads of a process and how often each has gone to sleep or was made to wait; none while one of them runs. If it is the
 /// same twice, all slept at once in between, and whoever would have been woken by then was awake.
-fn sleeping_threads(process: u32) -> Option<Vec<(OsString, Vec<String>)>> {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("read the threads");
-    let mut threads = Vec::new();
-    for task in tasks {
-        let task = task.expect("a thread");
-        let status = read_lossy(task.path().join("status"));
-        if !status.lines().any(|line| line.starts_with("State:\tS")) {
-            return None;
-        }
-        let switches = status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect();
-        threads.push((task.file_name(), switches));
-    }
-    Some(threads)
+fn sleeping_threads(process: u32) -> Option<Vec<(PathBuf, u64)>> {
+    let asleep = |thread: PathBuf| {
+        let switches = context_switches(&thread);
+        read_lossy(thread.join("status")).contains("\nState:\tS").then_some((thread, switches))
+    };
+    threads(process).into_iter().map(asleep).collect()
 }
 
 impl Connection {

@@ -1,6 +1,7 @@
 //! Where the real server listens, whom its sockets let in, and what becomes of clients when files or the backlog run out.
 
 use crate::clients::skip;
+use crate::facts::threads;
 use crate::harness::{Client, Handed, Server, StartRefused, eventually, read_lossy};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -356,16 +357,15 @@ fn clients_that_find_the_backlog_full_are_served_in_the_end() {
     assert_serves(&mut Client::connect_unix(&path));
 }
 
-/// Connects until there is no room.
 /// Whether no thread of a process runs.
 fn is_stopped(pid: u32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
-    tasks.flatten().all(|task| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+    threads(pid).into_iter().all(|thread| {
+        let stat = read_lossy(thread.join("stat"));
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     })
 }
 
+/// Connects until there is no room.
 fn fill_unix_backlog(path: &Path) -> Vec<Socket> {
     let mut waiting = Vec::new();
     loop {

@@ -2,6 +2,7 @@
 
 use crate::background::command;
 use crate::clients::skip;
+use crate::facts::{all_context_switches, thread_named};
 use crate::harness::{Server, eventually, read_lossy};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -9,7 +10,7 @@ use nix::unistd::Pid as Thread;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -207,15 +208,7 @@ fn statistics_are_written_every_so_many_seconds_at_any_verbosity() {
 #[test]
 fn an_idle_server_does_nothing() {
     let server = Server::start(&["-t", "2"]);
-    let switches = || -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("read the threads");
-        let count = |path: PathBuf| {
-            let status = read_lossy(path.join("status"));
-            let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
-            lines.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum::<u64>()
-        };
-        tasks.map(|task| count(task.expect("a thread").path())).sum()
-    };
+    let switches = || all_context_switches(server.pid());
     eventually("a second passes in which no thread runs", TIMEOUT, || {
         let before = switches();
         std::thread::sleep(Duration::from_secs(1));
@@ -282,9 +275,7 @@ impl Notified {
     }
 
     fn thread(&self, name: &str) -> Thread {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("read the threads");
-        let is_it = |path: &Path| read_lossy(path.join("comm")).trim() == name;
-        let path = tasks.map(|task| task.expect("a thread").path()).find(|path| is_it(path)).expect("the thread runs");
+        let path = thread_named(self.child.id(), name).expect("the thread runs");
         let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         Thread::from_raw(id.expect("a thread id"))
     }

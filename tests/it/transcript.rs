@@ -527,8 +527,7 @@ impl Run<'_> {
             Action::Quiet | Action::Advance(_) => false,
             Action::Expect(_) | Action::ExpectAnyOrder(_) | Action::ServerCloses => return,
         };
-        let is_of_another = self.unsettled.as_ref().is_some_and(|name| *name != step.conn);
-        if is_of_another || (!acts && self.unsettled.is_some()) {
+        if self.unsettled.as_ref().is_some_and(|name| !acts || *name != step.conn) {
             self.peer.settle();
             self.unsettled = None;
         }

@@ -211,8 +211,9 @@ fn a_half_closed_connection_must_be_closed_by_the_server() {
 #[test]
 fn time_and_the_clients_closes_reach_the_peer() {
     let mut peer = Scripted::new(&[]);
-    play_on(&mut peer, "+500ms\n^w\n$\n+ 20ms\n@ B\n^\n", Chunking::Whole).unwrap();
-    assert_eq!(peer.events, ["advance 500", "half close A", "settle", "advance 20", "close B"]);
+    play_on(&mut peer, "> x\n+500ms\n^w\n$\n@ B\n> y\n+ 20ms\n^\n", Chunking::Whole).unwrap();
+    let of_a = ["send A", "settle", "advance 500", "half close A"];
+    assert_eq!(peer.events, [&of_a[..], &["settle", "send B", "settle", "advance 20", "close B"]].concat());
 }
 
 /// Of one connection the server sees everything in its order anyway, and what nobody acts upon may be on its way still.

@@ -1,8 +1,8 @@
 //! UDP as its clients meet it, against the real process: frames, bounds, what is dropped, and that nothing is lost.
 
 use crate::clients::skip;
-use crate::facts::{anonymous_memory, puts_and_gets, stat};
-use crate::harness::{Server, candidate_port, eventually, is_taken, read_lossy, shown};
+use crate::facts::{anonymous_memory, context_switches, puts_and_gets, stat, thread_named};
+use crate::harness::{Server, candidate_port, eventually, is_taken, shown};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -574,19 +574,10 @@ fn an_idle_udp_thread_sleeps() {
     let mut peer = udp.peer();
     peer.expect(b"get q\r\n", b"END\r\n");
     // A thread that looks around by itself never has a half second without.
+    let switches = || context_switches(&thread_named(udp.server.pid(), "ringq-udp").expect("the UDP thread"));
     eventually("the thread sleeps", TIMEOUT, || {
-        let before = context_switches(udp.server.pid());
+        let before = switches();
         std::thread::sleep(Duration::from_millis(500));
-        context_switches(udp.server.pid()) == before
+        switches() == before
     });
-}
-
-/// Of the UDP thread.
-fn context_switches(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the threads");
-    let mut paths = tasks.map(|task| task.expect("a thread").path());
-    let thread = paths.find(|path| read_lossy(path.join("comm")).trim() == "ringq-udp").expect("the UDP thread");
-    let status = read_lossy(thread.join("status"));
-    let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
-    counts.map(|line| line.rsplit('\t').next().expect("a value").parse::<u64>().expect("a number")).sum()
 }

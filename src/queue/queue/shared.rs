@@ -107,7 +107,7 @@ impl Queue {
         passed
     }
 
-    /// What the ranges begin behind needs no place ahead of them.
+    /// What the ranges begin behind needs no place ahead of them. Not for the usual queue, which has nothing ahead.
     #[cold]
     pub(super) fn forget_ahead(&mut self) {
         let below = self.passed_below();
